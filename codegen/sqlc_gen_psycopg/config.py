@@ -1,0 +1,119 @@
+"""The plugin's options: upstream's names, checked, with defaults."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from .problems import Problems
+
+_BOOLEANS = {
+    "emit_exact_table_names": False,
+    "emit_sync_querier": True,
+    "emit_async_querier": True,
+    "emit_pydantic_models": False,
+    "emit_str_enum": True,
+}
+_OTHERS = ("package", "out", "query_parameter_limit", "inflection_exclude_table_names", "overrides")
+_OVERRIDE_KEYS = ("db_type", "column", "py_import", "py_type")
+
+
+@dataclass(frozen=True, slots=True)
+class Override:
+    """A Python type of the user's for a PostgreSQL type or for one column."""
+
+    db_type: str
+    column: str
+    py_import: str
+    py_type: str
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """What the user asked for."""
+
+    package: str
+    exact_table_names: bool
+    emit_sync: bool
+    emit_async: bool
+    pydantic: bool
+    str_enum: bool
+    parameter_limit: int | None
+    inflection_exclusions: tuple[str, ...]
+    overrides: tuple[Override, ...]
+
+
+def parse_config(options: Mapping[str, Any], problems: Problems) -> Config:
+    """Check the options and fill in what is absent."""
+    for name in sorted(set(options) - set(_BOOLEANS) - set(_OTHERS)):
+        known = ", ".join(sorted((*_BOOLEANS, *_OTHERS)))
+        problems.add(f"option {name}", f"there is no such option; the options are {known}")
+    flags = {name: _boolean(options, name, problems) for name in _BOOLEANS}
+    return Config(
+        package=_package(options, problems),
+        exact_table_names=flags["emit_exact_table_names"],
+        emit_sync=flags["emit_sync_querier"],
+        emit_async=flags["emit_async_querier"],
+        pydantic=flags["emit_pydantic_models"],
+        str_enum=flags["emit_str_enum"],
+        parameter_limit=_limit(options, problems),
+        inflection_exclusions=_exclusions(options, problems),
+        overrides=_overrides(options, problems),
+    )
+
+
+def _boolean(options: Mapping[str, Any], name: str, problems: Problems) -> bool:
+    value = options.get(name)
+    if value is None:
+        return _BOOLEANS[name]
+    if not isinstance(value, bool):
+        problems.add(f"option {name}", f"must be true or false, not {value!r}")
+    return bool(value)
+
+
+def _package(options: Mapping[str, Any], problems: Problems) -> str:
+    value = options.get("package") or ""
+    if not isinstance(value, str) or (
+        value and not all(part.isidentifier() for part in value.split("."))
+    ):
+        problems.add("option package", f"must be a dotted module name, not {value!r}")
+        return ""
+    return value
+
+
+def _limit(options: Mapping[str, Any], problems: Problems) -> int | None:
+    value = options.get("query_parameter_limit")
+    if value is not None and (type(value) is not int or value < 0):
+        problems.add("option query_parameter_limit", f"must be an integer >= 0, not {value!r}")
+        return None
+    return value
+
+
+def _exclusions(options: Mapping[str, Any], problems: Problems) -> tuple[str, ...]:
+    value = options.get("inflection_exclude_table_names") or []
+    if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
+        problems.add("option inflection_exclude_table_names", "must be a list of table names")
+        return ()
+    return tuple(value)
+
+
+def _overrides(options: Mapping[str, Any], problems: Problems) -> tuple[Override, ...]:
+    value = options.get("overrides") or []
+    if not isinstance(value, list):
+        problems.add("option overrides", "must be a list")
+        return ()
+    overrides = []
+    for number, raw in enumerate(value, 1):
+        place = f"option overrides, entry {number}"
+        if not isinstance(raw, dict) or not all(isinstance(v, str) for v in raw.values()):
+            problems.add(place, f"must be a mapping of {', '.join(_OVERRIDE_KEYS)} to text")
+            continue
+        for key in sorted(set(raw) - set(_OVERRIDE_KEYS)):
+            problems.add(place, f"there is no key {key}; the keys are {', '.join(_OVERRIDE_KEYS)}")
+        override = Override(*(raw.get(key, "").strip() for key in _OVERRIDE_KEYS))
+        if bool(override.db_type) == bool(override.column):
+            problems.add(place, "give either db_type or column")
+        elif not override.py_type:
+            problems.add(place, "give py_type, the Python type to use")
+        else:
+            overrides.append(override)
+    return tuple(overrides)

@@ -1,0 +1,104 @@
+"""Python source text as `ruff format` would lay it out: calls, signatures, strings, docstrings."""
+
+import re
+import textwrap
+from collections.abc import Iterable, Sequence
+
+WIDTH = 100
+_INDENT = "    "
+_SENTENCE = re.compile(r"(.+?[.!?])(?:\s+(?=[^a-z])|$)", re.DOTALL)
+
+
+def call(prefix: str, items: Sequence[str], suffix: str = "", indent: int = 0) -> str:
+    """`prefix(items)suffix` on one line where it fits, else an item a line."""
+    flat = ", ".join(items)
+    line = f"{prefix}({flat}){suffix}"
+    if "\n" not in line and indent + len(line) <= WIDTH:
+        return line
+    body = "".join(f"{_INDENT}{shift(item)},\n" for item in items)
+    return f"{prefix}(\n{body}){suffix}"
+
+
+def signature(prefix: str, items: Sequence[str], suffix: str) -> str:
+    """A function's first line(s); items never ends in a bare `*`."""
+    line = f"{prefix}({', '.join(items)}){suffix}"
+    if len(line) <= WIDTH:
+        return line
+    body = "".join(f"{_INDENT}{item},\n" if item != "*" else f"{_INDENT}*,\n" for item in items)
+    return f"{prefix}(\n{body}){suffix}"
+
+
+def shift(text: str) -> str:
+    """Indent all lines but the first."""
+    return text.replace("\n", "\n" + _INDENT)
+
+
+def block(text: str) -> str:
+    """Indent every line that is not empty."""
+    return textwrap.indent(text, _INDENT)
+
+
+def string(text: str) -> str:
+    """A literal on one line."""
+    quote = "'" if '"' in text and "'" not in text else '"'
+    escaped = text.replace("\\", "\\\\").replace(quote, "\\" + quote)
+    return quote + "".join(c if c.isprintable() else _escape(c) for c in escaped) + quote
+
+
+def sql_literal(text: str) -> str:
+    """A triple-quoted literal that shows SQL as it was written."""
+    special = '"""' in text or any(not (c.isprintable() or c == "\n") for c in text)
+    if "\\" in text and not special:
+        return f'r"""{text}"""'
+    escaped = text.replace("\\", "\\\\").replace('"""', '\\"\\"\\"')
+    shown = "".join(c if c.isprintable() or c == "\n" else _escape(c) for c in escaped)
+    return f'"""{shown}"""'
+
+
+def docstring(text: str, indent: int) -> str:
+    """A docstring: the first sentence on its own line, the rest below, nothing too long."""
+    width = WIDTH - indent
+    lines = [line.expandtabs(4).rstrip() for line in text.splitlines()]
+    clean = "\n".join("".join(c if c.isprintable() else " " for c in line) for line in lines)
+    paragraphs = re.split(r"\n\s*\n", textwrap.dedent(clean).strip())
+    first = " ".join(paragraphs[0].split())
+    sentence = _SENTENCE.match(first)
+    summary = sentence[1] if sentence else first
+    rest = first[len(summary) :].strip()
+    if len(summary) > width - 8:
+        wrapped = textwrap.wrap(first, width)
+        summary, rest = wrapped[0], "\n".join(wrapped[1:])
+        parts = [f"{summary}\n{rest}"] if rest else [summary]
+    else:
+        parts = [summary if summary[-1:] in ".!?:" else summary + "."]
+        if rest:
+            parts.append(textwrap.fill(rest, width, break_long_words=False))
+    parts += ["\n".join(_wrapped(p.strip("\n").splitlines(), width)) for p in paragraphs[1:]]
+    body = "\n\n".join(parts)
+    prefix = ""
+    if "\\" in body and '"""' not in body:
+        prefix = "r"
+    else:
+        body = body.replace("\\", "\\\\").replace('"""', '\\"\\"\\"')
+    if "\n" not in body:
+        space = " " if body.endswith('"') else ""
+        return f'{prefix}"""{body}{space}"""'
+    return f'{prefix}"""{body}\n"""'
+
+
+def _wrapped(lines: Iterable[str], width: int) -> Iterable[str]:
+    for line in lines:
+        if len(line) <= width:
+            yield line
+        else:
+            lead = line[: len(line) - len(line.lstrip())]
+            yield from textwrap.wrap(line, width, initial_indent="", subsequent_indent=lead)
+
+
+def _escape(character: str) -> str:
+    code = ord(character)
+    if character in "\t\r":
+        return {"\t": "\\t", "\r": "\\r"}[character]
+    if code <= 0xFF:
+        return f"\\x{code:02x}"
+    return f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"

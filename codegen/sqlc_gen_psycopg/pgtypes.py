@@ -1,0 +1,254 @@
+"""PostgreSQL types as Python types: annotations, and how values are read, written and copied.
+
+sqlc spells one type in several ways (`int4`, `integer`, `pg_catalog.int4`, `serial`); `canonical`
+settles on PostgreSQL's internal name.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from .config import Override
+from .naming import class_name, identifier
+from .request import Column, Enum, Identifier, Request
+
+_ALIASES = {
+    "smallint": "int2",
+    "smallserial": "int2",
+    "serial2": "int2",
+    "int": "int4",
+    "integer": "int4",
+    "serial": "int4",
+    "serial4": "int4",
+    "bigint": "int8",
+    "bigserial": "int8",
+    "serial8": "int8",
+    "real": "float4",
+    "float": "float8",
+    "double precision": "float8",
+    "decimal": "numeric",
+    "dec": "numeric",
+    "boolean": "bool",
+    "string": "text",
+    "character varying": "varchar",
+    "character": "bpchar",
+    "bit varying": "varbit",
+    "blob": "bytea",
+    "time without time zone": "time",
+    "time with time zone": "timetz",
+    "timestamp without time zone": "timestamp",
+    "timestamp with time zone": "timestamptz",
+}
+_PYTHON = {
+    "int": "int2 int4 int8 oid xid xid8 cid",
+    "float": "float4 float8",
+    "decimal.Decimal": "numeric",
+    "bool": "bool",
+    "str": (
+        "text varchar bpchar char name citext xml money bit varbit macaddr macaddr8 "
+        "ltree lquery ltxtquery hstore vector tsvector tsquery jsonpath "
+        "point line lseg box path polygon circle pg_lsn pg_snapshot txid_snapshot tid refcursor "
+        "regclass regtype regproc regprocedure regoper regoperator regrole regnamespace "
+        "regconfig regdictionary regcollation void unknown cstring"
+    ),
+    "uuid.UUID": "uuid",
+    "datetime.date": "date",
+    "datetime.time": "time timetz",
+    "datetime.datetime": "timestamp timestamptz",
+    "datetime.timedelta": "interval",
+    "bytes": "bytea",
+    "models.JSON": "json jsonb",
+    "models.INET": "inet",
+    "models.CIDR": "cidr",
+    "Range[int]": "int4range int8range",
+    "Range[decimal.Decimal]": "numrange",
+    "Range[datetime.date]": "daterange",
+    "Range[datetime.datetime]": "tsrange tstzrange",
+    "Multirange[int]": "int4multirange int8multirange",
+    "Multirange[decimal.Decimal]": "nummultirange",
+    "Multirange[datetime.date]": "datemultirange",
+    "Multirange[datetime.datetime]": "tsmultirange tstzmultirange",
+    # What sqlc could not settle.
+    "typing.Any": (
+        "any anyelement anyarray anynonarray anyenum anyrange anymultirange anycompatible "
+        "anycompatiblearray anycompatiblenonarray anycompatiblerange record"
+    ),
+}
+_ANNOTATIONS = {name: python for python, names in _PYTHON.items() for name in names.split()}
+_BINARY_COPY = frozenset(
+    "int2 int4 int8 oid float4 float8 numeric bool text varchar bpchar name uuid date time timetz "
+    "timestamp timestamptz interval bytea json jsonb".split()
+) | frozenset(name for name, python in _ANNOTATIONS.items() if "ange[" in python)
+_BUILTIN_ANNOTATIONS = ("int", "float", "bool", "str", "bytes")
+_DOMAIN = re.compile(
+    r"""\bCREATE\s+DOMAIN\s+((?:"[^"]+"|[\w$]+)(?:\s*\.\s*(?:"[^"]+"|[\w$]+))?)\s+(?:AS\s+)?
+        ((?:"[^"]+"|[\w$.]+)(?:\s+(?:precision|varying|with(?:out)?\s+time\s+zone))?)
+        (?:\s*\([\d\s,]*\))?((?:\s*\[\d*\])*)""",
+    re.IGNORECASE | re.VERBOSE,
+)
+
+
+class UnknownTypeError(Exception):
+    """A PostgreSQL type that has no Python type."""
+
+
+@dataclass(frozen=True, slots=True)
+class PyType:
+    """A column's or parameter's type, in Python and on the wire."""
+
+    annotation: str  # of one element, without list[] and None
+    dims: int = 0
+    nullable: bool = False
+    base: str = ""  # the canonical name; empty for an enum
+    is_enum: bool = False
+    is_domain: bool = False
+    reader: str = ""  # name of the constant that converts what psycopg loads
+    reader_source: str = ""  # the expression that makes that constant
+    imports: tuple[str, ...] = ()
+
+    @property
+    def full(self) -> str:
+        """The whole annotation."""
+        text = "list[" * self.dims + self.annotation + "]" * self.dims
+        return f"{text} | None" if self.nullable and text != "typing.Any" else text
+
+    @property
+    def copy_type(self) -> str:
+        """The type name to write it as in binary COPY; empty where only text COPY will do."""
+        if self.is_enum:
+            return "" if self.dims else "text"  # a label's binary form is its text
+        if self.base not in _BINARY_COPY or (self.is_domain and self.dims):
+            return ""
+        return self.base + "[]" * bool(self.dims)
+
+
+class TypeMap:
+    """The types of one request."""
+
+    def __init__(self, request: Request, overrides: Sequence[Override]) -> None:
+        self._default = request.default_schema
+        self._enums = {(e.id.schema, _unquoted(e.id.name)): e for e in request.enums}
+        self._domains = _domains(request.schema_paths)
+        self._by_type = {canonical(Identifier("", o.db_type)): o for o in overrides if o.db_type}
+        self._by_column = {o.column.replace('"', ""): o for o in overrides if o.column}
+        self._used: set[Override] = set()
+
+    def of(self, column: Column) -> PyType:
+        """Find a column's Python type; raise UnknownTypeError where there is none."""
+        type_name, dims = column.type, column.dims
+        if type_name.name.endswith("[]"):
+            bare = type_name.name.rstrip("[]")
+            dims = dims or (len(type_name.name) - len(bare)) // 2
+            type_name = replace(type_name, name=bare)
+        nullable = not column.not_null
+        found = self._scalar(type_name, dims)
+        override = self._override(column, type_name)
+        if override:
+            found = _overridden(found, override)
+        if found is None:
+            raise UnknownTypeError(str(type_name))
+        return replace(found, dims=found.dims + dims, nullable=nullable)
+
+    def unused_overrides(self, overrides: Sequence[Override]) -> list[Override]:
+        """Those overrides that no column has met."""
+        return [o for o in overrides if o not in self._used]
+
+    def _scalar(self, name: Identifier, dims: int) -> PyType | None:
+        enum = self._enum(name)
+        if enum:
+            cls = f"models.{enum_class(enum, self._default)}"
+            reader = f"_{identifier(enum.id.name, 'enum').upper()}_LABELS"
+            return PyType(cls, is_enum=True, reader=reader, reader_source=f"_runtime.labels({cls})")
+        base = canonical(name)
+        if base in _ANNOTATIONS:
+            return PyType(_ANNOTATIONS[base], base=base)
+        if base.startswith("_") and base[1:] in _ANNOTATIONS and not dims:
+            return PyType(_ANNOTATIONS[base[1:]], base=base[1:], dims=1)
+        domain = self._domains.get(base)
+        if domain:
+            under = self._scalar(Identifier("", domain[0]), domain[1])
+            return under and replace(under, dims=domain[1], is_domain=True)
+        return None
+
+    def _enum(self, name: Identifier) -> Enum | None:
+        schema, bare = name.schema, name.name
+        if not schema and "." in bare and '"' not in bare:
+            schema, bare = bare.split(".", 1)
+        bare = _unquoted(bare)
+        found = self._enums.get((schema or self._default, bare))
+        if found or schema:
+            return found
+        others = [enum for (_, label), enum in self._enums.items() if label == bare]
+        return others[0] if len(others) == 1 else None
+
+    def _override(self, column: Column, type_name: Identifier) -> Override | None:
+        found = None
+        if column.table:
+            schema = column.table.schema
+            name = column.original_name or column.name
+            keys = [f"{column.table.name}.{name}"] if schema in ("", self._default) else []
+            keys.append(f"{schema or self._default}.{column.table.name}.{name}")
+            found = next((self._by_column[key] for key in keys if key in self._by_column), None)
+        found = found or self._by_type.get(canonical(type_name))
+        if found:
+            self._used.add(found)
+        return found
+
+
+def canonical(name: Identifier) -> str:
+    """PostgreSQL's internal name of a type that sqlc spells in one of several ways."""
+    bare = re.sub(r"\s*\(.*?\)", "", _unquoted(name.name).removeprefix("pg_catalog."))
+    return _ALIASES.get(bare.lower(), bare)
+
+
+def enum_class(enum: Enum, default_schema: str) -> str:
+    """Name an enum's class, the schema first if it is not the default one."""
+    schema = "" if enum.id.schema == default_schema else enum.id.schema + "_"
+    return class_name(schema + _unquoted(enum.id.name))
+
+
+def _overridden(found: PyType | None, override: Override) -> PyType:
+    imports = (override.py_import,) if override.py_import else ()
+    prefix = f"{override.py_import}." if override.py_import else ""
+    annotation = prefix + override.py_type
+    if found is None:
+        found = PyType("str")
+    if found.annotation == annotation:
+        return found
+    reader = f"_READ_{identifier(override.py_type, 'value').strip('_').upper()}"
+    if found.base in ("json", "jsonb"):
+        source = f"_runtime.json_reader({annotation})"
+    elif not imports and annotation not in _BUILTIN_ANNOTATIONS:
+        reader = source = ""
+    else:
+        source = f"_runtime.reader({annotation})"
+    return replace(
+        found, annotation=annotation, reader=reader, reader_source=source, imports=imports,
+        is_enum=False,
+    )
+
+
+def _unquoted(name: str) -> str:
+    return name[1:-1].replace('""', '"') if name[:1] == name[-1:] == '"' else name
+
+
+def _domains(paths: Sequence[str]) -> dict[str, tuple[str, int]]:
+    """Read what sqlc does not send: the types under the schema's domains."""
+    domains: dict[str, tuple[str, int]] = {}
+    for path in sorted(file for given in paths for file in _sql_files(Path(given))):
+        text = re.sub(r"--[^\n]*", "", path.read_text(encoding="utf-8", errors="replace"))
+        for name, base, brackets in _DOMAIN.findall(text):
+            bare = _unquoted(re.split(r"\s*\.\s*", name)[-1]) if name[-1] != '"' else name
+            key = _unquoted(bare.rsplit('."', 1)[-1].strip('"'))
+            domains[key if '"' in name else key.lower()] = (
+                canonical(Identifier("", " ".join(base.split()))),
+                brackets.count("["),
+            )
+    return domains
+
+
+def _sql_files(path: Path) -> list[Path]:
+    if path.is_dir():
+        return sorted(path.glob("*.sql"))
+    return [path] if path.is_file() else []

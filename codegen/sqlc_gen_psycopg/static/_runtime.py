@@ -1,0 +1,383 @@
+"""What the generated functions share: how a query is run and how values are converted.
+
+A cursor of its own serves each call, with adapters of its own: the connection's row factory, cursor
+factory, adapters and JSON functions have no part in it, and nothing is registered anywhere.
+"""
+
+import dataclasses
+import datetime
+import enum
+import json
+import typing
+from collections.abc import AsyncIterable, Callable, Iterable, Sequence
+from itertools import starmap
+
+import psycopg
+import psycopg.postgres
+import psycopg.types.array
+import psycopg.types.json
+import psycopg.types.numeric
+from psycopg.adapt import AdaptersMap, PyFormat
+from psycopg.pq import Format, TransactionStatus
+from psycopg.rows import tuple_row
+
+Row: typing.TypeAlias = tuple[typing.Any, ...]
+Json = psycopg.types.json.Json
+Jsonb = psycopg.types.json.Jsonb
+T = typing.TypeVar("T")
+E = typing.TypeVar("E", bound=enum.Enum)
+# A class is called with the columns of a row, a function with the row.
+Maker: typing.TypeAlias = type[T] | Callable[[Row], T]
+
+
+class RowCountError(LookupError):
+    """A query that promises exactly one row returned none, or several."""
+
+
+class _IntDumper(psycopg.types.numeric.Int8Dumper):
+    """An int without a type: the server infers it, as it did when the query was analysed."""
+
+    oid = 0
+
+    def dump(self, obj: int) -> bytes:
+        return b"%d" % obj
+
+
+def _own_adapters() -> AdaptersMap:
+    adapters = AdaptersMap()
+    psycopg.postgres.register_default_types(adapters.types)
+    psycopg.postgres.register_default_adapters(adapters)
+    int_loader = adapters.get_loader(adapters.types["int8"].oid, Format.TEXT)
+    for name in ("xid", "xid8", "cid"):
+        if int_loader:
+            adapters.register_loader(name, int_loader)
+    psycopg.types.array.register_all_arrays(adapters)
+    psycopg.types.json.set_json_dumps(json.dumps, adapters)
+    psycopg.types.json.set_json_loads(json.loads, adapters)
+    # Last, and for queries only: COPY has typed columns and looks dumpers up by type.
+    adapters.register_dumper(int, _IntDumper)
+    return adapters
+
+
+_ADAPTERS: typing.Final = _own_adapters()
+_TEXT_ARRAY: typing.Final = _ADAPTERS.types["text"].array_oid
+
+
+class _Cursor(psycopg.RawCursor[Row]):
+    @property
+    def adapters(self) -> AdaptersMap:
+        return _ADAPTERS
+
+
+class _AsyncCursor(psycopg.AsyncRawCursor[Row]):
+    @property
+    def adapters(self) -> AdaptersMap:
+        return _ADAPTERS
+
+
+def first(row: Row) -> typing.Any:  # noqa: ANN401
+    """Make the value of a query with one column."""
+    return row[0]
+
+
+def one(
+    conn: psycopg.Connection[typing.Any],
+    sql: typing.LiteralString,
+    args: Sequence[object],
+    make: Maker[T],
+) -> T | None:
+    """Return the first row, or None."""
+    row = _Cursor(conn, row_factory=tuple_row).execute(sql, args).fetchone()
+    if row is None:
+        return None
+    return make(*row) if isinstance(make, type) else make(row)
+
+
+def exactly_one(
+    conn: psycopg.Connection[typing.Any],
+    sql: typing.LiteralString,
+    args: Sequence[object],
+    make: Maker[T],
+) -> T:
+    """Return the only row; raise RowCountError unless there is one."""
+    return _only(sql, _Cursor(conn, row_factory=tuple_row).execute(sql, args).fetchall(), make)
+
+
+def many(
+    conn: psycopg.Connection[typing.Any],
+    sql: typing.LiteralString,
+    args: Sequence[object],
+    make: Maker[T],
+) -> list[T]:
+    """Return all rows."""
+    return _made(_Cursor(conn, row_factory=tuple_row).execute(sql, args).fetchall(), make)
+
+
+def execute(
+    conn: psycopg.Connection[typing.Any], sql: typing.LiteralString, args: Sequence[object]
+) -> None:
+    """Run a query for its effect."""
+    _Cursor(conn, row_factory=tuple_row).execute(sql, args)
+
+
+def execute_rows(
+    conn: psycopg.Connection[typing.Any], sql: typing.LiteralString, args: Sequence[object]
+) -> int:
+    """Run a query and return the number of rows it affected."""
+    cursor = _Cursor(conn, row_factory=tuple_row)
+    if conn.pgconn.pipeline_status:
+        with conn.pipeline():  # inside another one: its end waits for the result
+            cursor.execute(sql, args)
+    else:
+        cursor.execute(sql, args)
+    return cursor.rowcount
+
+
+def execute_result(
+    conn: psycopg.Connection[typing.Any], sql: typing.LiteralString, args: Sequence[object]
+) -> psycopg.Cursor[Row]:
+    """Run a query and return its cursor."""
+    return _Cursor(conn, row_factory=tuple_row).execute(sql, args)
+
+
+def copy(
+    conn: psycopg.Connection[typing.Any],
+    sql: typing.LiteralString,
+    types: Sequence[str],
+    rows: Iterable[Row],
+) -> int:
+    """Stream rows into a table and return their number; after an error none is there."""
+    cursor = _Cursor(conn, row_factory=tuple_row)
+    with cursor.copy(sql) as stream:
+        if types:
+            stream.set_types(types)
+        write_row = stream.write_row
+        for row in rows:
+            write_row(row)
+    return cursor.rowcount
+
+
+def batch_execute(
+    conn: psycopg.Connection[typing.Any], sql: typing.LiteralString, rows: Iterable[Row]
+) -> None:
+    """Run a query once for each row of parameters, in one pipeline."""
+    _batch(conn, sql, rows, returning=False)
+
+
+def batch_one(
+    conn: psycopg.Connection[typing.Any],
+    sql: typing.LiteralString,
+    rows: Iterable[Row],
+    make: Maker[T],
+) -> list[T | None]:
+    """Return the first row, or None, for each row of parameters."""
+    made = batch_many(conn, sql, rows, make)
+    return [found[0] if found else None for found in made]
+
+
+def batch_many(
+    conn: psycopg.Connection[typing.Any],
+    sql: typing.LiteralString,
+    rows: Iterable[Row],
+    make: Maker[T],
+) -> list[list[T]]:
+    """Return the rows for each row of parameters."""
+    cursor = _batch(conn, sql, rows, returning=True)
+    return [_made(result.fetchall(), make) for result in cursor.results()]
+
+
+def _batch(
+    conn: psycopg.Connection[typing.Any],
+    sql: typing.LiteralString,
+    rows: Iterable[Row],
+    *,
+    returning: bool,
+) -> _Cursor:
+    cursor = _Cursor(conn, row_factory=tuple_row)
+    params = list(rows)
+    if not params:
+        return cursor
+    if conn.autocommit and conn.info.transaction_status == TransactionStatus.IDLE:
+        with conn.transaction():
+            cursor.executemany(sql, params, returning=returning)
+    else:
+        cursor.executemany(sql, params, returning=returning)
+    return cursor
+
+
+async def async_one(
+    conn: psycopg.AsyncConnection[typing.Any],
+    sql: typing.LiteralString,
+    args: Sequence[object],
+    make: Maker[T],
+) -> T | None:
+    """Return the first row, or None."""
+    cursor = await _AsyncCursor(conn, row_factory=tuple_row).execute(sql, args)
+    row = await cursor.fetchone()
+    if row is None:
+        return None
+    return make(*row) if isinstance(make, type) else make(row)
+
+
+async def async_exactly_one(
+    conn: psycopg.AsyncConnection[typing.Any],
+    sql: typing.LiteralString,
+    args: Sequence[object],
+    make: Maker[T],
+) -> T:
+    """Return the only row; raise RowCountError unless there is one."""
+    cursor = await _AsyncCursor(conn, row_factory=tuple_row).execute(sql, args)
+    return _only(sql, await cursor.fetchall(), make)
+
+
+async def async_many(
+    conn: psycopg.AsyncConnection[typing.Any],
+    sql: typing.LiteralString,
+    args: Sequence[object],
+    make: Maker[T],
+) -> list[T]:
+    """Return all rows."""
+    cursor = await _AsyncCursor(conn, row_factory=tuple_row).execute(sql, args)
+    return _made(await cursor.fetchall(), make)
+
+
+async def async_execute(
+    conn: psycopg.AsyncConnection[typing.Any], sql: typing.LiteralString, args: Sequence[object]
+) -> None:
+    """Run a query for its effect."""
+    await _AsyncCursor(conn, row_factory=tuple_row).execute(sql, args)
+
+
+async def async_execute_rows(
+    conn: psycopg.AsyncConnection[typing.Any], sql: typing.LiteralString, args: Sequence[object]
+) -> int:
+    """Run a query and return the number of rows it affected."""
+    cursor = _AsyncCursor(conn, row_factory=tuple_row)
+    if conn.pgconn.pipeline_status:
+        async with conn.pipeline():  # inside another one: its end waits for the result
+            await cursor.execute(sql, args)
+    else:
+        await cursor.execute(sql, args)
+    return cursor.rowcount
+
+
+async def async_execute_result(
+    conn: psycopg.AsyncConnection[typing.Any], sql: typing.LiteralString, args: Sequence[object]
+) -> psycopg.AsyncCursor[Row]:
+    """Run a query and return its cursor."""
+    return await _AsyncCursor(conn, row_factory=tuple_row).execute(sql, args)
+
+
+async def async_copy(
+    conn: psycopg.AsyncConnection[typing.Any],
+    sql: typing.LiteralString,
+    types: Sequence[str],
+    values: Callable[[T], Row],
+    rows: Iterable[T] | AsyncIterable[T],
+) -> int:
+    """Stream rows into a table and return their number; after an error none is there."""
+    cursor = _AsyncCursor(conn, row_factory=tuple_row)
+    async with cursor.copy(sql) as stream:
+        if types:
+            stream.set_types(types)
+        if isinstance(rows, AsyncIterable):
+            async for row in rows:
+                await stream.write_row(values(row))
+        else:
+            for row in rows:
+                await stream.write_row(values(row))
+    return cursor.rowcount
+
+
+async def async_batch_execute(
+    conn: psycopg.AsyncConnection[typing.Any], sql: typing.LiteralString, rows: Iterable[Row]
+) -> None:
+    """Run a query once for each row of parameters, in one pipeline."""
+    await _async_batch(conn, sql, rows, returning=False)
+
+
+async def async_batch_one(
+    conn: psycopg.AsyncConnection[typing.Any],
+    sql: typing.LiteralString,
+    rows: Iterable[Row],
+    make: Maker[T],
+) -> list[T | None]:
+    """Return the first row, or None, for each row of parameters."""
+    made = await async_batch_many(conn, sql, rows, make)
+    return [found[0] if found else None for found in made]
+
+
+async def async_batch_many(
+    conn: psycopg.AsyncConnection[typing.Any],
+    sql: typing.LiteralString,
+    rows: Iterable[Row],
+    make: Maker[T],
+) -> list[list[T]]:
+    """Return the rows for each row of parameters."""
+    cursor = await _async_batch(conn, sql, rows, returning=True)
+    return [_made(await result.fetchall(), make) async for result in cursor.results()]
+
+
+async def _async_batch(
+    conn: psycopg.AsyncConnection[typing.Any],
+    sql: typing.LiteralString,
+    rows: Iterable[Row],
+    *,
+    returning: bool,
+) -> _AsyncCursor:
+    cursor = _AsyncCursor(conn, row_factory=tuple_row)
+    params = list(rows)
+    if not params:
+        return cursor
+    if conn.autocommit and conn.info.transaction_status == TransactionStatus.IDLE:
+        async with conn.transaction():
+            await cursor.executemany(sql, params, returning=returning)
+    else:
+        await cursor.executemany(sql, params, returning=returning)
+    return cursor
+
+
+def _made(rows: list[Row], make: Maker[T]) -> list[T]:
+    if isinstance(make, type):
+        return list(starmap(make, rows))
+    return list(map(make, rows))
+
+
+def _only(sql: str, rows: list[Row], make: Maker[T]) -> T:
+    if len(rows) != 1:
+        name = sql.split(maxsplit=3)[2]
+        msg = f"{name}: exactly one row was promised, {len(rows) or 'none'} came"
+        raise RowCountError(msg)
+    return _made(rows, make)[0]
+
+
+class _Labels(dict[str | None, typing.Any]):
+    """The members of an enum by label; None stays None."""
+
+    def __init__(self, cls: type[enum.Enum]) -> None:
+        super().__init__({None: None} | {member.value: member for member in cls})
+        self._cls = cls
+
+    def __missing__(self, label: str | None) -> typing.NoReturn:
+        msg = f"{self._cls.__name__} has no label {label!r}: generate the code again"
+        raise ValueError(msg)
+
+
+def labels(cls: type[enum.Enum]) -> dict[str | None, typing.Any]:
+    """Map what the database sends for an enum to its members."""
+    return _Labels(cls)
+
+
+def array(text: str | None) -> typing.Any:  # noqa: ANN401
+    """Split an array of a type that psycopg does not know, such as an enum."""
+    if text is None:
+        return None
+    loader = typing.cast("type[psycopg.abc.Loader]", _ADAPTERS.get_loader(_TEXT_ARRAY, Format.TEXT))
+    return loader(_TEXT_ARRAY, _ADAPTERS).load(text.encode())
+
+
+def each(convert: Callable[[typing.Any], typing.Any], value: typing.Any) -> typing.Any:  # noqa: ANN401
+    """Convert the elements of an array of any depth; NULL stays None."""
+    if isinstance(value, list):
+        return [each(convert, element) for element in value]
+    return None if value is None else convert(value)

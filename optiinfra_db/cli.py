@@ -1,0 +1,208 @@
+"""The command line: `optiinfra-db`.
+
+Data goes to stdout, messages to stderr. Exit codes: 0 done; 1 something is pending (status), or an
+unexpected error; 2 wrong usage or configuration; 3 no server to talk to; 4 refused, to protect the
+database; 5 a migration failed; 130 interrupted.
+"""
+
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Annotated, NoReturn
+
+import psycopg
+import typer
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from rich.console import Console
+from rich.table import Table
+
+from optiinfra_db import __version__
+from optiinfra_db.connection import configured_url, connect, resolve_url
+from optiinfra_db.errors import OptiInfraError
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="The OptiInfra database: migrate it, fill it, look at it.",
+    epilog="""\b
+The database is that of --database-url, else of OPTIINFRA_DATABASE_URL, else an
+embedded server in OPTIINFRA_DATA_DIR or the user's data directory.
+
+\b
+Exit codes: 0 done; 1 something is pending (status), or an unexpected error;
+2 wrong usage or configuration; 3 no server to talk to; 4 refused, to protect
+the database; 5 a migration failed; 130 interrupted.
+""",
+)
+
+Url = Annotated[
+    str | None,
+    typer.Option(
+        "--database-url",
+        "--url",
+        metavar="URL",
+        help="postgresql://user:password@host:port/dbname, instead of OPTIINFRA_DATABASE_URL.",
+        show_default=False,
+    ),
+]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"optiinfra-db {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command(epilog="Example: optiinfra-db migrate")
+def migrate(url: Url = None) -> None:
+    """Apply the pending migrations, and make the partitions of the months to come."""
+    from optiinfra_db import migrate as migrations  # noqa: PLC0415
+
+    with _progress() as say:
+        result = migrations.migrate(url, say=say)
+    for name in result.applied:
+        print(f"applied {name}")
+    for name in result.partitions:
+        print(f"created partition {name}")
+    if not result.applied and not result.partitions:
+        print("Nothing to do: the database is up to date.", file=sys.stderr)
+
+
+@app.command(epilog="Example: optiinfra-db rollback --to 2")
+def rollback(
+    url: Url = None,
+    to: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=0, help="Undo every migration after number N."),
+    ] = None,
+    undo_all: Annotated[bool, typer.Option("--all", help="Undo all migrations.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Undo the last migration. The data in what it had created is lost.
+
+    Asks first when run in a terminal.
+    """
+    from optiinfra_db import migrate as migrations  # noqa: PLC0415
+
+    if undo_all and to is not None:
+        raise typer.BadParameter("--to and --all exclude each other.")
+    if not yes and sys.stdin.isatty():
+        which = "every" if undo_all else f"every migration after number {to}" if to else "the last"
+        which = which if to else f"{which} migration"
+        typer.confirm(f"Roll back {which}, losing the data in it?", abort=True, err=True)
+    with _progress() as say:
+        undone = migrations.rollback(url, to=0 if undo_all else to, say=say)
+    for name in undone:
+        print(f"rolled back {name}")
+    if not undone:
+        print("Nothing to do: no such migration is applied.", file=sys.stderr)
+
+
+@app.command(epilog="Example: optiinfra-db status || optiinfra-db migrate")
+def status(url: Url = None) -> None:
+    """List migrations: applied or pending, when, by whom. Exit code 1 if any is pending."""
+    from optiinfra_db import migrate as migrations  # noqa: PLC0415
+
+    found = migrations.status(url)
+    table = Table("migration", "state", "applied at (UTC)", "by", box=None, pad_edge=False)
+    for item in found:
+        applied_at = item.applied_at.strftime("%Y-%m-%d %H:%M:%S") if item.applied_at else ""
+        table.add_row(item.id, item.state, applied_at, item.applied_by or "")
+    console = Console()
+    console.print(table, width=None if console.is_terminal else 200, no_wrap=True)
+    migrations.check(found)
+    if any(item.state == "pending" for item in found):
+        raise typer.Exit(1)
+
+
+@app.command(epilog="Example: optiinfra-db seed")
+def seed(url: Url = None) -> None:
+    """Fill a migrated database with sample data. Running it again changes nothing."""
+    from optiinfra_db import seed as seeding  # noqa: PLC0415
+
+    with connect(url) as conn:
+        print(seeding.seed(conn))
+
+
+@app.command(epilog="Example: optiinfra-db demo")
+def demo(url: Url = None) -> None:
+    """Run a cost analysis through the generated functions and show what it left."""
+    from optiinfra_db import demo as demonstration  # noqa: PLC0415
+
+    demonstration.run(resolve_url(url))
+
+
+@app.command(
+    epilog="Example: optiinfra-db psql -c 'SELECT * FROM customers'",
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+)
+def psql(ctx: typer.Context, url: Url = None) -> None:
+    """Open the database in psql; further arguments are passed on to it."""
+    from optiinfra_db import embedded  # noqa: PLC0415
+
+    program = shutil.which("psql") if configured_url(url) else None
+    program = program or str(embedded.find_bin_dir() / "psql")
+    parameters = conninfo_to_dict(resolve_url(url))
+    environment = dict(os.environ)
+    if password := parameters.pop("password", None):  # other users can see arguments
+        environment["PGPASSWORD"] = str(password)
+    os.execve(program, [program, "-d", make_conninfo("", **parameters), *ctx.args], environment)
+
+
+@app.command(epilog="Example: optiinfra-db stop")
+def stop() -> None:
+    """Stop the embedded server, ending open connections. Its data stays."""
+    from optiinfra_db import embedded  # noqa: PLC0415
+
+    server = embedded.find()
+    was = "stopped" if server.stop() else "was not running"
+    print(f"The embedded server in {server.data_dir} {was}.", file=sys.stderr)
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str], None]]:
+    """Show what is going on, on stderr: a line each, and in a terminal a spinner."""
+    console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+    with console.status("Connecting") as spinner:
+
+        def say(text: str) -> None:
+            console.print(text)
+            spinner.update(text)
+
+        yield say
+
+
+def main() -> None:
+    """Run the command line: where a command fails, one message and an exit code."""
+    try:
+        try:
+            app(prog_name="optiinfra-db")
+        finally:
+            sys.stdout.flush()
+    except OptiInfraError as error:
+        _fail(str(error), error.exit_code)
+    except (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedFunction) as error:
+        _fail(f"{error.diag.message_primary}. Run optiinfra-db migrate first.", 4)
+    except psycopg.Error as error:
+        _fail(str(error), 1)
+    except BrokenPipeError:  # whoever read our output has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+def _fail(message: str, exit_code: int) -> NoReturn:
+    print(f"Error: {message}", file=sys.stderr)
+    sys.exit(exit_code)

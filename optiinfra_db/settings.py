@@ -1,0 +1,70 @@
+"""Configuration from the environment: OPTIINFRA_DATABASE_URL and OPTIINFRA_DATA_DIR."""
+
+import re
+from pathlib import Path
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict
+from pydantic import SecretStr, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from optiinfra_db.errors import InvalidURL
+
+
+class Settings(BaseSettings):
+    """What can be configured. An empty variable counts as not set."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="OPTIINFRA_", env_ignore_empty=True, hide_input_in_errors=True, frozen=True
+    )
+
+    database_url: SecretStr | None = None
+    """The database to use; without it, the embedded server."""
+
+    data_dir: Path | None = None
+    """Where the embedded server keeps its data; without it, a directory of the user's."""
+
+    @field_validator("database_url")
+    @classmethod
+    def _check_url(cls, value: SecretStr | None) -> SecretStr | None:
+        return value and SecretStr(checked_url(value.get_secret_value()))
+
+
+def checked_url(url: str) -> str:
+    """Return the URL as libpq reads it.
+
+    Raises InvalidURL if it is not a PostgreSQL URL. The message quotes nothing of the URL but a
+    scheme: libpq's own messages can hold parts of a password.
+    """
+    scheme, separator, rest = url.strip().partition("://")
+    if not separator or not re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]*", scheme):
+        raise InvalidURL(
+            "The database URL has no scheme. Give a PostgreSQL URL, "
+            "such as postgresql://user:password@host:5432/dbname."
+        )
+    if scheme.lower() not in {"postgresql", "postgres", "postgresql+psycopg"}:
+        raise InvalidURL(
+            f"The database URL starts with {scheme}://, which is not PostgreSQL. "
+            "Give a URL such as postgresql://user:password@host:5432/dbname."
+        )
+    # A password with a bare @ or / makes libpq take its remainder for the host, port or database,
+    # and print it in the first error about those.
+    credentials = re.match(r"[^@/]*@", rest)
+    target = rest[credentials.end() if credentials else 0 :].partition("?")[0]
+    normalised = f"postgresql://{rest}"
+    try:
+        parameters = conninfo_to_dict(normalised)
+    except psycopg.Error:
+        parameters = None
+    if (
+        "@" in target
+        or parameters is None
+        or not re.fullmatch(r"[0-9,]*", str(parameters.get("port") or ""))
+        or not re.fullmatch(r"-?[0-9]*", str(parameters.get("connect_timeout") or ""))
+    ):
+        raise InvalidURL(
+            "The database URL cannot be read as postgresql://user:password@host:port/dbname?... "
+            "Check the port and the names after the question mark, and percent-encode special "
+            "characters in user and password (@ is %40, : is %3A, / is %2F, ? is %3F, % is %25)."
+        )
+    return normalised

@@ -1,0 +1,61 @@
+-- name: create_customer :one
+-- Create a customer. With an id that is taken already, nothing is written and the customer that is
+-- there is returned, so that a caller may safely try again.
+--
+-- Raises UniqueViolation where the email (ignoring case) or the key's hash belongs to another one.
+-- @returns exactly one
+INSERT INTO customers (id, name, email, api_key_hash, plan, metadata)
+VALUES (
+    coalesce(sqlc.narg('id')::uuid, uuidv7()),
+    @name,
+    @email,
+    @api_key_hash,
+    coalesce(sqlc.narg('plan')::customer_plan, 'free'),
+    coalesce(sqlc.narg('metadata')::jsonb, '{}')
+)
+ON CONFLICT (id) DO UPDATE SET id = excluded.id
+RETURNING *;
+
+-- name: get_customer :one
+-- The customer of this id.
+SELECT *
+FROM customers
+WHERE id = @id;
+
+-- name: get_customer_by_email :one
+-- The customer of this email address, ignoring case.
+SELECT *
+FROM customers
+WHERE lower(email) = lower(@email::text);
+
+-- name: get_customer_by_api_key_hash :one
+-- The customer whose API key has this SHA-256 (32 bytes).
+SELECT *
+FROM customers
+WHERE api_key_hash = @api_key_hash;
+
+-- name: list_customers :many
+-- Customers, newest first, up to max_rows; the next page starts before the last id of this one.
+SELECT *
+FROM customers
+WHERE id < coalesce(sqlc.narg('before_id')::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
+ORDER BY id DESC
+LIMIT @max_rows;
+
+-- name: update_customer :one
+-- Change what is given and leave the rest as it is.
+UPDATE customers
+SET
+    name = coalesce(sqlc.narg('name'), name),
+    email = coalesce(sqlc.narg('email'), email),
+    plan = coalesce(sqlc.narg('plan'), plan),
+    status = coalesce(sqlc.narg('status'), status),
+    metadata = coalesce(sqlc.narg('metadata'), metadata)
+WHERE id = @id
+RETURNING *;
+
+-- name: delete_customer :execrows
+-- Delete a customer with everything that is theirs, events included. Returns 1, or 0 where there
+-- was none.
+DELETE FROM customers
+WHERE id = @id;

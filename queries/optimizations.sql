@@ -1,0 +1,199 @@
+-- name: create_optimization :one
+-- Queue a recommendation to be carried out by an agent. With an id that is taken already, nothing
+-- is written and the optimization that is there is returned.
+-- @returns exactly one
+INSERT INTO optimizations (customer_id, id, recommendation_id, agent_id, workflow_execution_id)
+VALUES (
+    @customer_id,
+    coalesce(sqlc.narg('id')::uuid, uuidv7()),
+    @recommendation_id,
+    @agent_id,
+    sqlc.narg('workflow_execution_id')
+)
+ON CONFLICT (customer_id, id) DO UPDATE SET id = excluded.id
+RETURNING *;
+
+-- name: get_optimization :one
+-- One optimization.
+SELECT *
+FROM optimizations
+WHERE
+    customer_id = @customer_id
+    AND id = @id;
+
+-- name: list_optimizations :many
+-- Optimizations of a customer, newest first, up to max_rows; the next page starts before the last
+-- id of this one.
+SELECT *
+FROM optimizations
+WHERE
+    customer_id = @customer_id
+    AND id < coalesce(sqlc.narg('before_id')::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
+ORDER BY id DESC
+LIMIT @max_rows;
+
+-- name: list_optimizations_by_agent :many
+-- Optimizations of a customer that one agent carries out, newest first, paged like
+-- list_optimizations.
+SELECT *
+FROM optimizations
+WHERE
+    customer_id = @customer_id
+    AND agent_id = @agent_id
+    AND id < coalesce(sqlc.narg('before_id')::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
+ORDER BY id DESC
+LIMIT @max_rows;
+
+-- name: list_recommendation_optimizations :many
+-- All optimizations of one recommendation, oldest first.
+SELECT *
+FROM optimizations
+WHERE
+    customer_id = @customer_id
+    AND recommendation_id = @recommendation_id
+ORDER BY id;
+
+-- name: list_workflow_optimizations :many
+-- All optimizations that one run carries out, oldest first.
+SELECT *
+FROM optimizations
+WHERE
+    customer_id = @customer_id
+    AND workflow_execution_id = @workflow_execution_id::uuid
+ORDER BY id;
+
+-- name: start_optimization :one
+-- Move an optimization from queued to executing, and its recommendation from approved with it;
+-- None where it was not queued.
+WITH started AS (
+    UPDATE optimizations
+    SET
+        status = 'executing',
+        started_at = now()
+    WHERE
+        customer_id = @customer_id
+        AND id = @id
+        AND status = 'queued'
+    RETURNING *
+),
+
+moved AS (
+    UPDATE recommendations
+    SET status = 'executing'
+    FROM started
+    WHERE
+        recommendations.customer_id = started.customer_id
+        AND recommendations.id = started.recommendation_id
+        AND recommendations.status = 'approved'
+)
+
+SELECT * FROM started;
+
+-- name: update_optimization_progress :one
+-- Note how far an executing optimization is, 0 to 100; None where it was not executing.
+UPDATE optimizations
+SET progress = @progress
+WHERE
+    customer_id = @customer_id
+    AND id = @id
+    AND status = 'executing'
+RETURNING *;
+
+-- name: complete_optimization :one
+-- Move an optimization from executing to completed, with what it brought (savings in USD a month,
+-- improvement as a multiplier), and its recommendation with it; None where it was not executing.
+WITH completed AS (
+    UPDATE optimizations
+    SET
+        status = 'completed',
+        progress = 100,
+        completed_at = greatest(now(), started_at),
+        actual_savings = sqlc.narg('actual_savings'),
+        actual_improvement = sqlc.narg('actual_improvement'),
+        result = coalesce(sqlc.narg('result')::jsonb, result)
+    WHERE
+        customer_id = @customer_id
+        AND id = @id
+        AND status = 'executing'
+    RETURNING *
+),
+
+moved AS (
+    UPDATE recommendations
+    SET
+        status = 'completed',
+        executed_at = greatest(now(), recommendations.approved_at)
+    FROM completed
+    WHERE
+        recommendations.customer_id = completed.customer_id
+        AND recommendations.id = completed.recommendation_id
+        AND recommendations.status = 'executing'
+)
+
+SELECT * FROM completed;
+
+-- name: fail_optimization :one
+-- Move an optimization from queued or executing to failed, with the reason, and its executing
+-- recommendation with it; None where it was neither.
+WITH failed AS (
+    UPDATE optimizations
+    SET
+        status = 'failed',
+        completed_at = greatest(now(), started_at),
+        error = @error::text,
+        result = coalesce(sqlc.narg('result')::jsonb, result)
+    WHERE
+        customer_id = @customer_id
+        AND id = @id
+        AND status IN ('queued', 'executing')
+    RETURNING *
+),
+
+moved AS (
+    UPDATE recommendations
+    SET
+        status = 'failed',
+        executed_at = greatest(now(), recommendations.approved_at)
+    FROM failed
+    WHERE
+        recommendations.customer_id = failed.customer_id
+        AND recommendations.id = failed.recommendation_id
+        AND recommendations.status = 'executing'
+)
+
+SELECT * FROM failed;
+
+-- name: roll_back_optimization :one
+-- Note that a completed or failed optimization was undone, and its recommendation with it; None
+-- where it was neither.
+WITH rolled_back AS (
+    UPDATE optimizations
+    SET
+        status = 'rolled_back',
+        rolled_back_at = greatest(now(), completed_at),
+        result = coalesce(sqlc.narg('result')::jsonb, result)
+    WHERE
+        customer_id = @customer_id
+        AND id = @id
+        AND status IN ('completed', 'failed')
+    RETURNING *
+),
+
+moved AS (
+    UPDATE recommendations
+    SET status = 'rolled_back'
+    FROM rolled_back
+    WHERE
+        recommendations.customer_id = rolled_back.customer_id
+        AND recommendations.id = rolled_back.recommendation_id
+        AND recommendations.status IN ('completed', 'failed')
+)
+
+SELECT * FROM rolled_back;
+
+-- name: delete_optimization :execrows
+-- Delete an optimization. Returns 1, or 0 where there was none.
+DELETE FROM optimizations
+WHERE
+    customer_id = @customer_id
+    AND id = @id;

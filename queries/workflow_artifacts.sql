@@ -1,0 +1,94 @@
+-- name: register_workflow_artifact :one
+-- Note what a run, or a step of it, left behind; sha256 is 32 bytes. The same path with the same
+-- digest again writes nothing and returns the row that is there; None where the path is taken by
+-- other content, which is left as it is.
+--
+-- Raises ForeignKeyViolation where the run is unknown, or the step is not one of that run.
+INSERT INTO workflow_artifacts (
+    customer_id,
+    workflow_execution_id,
+    id,
+    workflow_step_id,
+    artifact_type,
+    artifact_name,
+    artifact_path,
+    artifact_size_bytes,
+    content_type,
+    sha256,
+    metadata
+)
+VALUES (
+    @customer_id,
+    @workflow_execution_id,
+    coalesce(sqlc.narg('id')::uuid, uuidv7()),
+    sqlc.narg('workflow_step_id'),
+    @artifact_type,
+    @artifact_name,
+    @artifact_path,
+    @artifact_size_bytes,
+    @content_type,
+    @sha256,
+    coalesce(sqlc.narg('metadata')::jsonb, '{}')
+)
+ON CONFLICT (customer_id, workflow_execution_id, artifact_path) DO UPDATE
+    SET artifact_path = excluded.artifact_path
+    WHERE workflow_artifacts.sha256 = excluded.sha256
+RETURNING *;
+
+-- name: get_workflow_artifact :one
+-- One artifact.
+SELECT *
+FROM workflow_artifacts
+WHERE
+    customer_id = @customer_id
+    AND workflow_execution_id = @workflow_execution_id
+    AND id = @id;
+
+-- name: list_workflow_artifacts :many
+-- All artifacts of a run, oldest first.
+SELECT *
+FROM workflow_artifacts
+WHERE
+    customer_id = @customer_id
+    AND workflow_execution_id = @workflow_execution_id
+ORDER BY id;
+
+-- name: list_step_artifacts :many
+-- All artifacts of one step, oldest first.
+SELECT *
+FROM workflow_artifacts
+WHERE
+    customer_id = @customer_id
+    AND workflow_execution_id = @workflow_execution_id
+    AND workflow_step_id = @workflow_step_id::uuid
+ORDER BY id;
+
+-- name: list_artifacts_by_type :many
+-- Artifacts of a customer of one type, newest first, up to max_rows; the next page starts before
+-- the last id of this one.
+SELECT *
+FROM workflow_artifacts
+WHERE
+    customer_id = @customer_id
+    AND artifact_type = @artifact_type
+    AND id < coalesce(sqlc.narg('before_id')::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
+ORDER BY id DESC
+LIMIT @max_rows;
+
+-- name: update_workflow_artifact_metadata :one
+-- Replace the metadata of an artifact.
+UPDATE workflow_artifacts
+SET metadata = @metadata
+WHERE
+    customer_id = @customer_id
+    AND workflow_execution_id = @workflow_execution_id
+    AND id = @id
+RETURNING *;
+
+-- name: delete_workflow_artifact :execrows
+-- Delete the row of an artifact (not its content). Returns 1, or 0 where there was none.
+DELETE FROM workflow_artifacts
+WHERE
+    customer_id = @customer_id
+    AND workflow_execution_id = @workflow_execution_id
+    AND id = @id;

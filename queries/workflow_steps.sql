@@ -1,0 +1,203 @@
+-- name: add_workflow_step :one
+-- Add a pending step to a run that is not over, at the end of its plan or at step_order where
+-- given; None where the run is over or unknown. With an id that is taken already, nothing is
+-- written and the step that is there is returned.
+--
+-- Raises UniqueViolation where another step of the run has that step_order.
+WITH open_run AS (
+    -- Locked, so that the run can not end before the step is in.
+    SELECT
+        customer_id,
+        id
+    FROM workflow_executions
+    WHERE
+        customer_id = @customer_id
+        AND id = @workflow_execution_id
+        AND status IN ('pending', 'running')
+    FOR SHARE
+)
+
+INSERT INTO workflow_steps (
+    customer_id,
+    workflow_execution_id,
+    id,
+    step_name,
+    step_order,
+    max_retries,
+    input_data,
+    metadata
+)
+SELECT
+    open_run.customer_id,
+    open_run.id,
+    coalesce(sqlc.narg('id')::uuid, uuidv7()),
+    @step_name::text,
+    coalesce(
+        sqlc.narg('step_order')::integer,
+        (
+            SELECT 1 + coalesce(max(planned.step_order), 0)
+            FROM workflow_steps AS planned
+            WHERE
+                planned.customer_id = open_run.customer_id
+                AND planned.workflow_execution_id = open_run.id
+        )
+    ),
+    coalesce(sqlc.narg('max_retries')::integer, 3),
+    coalesce(sqlc.narg('input_data')::jsonb, '{}'),
+    coalesce(sqlc.narg('metadata')::jsonb, '{}')
+FROM open_run
+ON CONFLICT (customer_id, workflow_execution_id, id) DO UPDATE SET id = excluded.id
+RETURNING *;
+
+-- name: get_workflow_step :one
+-- One step.
+SELECT *
+FROM workflow_steps
+WHERE
+    customer_id = @customer_id
+    AND workflow_execution_id = @workflow_execution_id
+    AND id = @id;
+
+-- name: list_workflow_steps :many
+-- All steps of a run, in order.
+SELECT *
+FROM workflow_steps
+WHERE
+    customer_id = @customer_id
+    AND workflow_execution_id = @workflow_execution_id
+ORDER BY step_order;
+
+-- name: start_workflow_step :one
+-- Move a step to running: a pending one, or a retrying one whose time has come, of a running run;
+-- None where it was neither.
+UPDATE workflow_steps
+SET
+    status = 'running',
+    started_at = now(),
+    next_attempt_at = NULL
+WHERE
+    customer_id = @customer_id
+    AND workflow_execution_id = @workflow_execution_id
+    AND id = @id
+    AND (status = 'pending' OR (status = 'retrying' AND next_attempt_at <= now()))
+    AND EXISTS (
+        SELECT
+        FROM workflow_executions
+        WHERE
+            workflow_executions.customer_id = workflow_steps.customer_id
+            AND workflow_executions.id = workflow_steps.workflow_execution_id
+            AND workflow_executions.status = 'running'
+    )
+RETURNING *;
+
+-- name: complete_workflow_step :one
+-- Move a step from running to completed, with what came of it; None where it was not running.
+UPDATE workflow_steps
+SET
+    status = 'completed',
+    completed_at = greatest(now(), started_at),
+    output_data = coalesce(sqlc.narg('output_data')::jsonb, output_data)
+WHERE
+    customer_id = @customer_id
+    AND workflow_execution_id = @workflow_execution_id
+    AND id = @id
+    AND status = 'running'
+RETURNING *;
+
+-- name: advance_workflow_step :many
+-- Complete a running step and start the next pending one of the plan, in one statement. Returns
+-- the step completed and the step started; only the first where it was the last of the plan;
+-- nothing where it was not running.
+WITH completed AS (
+    UPDATE workflow_steps
+    SET
+        status = 'completed',
+        completed_at = greatest(now(), started_at),
+        output_data = coalesce(sqlc.narg('output_data')::jsonb, output_data)
+    WHERE
+        customer_id = @customer_id::uuid
+        AND workflow_execution_id = @workflow_execution_id::uuid
+        AND id = @id::uuid
+        AND status = 'running'
+    RETURNING *
+),
+
+started AS (
+    UPDATE workflow_steps
+    SET
+        status = 'running',
+        started_at = now()
+    FROM completed
+    WHERE
+        workflow_steps.customer_id = completed.customer_id
+        AND workflow_steps.workflow_execution_id = completed.workflow_execution_id
+        AND workflow_steps.status = 'pending'
+        AND workflow_steps.step_order = (
+            SELECT min(planned.step_order)
+            FROM workflow_steps AS planned
+            WHERE
+                planned.customer_id = completed.customer_id
+                AND planned.workflow_execution_id = completed.workflow_execution_id
+                AND planned.step_order > completed.step_order
+                AND planned.status = 'pending'
+        )
+    RETURNING workflow_steps.*
+)
+
+SELECT * FROM completed
+UNION ALL
+SELECT * FROM started
+ORDER BY step_order;
+
+-- name: fail_workflow_step :one
+-- Note that the attempt of a running step failed, with the reason (an object: type, message, ...).
+-- While it is retryable and retries are left, the step goes to retrying, to be started again after
+-- backoff_base_seconds (1 unless given), doubled with each retry up to backoff_cap_seconds (300
+-- unless given), and spread over half to the whole of that; else it goes to failed. None where it
+-- was not running.
+UPDATE workflow_steps
+SET
+    status = CASE
+        WHEN @retryable::boolean AND retry_count < max_retries THEN 'retrying'
+        ELSE 'failed'
+    END::step_status,
+    retry_count = retry_count + (@retryable::boolean AND retry_count < max_retries)::integer,
+    next_attempt_at = CASE
+        WHEN @retryable::boolean AND retry_count < max_retries
+            THEN
+                now()
+                + make_interval(
+                    secs => least(
+                        coalesce(sqlc.narg('backoff_cap_seconds')::double precision, 300),
+                        coalesce(sqlc.narg('backoff_base_seconds')::double precision, 1)
+                        * power(2, least(retry_count, 60))
+                    )
+                    -- A spread that is the same whenever it is computed: half the hash of the row.
+                    * (0.5 + (hashtext(id::text || retry_count) & 65535) / 131072.0)
+                )
+    END,
+    completed_at = CASE
+        WHEN @retryable::boolean AND retry_count < max_retries THEN NULL
+        ELSE greatest(now(), started_at)
+    END,
+    error_details = @error_details::jsonb
+WHERE
+    customer_id = @customer_id
+    AND workflow_execution_id = @workflow_execution_id
+    AND id = @id
+    AND status = 'running'
+RETURNING *;
+
+-- name: skip_workflow_step :one
+-- Move a step that is not over to skipped; None where it was over.
+UPDATE workflow_steps
+SET
+    status = 'skipped',
+    completed_at = greatest(now(), started_at),
+    next_attempt_at = NULL
+WHERE
+    customer_id = @customer_id
+    AND workflow_execution_id = @workflow_execution_id
+    AND id = @id
+    AND status IN ('pending', 'running', 'retrying')
+RETURNING *;

@@ -1,0 +1,53 @@
+-- Helpers that the tables below rest on. Nothing here reads or writes a table, and nothing is
+-- SECURITY DEFINER.
+--
+-- uuidv7() gives time-ordered ids: ORDER BY id is creation order, new rows land at the right edge
+-- of each index, and paging by id needs no other column. PostgreSQL 18 has the function built in;
+-- before that we supply our own, with the bits below the millisecond that keep the ids of one
+-- session in order.
+
+DO $do$
+BEGIN
+    IF to_regprocedure('pg_catalog.uuidv7()') IS NULL THEN
+        -- RFC 9562: 48 bits of milliseconds, version, 12 bits of the rest of the millisecond,
+        -- variant, 62 random bits (those of gen_random_uuid, whose variant bits we keep).
+        CREATE FUNCTION uuidv7() RETURNS uuid
+        LANGUAGE sql
+        VOLATILE
+        PARALLEL SAFE
+        AS $$
+            SELECT encode(
+                overlay(
+                    pg_catalog.uuid_send(pg_catalog.gen_random_uuid())
+                    PLACING substring(pg_catalog.int8send(t.microseconds / 1000) FROM 3)
+                        || substring(
+                            pg_catalog.int4send(
+                                28672 + ((t.microseconds % 1000) * 4096 / 1000)::int
+                            ) FROM 3
+                        )
+                    FROM 1
+                ),
+                'hex'
+            )::uuid
+            FROM (
+                SELECT (extract(EPOCH FROM pg_catalog.clock_timestamp()) * 1000000)::bigint
+                    AS microseconds
+            ) AS t
+        $$;
+        COMMENT ON FUNCTION uuidv7() IS
+            'Time-ordered UUID (RFC 9562 version 7). Stands in for the built-in of PostgreSQL 18.';
+    END IF;
+END
+$do$;
+
+CREATE FUNCTION set_updated_at() RETURNS trigger
+LANGUAGE plpgsql
+AS $$
+BEGIN
+    NEW.updated_at := pg_catalog.now();
+    RETURN NEW;
+END
+$$;
+COMMENT ON FUNCTION set_updated_at() IS
+'Trigger: keeps updated_at. Attached WHEN (OLD.* IS DISTINCT FROM NEW.*), so that an update '
+'that changes nothing (creating a row again) leaves no trace.';

@@ -1,0 +1,150 @@
+-- A workflow execution (a run) is one go of an agent at a job for a customer: a cost analysis, a
+-- quality check, ... It is created pending together with its planned steps, started, and ends once:
+-- completed, failed, cancelled or timed out. A retry is a new run that points back at the one it
+-- retries.
+--
+--     pending -> running | cancelled | timeout
+--     running -> completed | failed | cancelled | timeout
+--
+-- Written by the agent that runs it. Grows for ever, millions of rows; few are alive at a time, so
+-- status stands only in partial indexes over the few, never in one over all. Small columns come
+-- before the payloads: what compares two versions of a row stops before it reads those.
+
+CREATE TYPE workflow_type AS ENUM (
+    'cost_analysis',
+    'performance_tuning',
+    'resource_optimization',
+    'quality_check',
+    'scaling_decision',
+    'configuration_update',
+    'health_check',
+    'anomaly_detection'
+);
+COMMENT ON TYPE workflow_type IS 'The job that a run does.';
+
+CREATE TYPE workflow_status AS ENUM (
+    'pending', 'running', 'completed', 'failed', 'cancelled', 'timeout'
+);
+COMMENT ON TYPE workflow_status IS
+'State of a run: pending -> running -> completed | failed | cancelled | timeout; a pending '
+'run may be cancelled or time out.';
+
+CREATE TABLE workflow_executions (
+    customer_id uuid NOT NULL,
+    id uuid NOT NULL DEFAULT uuidv7(),
+    agent_id uuid NOT NULL,
+    workflow_type workflow_type NOT NULL,
+    status workflow_status NOT NULL DEFAULT 'pending',
+    attempt integer NOT NULL DEFAULT 1,
+    retried_from_id uuid,
+    started_at timestamptz,
+    heartbeat_at timestamptz,
+    completed_at timestamptz,
+    deadline_at timestamptz,
+    input_data jsonb NOT NULL DEFAULT '{}',
+    output_data jsonb NOT NULL DEFAULT '{}',
+    error_details jsonb,
+    metadata jsonb NOT NULL DEFAULT '{}',
+    created_at timestamptz NOT NULL DEFAULT now(),
+    updated_at timestamptz NOT NULL DEFAULT now(),
+    CONSTRAINT workflow_executions_pkey PRIMARY KEY (customer_id, id),
+    CONSTRAINT workflow_executions_customer_id_fkey FOREIGN KEY (customer_id)
+    REFERENCES customers (id) ON DELETE CASCADE,
+    CONSTRAINT workflow_executions_agent_id_fkey FOREIGN KEY (agent_id)
+    REFERENCES agents (id) ON DELETE CASCADE,
+    CONSTRAINT workflow_executions_retried_from_id_fkey FOREIGN KEY (customer_id, retried_from_id)
+    REFERENCES workflow_executions (customer_id, id) ON DELETE SET NULL (retried_from_id),
+    CONSTRAINT workflow_executions_attempt_check CHECK (attempt >= 1),
+    CONSTRAINT workflow_executions_retried_from_id_check CHECK (retried_from_id != id),
+    CONSTRAINT workflow_executions_started_at_check CHECK (
+        CASE
+            WHEN status = 'pending' THEN started_at IS NULL
+            WHEN status IN ('running', 'completed', 'failed') THEN started_at IS NOT NULL
+            ELSE true
+        END
+    ),
+    CONSTRAINT workflow_executions_completed_at_check CHECK (
+        (status IN ('completed', 'failed', 'cancelled', 'timeout')) = (completed_at IS NOT NULL)
+        AND (completed_at >= started_at) IS NOT false
+    ),
+    CONSTRAINT workflow_executions_error_details_check CHECK (
+        (status IN ('failed', 'timeout')) = (error_details IS NOT NULL)
+        AND (jsonb_typeof(error_details) = 'object') IS NOT false
+    ),
+    CONSTRAINT workflow_executions_metadata_check CHECK (jsonb_typeof(metadata) = 'object')
+) WITH (
+    -- A live run is updated by each heartbeat: room for the new version on the same page.
+    fillfactor = 85,
+    -- Old rows never change, so a share of the table says nothing about its live edge.
+    autovacuum_vacuum_scale_factor = 0.01,
+    autovacuum_analyze_scale_factor = 0.01
+);
+COMMENT ON TABLE workflow_executions IS
+'Runs of workflows: one go of an agent at a job for a customer.';
+COMMENT ON COLUMN workflow_executions.customer_id IS 'Tenant.';
+COMMENT ON COLUMN workflow_executions.id IS
+'UUIDv7; the caller may supply it, to create safely twice.';
+COMMENT ON COLUMN workflow_executions.agent_id IS 'The agent that runs it.';
+COMMENT ON COLUMN workflow_executions.workflow_type IS 'The job that it does.';
+COMMENT ON COLUMN workflow_executions.status IS 'State; see the type.';
+COMMENT ON COLUMN workflow_executions.attempt IS
+'1 for a first run, one more for each retry of it.';
+COMMENT ON COLUMN workflow_executions.retried_from_id IS
+'The run that this one retries; NULL for a first run, or where that one was deleted.';
+COMMENT ON COLUMN workflow_executions.started_at IS 'When it was started; NULL while pending.';
+COMMENT ON COLUMN workflow_executions.heartbeat_at IS
+'When its executor last said that it is alive.';
+COMMENT ON COLUMN workflow_executions.completed_at IS
+'When it ended, however it ended; NULL before.';
+COMMENT ON COLUMN workflow_executions.deadline_at IS 'When it is to be timed out; NULL for never.';
+COMMENT ON COLUMN workflow_executions.input_data IS 'What the run was asked to do.';
+COMMENT ON COLUMN workflow_executions.output_data IS 'What came of it.';
+COMMENT ON COLUMN workflow_executions.error_details IS
+'Object that says why it failed or timed out (type, message, step, retryable, ...); NULL '
+'unless it did.';
+COMMENT ON COLUMN workflow_executions.metadata IS
+'Free-form object: trigger, trace id, cancel_reason, ...';
+COMMENT ON COLUMN workflow_executions.created_at IS 'When the row was written.';
+COMMENT ON COLUMN workflow_executions.updated_at IS 'When the row last changed; kept by a trigger.';
+
+COMMENT ON INDEX workflow_executions_pkey IS
+'Serves get_workflow_execution, get_workflow_detail, list_workflow_executions, '
+'list_workflow_executions_by_status and every transition.';
+
+CREATE INDEX workflow_executions_agent_id_customer_id_id_idx
+ON workflow_executions (agent_id, customer_id, id);
+COMMENT ON INDEX workflow_executions_agent_id_customer_id_id_idx IS
+'Serves list_workflow_executions_by_agent, and deleting an agent.';
+
+CREATE INDEX workflow_executions_customer_id_workflow_type_id_idx
+ON workflow_executions (customer_id, workflow_type, id);
+COMMENT ON INDEX workflow_executions_customer_id_workflow_type_id_idx IS
+'Serves list_workflow_executions_by_type.';
+
+CREATE INDEX workflow_executions_customer_id_retried_from_id_idx
+ON workflow_executions (customer_id, retried_from_id)
+WHERE retried_from_id IS NOT NULL;
+COMMENT ON INDEX workflow_executions_customer_id_retried_from_id_idx IS
+'Serves list_workflow_retries, and deleting a run that was retried.';
+
+CREATE INDEX workflow_executions_id_running_idx
+ON workflow_executions (id)
+WHERE status = 'running';
+COMMENT ON INDEX workflow_executions_id_running_idx IS 'Serves list_running_workflows.';
+
+CREATE INDEX workflow_executions_id_failed_idx
+ON workflow_executions (id)
+WHERE status IN ('failed', 'timeout');
+COMMENT ON INDEX workflow_executions_id_failed_idx IS 'Serves list_failed_workflows.';
+
+CREATE INDEX workflow_executions_customer_id_id_failed_idx
+ON workflow_executions (customer_id, id)
+WHERE status IN ('failed', 'timeout');
+COMMENT ON INDEX workflow_executions_customer_id_id_failed_idx IS
+'Serves list_failed_workflows_by_customer.';
+
+CREATE TRIGGER workflow_executions_set_updated_at
+BEFORE UPDATE ON workflow_executions
+FOR EACH ROW WHEN (OLD.* IS DISTINCT FROM NEW.*)
+EXECUTE FUNCTION set_updated_at();
+COMMENT ON TRIGGER workflow_executions_set_updated_at ON workflow_executions IS 'Keeps updated_at.';

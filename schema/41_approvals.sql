@@ -1,0 +1,63 @@
+-- An approval is the question to a customer whether a recommendation may be carried out, and the
+-- answer. At most one is open a recommendation; one that was decided is never decided again.
+--
+--     pending -> approved | rejected
+--
+-- Written by the orchestrator (question) and by what customers use to answer.
+
+CREATE TYPE approval_status AS ENUM ('pending', 'approved', 'rejected');
+COMMENT ON TYPE approval_status IS 'State of an approval: pending -> approved | rejected.';
+
+CREATE TABLE approvals (
+    customer_id uuid NOT NULL,
+    id uuid NOT NULL DEFAULT uuidv7(),
+    recommendation_id uuid NOT NULL,
+    status approval_status NOT NULL DEFAULT 'pending',
+    approved_by text,
+    comment text NOT NULL DEFAULT '',
+    expires_at timestamptz,
+    decided_at timestamptz,
+    created_at timestamptz NOT NULL DEFAULT now(),
+    updated_at timestamptz NOT NULL DEFAULT now(),
+    CONSTRAINT approvals_pkey PRIMARY KEY (customer_id, id),
+    CONSTRAINT approvals_customer_id_fkey FOREIGN KEY (customer_id)
+    REFERENCES customers (id) ON DELETE CASCADE,
+    CONSTRAINT approvals_recommendation_id_fkey FOREIGN KEY (customer_id, recommendation_id)
+    REFERENCES recommendations (customer_id, id) ON DELETE CASCADE,
+    CONSTRAINT approvals_approved_by_check CHECK (
+        char_length(approved_by) BETWEEN 1 AND 255
+        AND (status = 'pending') = (approved_by IS NULL)
+    ),
+    CONSTRAINT approvals_decided_at_check CHECK ((status = 'pending') = (decided_at IS NULL))
+);
+COMMENT ON TABLE approvals IS
+'Questions to customers whether a recommendation may be carried out, and their answers.';
+COMMENT ON COLUMN approvals.customer_id IS 'Tenant.';
+COMMENT ON COLUMN approvals.id IS 'UUIDv7; the caller may supply it, to create safely twice.';
+COMMENT ON COLUMN approvals.recommendation_id IS 'What is to be approved.';
+COMMENT ON COLUMN approvals.status IS 'State; see the type.';
+COMMENT ON COLUMN approvals.approved_by IS 'Who decided, for or against; NULL while pending.';
+COMMENT ON COLUMN approvals.comment IS 'Why, in the words of who decided.';
+COMMENT ON COLUMN approvals.expires_at IS 'From when it can no longer be decided; NULL for never.';
+COMMENT ON COLUMN approvals.decided_at IS 'When it was decided; NULL while pending.';
+COMMENT ON COLUMN approvals.created_at IS 'When the row was written.';
+COMMENT ON COLUMN approvals.updated_at IS 'When the row last changed; kept by a trigger.';
+
+COMMENT ON INDEX approvals_pkey IS 'Serves get_approval, list_approvals and decide_approval.';
+
+CREATE INDEX approvals_customer_id_recommendation_id_idx
+ON approvals (customer_id, recommendation_id);
+COMMENT ON INDEX approvals_customer_id_recommendation_id_idx IS
+'Serves list_recommendation_approvals, and deleting a recommendation.';
+
+CREATE UNIQUE INDEX approvals_recommendation_id_pending_key
+ON approvals (customer_id, recommendation_id)
+WHERE status = 'pending';
+COMMENT ON INDEX approvals_recommendation_id_pending_key IS
+'One open question a recommendation. Serves list_pending_approvals.';
+
+CREATE TRIGGER approvals_set_updated_at
+BEFORE UPDATE ON approvals
+FOR EACH ROW WHEN (OLD.* IS DISTINCT FROM NEW.*)
+EXECUTE FUNCTION set_updated_at();
+COMMENT ON TRIGGER approvals_set_updated_at ON approvals IS 'Keeps updated_at.';

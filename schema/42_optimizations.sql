@@ -1,0 +1,115 @@
+-- An optimization is an approved recommendation being carried out, and what it really brought.
+--
+--     queued    -> executing | failed
+--     executing -> completed | failed
+--     completed, failed -> rolled_back
+--
+-- Written by the agent that carries it out. progress is updated often while it executes, so no
+-- index holds it, and it stands before the payload.
+
+CREATE TYPE optimization_status AS ENUM (
+    'queued', 'executing', 'completed', 'failed', 'rolled_back'
+);
+COMMENT ON TYPE optimization_status IS
+'State of an optimization: queued -> executing -> completed | failed, which may be '
+'rolled_back.';
+
+CREATE TABLE optimizations (
+    customer_id uuid NOT NULL,
+    id uuid NOT NULL DEFAULT uuidv7(),
+    recommendation_id uuid NOT NULL,
+    agent_id uuid NOT NULL,
+    workflow_execution_id uuid,
+    status optimization_status NOT NULL DEFAULT 'queued',
+    progress integer NOT NULL DEFAULT 0,
+    started_at timestamptz,
+    completed_at timestamptz,
+    rolled_back_at timestamptz,
+    actual_savings numeric(12, 2),
+    actual_improvement numeric(10, 2),
+    error text,
+    result jsonb NOT NULL DEFAULT '{}',
+    created_at timestamptz NOT NULL DEFAULT now(),
+    updated_at timestamptz NOT NULL DEFAULT now(),
+    CONSTRAINT optimizations_pkey PRIMARY KEY (customer_id, id),
+    CONSTRAINT optimizations_customer_id_fkey FOREIGN KEY (customer_id)
+    REFERENCES customers (id) ON DELETE CASCADE,
+    CONSTRAINT optimizations_recommendation_id_fkey FOREIGN KEY (customer_id, recommendation_id)
+    REFERENCES recommendations (customer_id, id) ON DELETE CASCADE,
+    CONSTRAINT optimizations_agent_id_fkey FOREIGN KEY (agent_id)
+    REFERENCES agents (id) ON DELETE CASCADE,
+    CONSTRAINT optimizations_workflow_execution_id_fkey
+    FOREIGN KEY (customer_id, workflow_execution_id)
+    REFERENCES workflow_executions (customer_id, id) ON DELETE SET NULL (workflow_execution_id),
+    CONSTRAINT optimizations_progress_check CHECK (progress BETWEEN 0 AND 100),
+    -- BETWEEN also keeps NaN out, which PostgreSQL sorts above every number.
+    CONSTRAINT optimizations_actual_savings_check CHECK (
+        actual_savings BETWEEN -9999999999.99 AND 9999999999.99
+    ),
+    CONSTRAINT optimizations_actual_improvement_check CHECK (
+        actual_improvement BETWEEN 0 AND 99999999.99
+    ),
+    CONSTRAINT optimizations_error_check CHECK (status != 'failed' OR char_length(error) > 0),
+    CONSTRAINT optimizations_started_at_check CHECK (
+        CASE
+            WHEN status = 'queued' THEN started_at IS NULL
+            WHEN status IN ('executing', 'completed') THEN started_at IS NOT NULL
+            ELSE true
+        END
+    ),
+    CONSTRAINT optimizations_completed_at_check CHECK (
+        (status IN ('completed', 'failed', 'rolled_back')) = (completed_at IS NOT NULL)
+        AND (completed_at >= started_at) IS NOT false
+    ),
+    CONSTRAINT optimizations_rolled_back_at_check CHECK (
+        (status = 'rolled_back') = (rolled_back_at IS NOT NULL)
+        AND (rolled_back_at >= completed_at) IS NOT false
+    ),
+    CONSTRAINT optimizations_result_check CHECK (jsonb_typeof(result) = 'object')
+);
+COMMENT ON TABLE optimizations IS
+'Recommendations being carried out, and what they really brought.';
+COMMENT ON COLUMN optimizations.customer_id IS 'Tenant.';
+COMMENT ON COLUMN optimizations.id IS 'UUIDv7; the caller may supply it, to create safely twice.';
+COMMENT ON COLUMN optimizations.recommendation_id IS 'What is carried out.';
+COMMENT ON COLUMN optimizations.agent_id IS 'The agent that carries it out.';
+COMMENT ON COLUMN optimizations.workflow_execution_id IS
+'The run that carries it out; NULL where none does, or that one was deleted.';
+COMMENT ON COLUMN optimizations.status IS 'State; see the type.';
+COMMENT ON COLUMN optimizations.progress IS 'How far it is, 0 to 100.';
+COMMENT ON COLUMN optimizations.started_at IS 'When it was started; NULL where it never was.';
+COMMENT ON COLUMN optimizations.completed_at IS 'When it ended, well or badly; NULL before.';
+COMMENT ON COLUMN optimizations.rolled_back_at IS 'When it was undone; NULL where it was not.';
+COMMENT ON COLUMN optimizations.actual_savings IS
+'What it really saves, in USD a month (negative: it costs more); NULL where not yet known.';
+COMMENT ON COLUMN optimizations.actual_improvement IS
+'What it really improved, as a multiplier; NULL where not yet known.';
+COMMENT ON COLUMN optimizations.error IS 'Why it failed; kept when it is rolled back.';
+COMMENT ON COLUMN optimizations.result IS 'Object with what was done.';
+COMMENT ON COLUMN optimizations.created_at IS 'When the row was written.';
+COMMENT ON COLUMN optimizations.updated_at IS 'When the row last changed; kept by a trigger.';
+
+COMMENT ON INDEX optimizations_pkey IS
+'Serves get_optimization, list_optimizations and every transition.';
+
+CREATE INDEX optimizations_customer_id_recommendation_id_idx
+ON optimizations (customer_id, recommendation_id);
+COMMENT ON INDEX optimizations_customer_id_recommendation_id_idx IS
+'Serves list_recommendation_optimizations, and deleting a recommendation.';
+
+CREATE INDEX optimizations_agent_id_customer_id_id_idx
+ON optimizations (agent_id, customer_id, id);
+COMMENT ON INDEX optimizations_agent_id_customer_id_id_idx IS
+'Serves list_optimizations_by_agent, and deleting an agent.';
+
+CREATE INDEX optimizations_customer_id_workflow_execution_id_idx
+ON optimizations (customer_id, workflow_execution_id)
+WHERE workflow_execution_id IS NOT NULL;
+COMMENT ON INDEX optimizations_customer_id_workflow_execution_id_idx IS
+'Serves list_workflow_optimizations, and deleting a run.';
+
+CREATE TRIGGER optimizations_set_updated_at
+BEFORE UPDATE ON optimizations
+FOR EACH ROW WHEN (OLD.* IS DISTINCT FROM NEW.*)
+EXECUTE FUNCTION set_updated_at();
+COMMENT ON TRIGGER optimizations_set_updated_at ON optimizations IS 'Keeps updated_at.';

@@ -1,0 +1,75 @@
+-- The audit log: what happened, to what, when, and by whom. Append-only.
+--
+-- An event belongs to a customer and goes only with it, or by retention. What it is about is named
+-- by subject_type and subject_id without a foreign key, so that the event outlives its subject.
+-- Partitioned by month of created_at, so that old months are dropped and not deleted;
+-- ensure_partitions() makes the months ahead, and the DEFAULT partition catches what no month
+-- covers. actor is what the application set (SET LOCAL optiinfra.actor = 'alice'), else the
+-- database user.
+
+CREATE TYPE event_severity AS ENUM ('info', 'warning', 'error', 'critical');
+COMMENT ON TYPE event_severity IS 'How bad an event is, least first.';
+
+CREATE TABLE events (
+    customer_id uuid NOT NULL,
+    created_at timestamptz NOT NULL DEFAULT now(),
+    id uuid NOT NULL DEFAULT uuidv7(),
+    agent_id uuid,
+    event_type text NOT NULL,
+    severity event_severity NOT NULL DEFAULT 'info',
+    subject_type text,
+    subject_id uuid,
+    actor text NOT NULL DEFAULT coalesce(
+        nullif(current_setting('optiinfra.actor', true), ''), session_user
+    ),
+    data jsonb NOT NULL DEFAULT '{}',
+    xact_id xid8 NOT NULL DEFAULT pg_current_xact_id(),
+    CONSTRAINT events_pkey PRIMARY KEY (customer_id, created_at, id),
+    CONSTRAINT events_customer_id_fkey FOREIGN KEY (customer_id)
+    REFERENCES customers (id) ON DELETE CASCADE,
+    CONSTRAINT events_agent_id_fkey FOREIGN KEY (agent_id)
+    REFERENCES agents (id) ON DELETE SET NULL,
+    CONSTRAINT events_event_type_check CHECK (char_length(event_type) BETWEEN 1 AND 100),
+    CONSTRAINT events_subject_id_check CHECK ((subject_type IS NULL) = (subject_id IS NULL)),
+    CONSTRAINT events_subject_type_check CHECK (char_length(subject_type) BETWEEN 1 AND 100),
+    CONSTRAINT events_actor_check CHECK (char_length(actor) BETWEEN 1 AND 255),
+    CONSTRAINT events_data_check CHECK (jsonb_typeof(data) = 'object')
+) PARTITION BY RANGE (created_at);
+COMMENT ON TABLE events IS
+'The audit log: what happened; append-only, partitioned by month of created_at.';
+COMMENT ON COLUMN events.customer_id IS 'Tenant.';
+COMMENT ON COLUMN events.created_at IS 'When it happened.';
+COMMENT ON COLUMN events.id IS 'UUIDv7; the caller may supply it.';
+COMMENT ON COLUMN events.agent_id IS
+'The agent that it happened to or that caused it; NULL where none did, or that one was '
+'deleted.';
+COMMENT ON COLUMN events.event_type IS
+'What happened, as <subject>.<what>, 1 to 100 characters: workflow_step.retrying, ...';
+COMMENT ON COLUMN events.severity IS 'How bad it is.';
+COMMENT ON COLUMN events.subject_type IS
+'What it is about: workflow_execution, recommendation, ...; NULL for the customer as a whole.';
+COMMENT ON COLUMN events.subject_id IS
+'Id of what it is about; no foreign key, as it outlives its subject.';
+COMMENT ON COLUMN events.actor IS
+'Who did it: the setting optiinfra.actor, else the database user.';
+COMMENT ON COLUMN events.data IS 'Object with what else is to be known.';
+COMMENT ON COLUMN events.xact_id IS
+'The transaction that wrote it; gives an order of reading that skips no late commit.';
+
+COMMENT ON INDEX events_pkey IS 'Serves get_event and list_events.';
+
+CREATE INDEX events_agent_id_created_at_id_idx
+ON events (agent_id, created_at, id)
+WHERE agent_id IS NOT NULL;
+COMMENT ON INDEX events_agent_id_created_at_id_idx IS
+'Serves list_events_by_agent, and deleting an agent.';
+
+CREATE INDEX events_customer_id_subject_id_created_at_id_idx
+ON events (customer_id, subject_id, created_at, id)
+WHERE subject_id IS NOT NULL;
+COMMENT ON INDEX events_customer_id_subject_id_created_at_id_idx IS
+'Serves list_events_by_subject.';
+
+CREATE TABLE events_default PARTITION OF events DEFAULT;
+COMMENT ON TABLE events_default IS
+'Events of months that have no partition; ensure_partitions() moves them to theirs.';

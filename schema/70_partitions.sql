@@ -1,0 +1,90 @@
+-- The months of the two partitioned tables. Each has a partition a month, named <table>_YYYY_MM and
+-- bounded in UTC, and a DEFAULT partition for what no month covers, so that nothing is ever lost.
+--
+-- ensure_partitions(n) is called by every migrate, and may be called at any time, by several
+-- sessions at once: it makes the partition of this month, of the n months ahead, and of each month
+-- that rows wait for in a DEFAULT partition, and moves those rows. It gives up after 5 s on a lock
+-- that it cannot get, with nothing changed, and does no harm when called again.
+
+CREATE FUNCTION ensure_partitions(months_ahead integer) RETURNS SETOF text
+LANGUAGE plpgsql
+SET search_path FROM CURRENT
+SET timezone = 'UTC'
+SET lock_timeout = '5s'
+AS $$
+DECLARE
+    parent record;
+    default_name text;
+    months timestamptz [];
+    month_start timestamptz;
+    month_end timestamptz;
+    partition_name text;
+BEGIN
+    IF months_ahead IS NULL OR months_ahead NOT BETWEEN 0 AND 120 THEN
+        RAISE EXCEPTION 'months_ahead must be from 0 to 120, and is %',
+            coalesce(months_ahead::text, 'NULL')
+            USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+    -- One caller at a time: each sees what the one before it made.
+    PERFORM pg_advisory_xact_lock(hashtextextended('optiinfra_db.ensure_partitions', 0));
+
+    FOR parent IN
+        SELECT *
+        FROM (VALUES ('agent_metrics', 'recorded_at'), ('events', 'created_at'))
+            AS p (table_name, key_column)
+    LOOP
+        default_name := parent.table_name || '_default';
+        -- Rows of absurd times (a clock gone wrong) stay in DEFAULT.
+        EXECUTE format(
+            $query$
+                SELECT array_agg(m ORDER BY m)
+                FROM (
+                    SELECT generate_series(
+                        date_trunc('month', now()),
+                        date_trunc('month', now()) + make_interval(months => $1),
+                        interval '1 month'
+                    ) AS m
+                    UNION
+                    SELECT date_trunc('month', %1$I)
+                    FROM %2$I
+                    WHERE %1$I >= '1970-01-01' AND %1$I < '9999-01-01'
+                ) AS wanted
+            $query$,
+            parent.key_column, default_name
+        ) INTO months USING months_ahead;
+
+        FOREACH month_start IN ARRAY months LOOP
+            month_end := month_start + interval '1 month';
+            partition_name := parent.table_name || to_char(month_start, '_YYYY_MM');
+            CONTINUE WHEN to_regclass(quote_ident(partition_name)) IS NOT NULL;
+            -- No row may slip into DEFAULT between its being emptied and the attaching.
+            EXECUTE format('LOCK TABLE %I IN ACCESS EXCLUSIVE MODE', default_name);
+            EXECUTE format(
+                'CREATE TABLE %I (LIKE %I INCLUDING DEFAULTS INCLUDING CONSTRAINTS)',
+                partition_name, parent.table_name
+            );
+            EXECUTE format(
+                $query$
+                    WITH moved AS (
+                        DELETE FROM %1$I WHERE %2$I >= %3$L AND %2$I < %4$L RETURNING *
+                    )
+                    INSERT INTO %5$I SELECT * FROM moved
+                $query$,
+                default_name, parent.key_column, month_start, month_end, partition_name
+            );
+            EXECUTE format(
+                'ALTER TABLE %I ATTACH PARTITION %I FOR VALUES FROM (%L) TO (%L)',
+                parent.table_name, partition_name, month_start, month_end
+            );
+            EXECUTE format(
+                'COMMENT ON TABLE %I IS %L',
+                partition_name, parent.table_name || ' of ' || to_char(month_start, 'YYYY-MM.')
+            );
+            RETURN NEXT partition_name;
+        END LOOP;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION ensure_partitions(integer) IS
+'Makes the missing monthly partitions of agent_metrics and events, up to so many months '
+'ahead; moves waiting rows out of DEFAULT; returns the names of those made.';

