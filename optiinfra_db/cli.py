@@ -6,10 +6,12 @@ database; 5 a migration failed; 130 interrupted.
 """
 
 import os
+import shlex
 import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated, NoReturn
 
 import psycopg
@@ -99,12 +101,12 @@ def rollback(
 
     if undo_all and to is not None:
         raise typer.BadParameter("--to and --all exclude each other.")
+    to = 0 if undo_all else to
     if not yes and sys.stdin.isatty():
-        which = "every" if undo_all else f"every migration after number {to}" if to else "the last"
-        which = which if to else f"{which} migration"
+        which = "the last migration" if to is None else f"every migration after number {to}"
         typer.confirm(f"Roll back {which}, losing the data in it?", abort=True, err=True)
     with _progress() as say:
-        undone = migrations.rollback(url, to=0 if undo_all else to, say=say)
+        undone = migrations.rollback(url, to=to, say=say)
     for name in undone:
         print(f"rolled back {name}")
     if not undone:
@@ -138,11 +140,20 @@ def seed(url: Url = None) -> None:
 
 
 @app.command(epilog="Example: optiinfra-db demo")
-def demo(url: Url = None) -> None:
+def demo(
+    url: Url = None,
+    artifacts_dir: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Where to put the files of the run.", show_default=False),
+    ] = None,
+) -> None:
     """Run a cost analysis through the generated functions and show what it left."""
     from optiinfra_db import demo as demonstration  # noqa: PLC0415
+    from optiinfra_db import embedded  # noqa: PLC0415
 
-    demonstration.run(resolve_url(url))
+    artifacts_dir = artifacts_dir or embedded.default_data_dir().with_name("artifacts")
+    command, _ = _psql(url)
+    demonstration.run(resolve_url(url), shlex.join(command), artifacts_dir)
 
 
 @app.command(
@@ -151,15 +162,24 @@ def demo(url: Url = None) -> None:
 )
 def psql(ctx: typer.Context, url: Url = None) -> None:
     """Open the database in psql; further arguments are passed on to it."""
+    command, environment = _psql(url)
+    os.execve(command[0], [*command, *ctx.args], os.environ | environment)
+
+
+def _psql(url: str | None) -> tuple[list[str], dict[str, str]]:
+    """Return the command that opens the database, and what it needs in the environment.
+
+    That is the password: other users can see arguments. It is psql on PATH, or the wheel's, which
+    goes with the embedded server.
+    """
     from optiinfra_db import embedded  # noqa: PLC0415
 
     program = shutil.which("psql") if configured_url(url) else None
     program = program or str(embedded.find_bin_dir() / "psql")
     parameters = conninfo_to_dict(resolve_url(url))
-    environment = dict(os.environ)
-    if password := parameters.pop("password", None):  # other users can see arguments
-        environment["PGPASSWORD"] = str(password)
-    os.execve(program, [program, "-d", make_conninfo("", **parameters), *ctx.args], environment)
+    password = parameters.pop("password", None)
+    command = [program, "-d", make_conninfo("", **parameters)]
+    return command, {"PGPASSWORD": str(password)} if password else {}
 
 
 @app.command(epilog="Example: optiinfra-db stop")

@@ -10,7 +10,6 @@ directory, which is built under another name and renamed: if it exists, it is wh
 """
 
 import fcntl
-import getpass
 import hashlib
 import importlib.util
 import os
@@ -78,7 +77,20 @@ class Server:
     def is_running(self) -> bool:
         """Whether the server accepts connections."""
         conninfo = make_conninfo(host=str(self.socket_dir), port=_PORT, connect_timeout=5)
-        return _is_private(self.socket_dir) and PGconn.ping(conninfo.encode()) == Ping.OK
+        return self.is_private and PGconn.ping(conninfo.encode()) == Ping.OK
+
+    @property
+    def is_private(self) -> bool:
+        """Whether only the owner of the data can enter the directory of the socket.
+
+        Who can enter it is superuser, and who owns it could pose as the server.
+        """
+        try:
+            status, owner = self.socket_dir.lstat(), self.pgdata.stat().st_uid
+        except OSError:
+            return False
+        is_open = status.st_mode & 0o077
+        return stat.S_ISDIR(status.st_mode) and not is_open and status.st_uid == owner
 
     def url(self, dbname: str = DATABASE) -> str:
         """Return the URL of a database of this server."""
@@ -145,25 +157,16 @@ def start(
     the extra is not installed.
     """
     server = find(data_dir, bin_dir=bin_dir)
-    if server.is_running:
-        return server
-    try:
-        server.data_dir.mkdir(parents=True, exist_ok=True)
+    if not server.is_running:
         with _lock(server.data_dir):
             if not server.is_running:
                 _boot(server, options or {})
-    except OSError as error:
-        raise EmbeddedServerError(
-            f"The embedded server cannot use {error.filename or server.data_dir} "
-            f"as user {_user_name()}: {error.strerror}. "
-            "Choose a directory of your own with OPTIINFRA_DATA_DIR."
-        ) from error
     return server
 
 
 def _boot(server: Server, options: Mapping[str, str]) -> None:
     """Bring the server up. The caller holds the lock."""
-    account = _account()
+    account = _account(server)
     if account:
         _let_in(account, server)
     version = _version(server, account)
@@ -313,13 +316,21 @@ def _wait(condition: Callable[[], bool], seconds: float) -> bool:
 @contextmanager
 def _lock(data_dir: Path) -> Iterator[None]:
     """Keep other processes from starting or stopping the same server."""
-    with (data_dir / "lock").open("ab") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            _say(f"Waiting for another process that starts or stops the server in {data_dir}")
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True)
+        with (data_dir / "lock").open("ab") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                _say(f"Waiting for another process that starts or stops the server in {data_dir}")
+                fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+    except OSError as error:
+        raise EmbeddedServerError(
+            f"The embedded server cannot use {error.filename or data_dir} "
+            f"as user number {os.geteuid()}: {error.strerror}. "
+            "Choose a directory of your own with OPTIINFRA_DATA_DIR."
+        ) from error
 
 
 def _make_socket_dir(server: Server, account: pwd.struct_passwd | None) -> None:
@@ -332,7 +343,7 @@ def _make_socket_dir(server: Server, account: pwd.struct_passwd | None) -> None:
     else:
         if account:
             os.chown(server.socket_dir, account.pw_uid, account.pw_gid)
-    if not _is_private(server.socket_dir):
+    if not server.is_private:
         raise EmbeddedServerError(
             f"{server.socket_dir}, made for the server's socket because the path of "
             f"{server.pgdata} is too long for one, belongs to somebody else or is open to others. "
@@ -340,25 +351,13 @@ def _make_socket_dir(server: Server, account: pwd.struct_passwd | None) -> None:
         )
 
 
-def _is_private(directory: Path) -> bool:
-    """Whether only we (or, if we are root, the server's user) can enter the directory.
-
-    Who can enter it is superuser, and who owns it could pose as the server.
-    """
-    try:
-        status = directory.lstat()
-        owners = {os.geteuid()} if os.geteuid() else {0, pwd.getpwnam(ROOT_RUNS_AS).pw_uid}
-    except (OSError, KeyError):
-        return False
-    is_open = stat.S_IMODE(status.st_mode) & 0o077
-    return stat.S_ISDIR(status.st_mode) and not is_open and status.st_uid in owners
-
-
-def _account() -> pwd.struct_passwd | None:
+def _account(server: Server) -> pwd.struct_passwd | None:
     """Return the user that must run the server in our place: none unless we are root."""
     if os.geteuid() != 0:
         return None
     try:
+        if server.pgdata.exists():
+            return pwd.getpwuid(server.pgdata.stat().st_uid)
         return pwd.getpwnam(ROOT_RUNS_AS)
     except KeyError:
         _say(f"Creating the system user {ROOT_RUNS_AS}: PostgreSQL refuses to run as root")
@@ -424,13 +423,6 @@ def find_bin_dir() -> Path:
             "pip install 'optiinfra-db[embedded]'."
         )
     return Path(spec.origin).parent / "pginstall" / "bin"
-
-
-def _user_name() -> str:
-    try:
-        return getpass.getuser()
-    except (OSError, KeyError):
-        return str(os.geteuid())
 
 
 def _say(text: str) -> None:

@@ -12,6 +12,8 @@ Files are named `NNNN.verb-object.sql`, with `NNNN.verb-object.rollback.sql` bes
 the order of their names. One whose first line is `-- transactional: false` runs outside a
 transaction (for CREATE INDEX CONCURRENTLY), statement by statement, and is noted afterwards: it
 must be safe to run twice, and hold plain statements only.
+
+The lock belongs to a session: connect directly, not through a PgBouncer in transaction mode.
 """
 
 import getpass
@@ -19,7 +21,7 @@ import hashlib
 import socket
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -37,7 +39,6 @@ from yoyo.connections import parse_uri  # type: ignore[import-untyped]
 from yoyo.migrations import (  # type: ignore[import-untyped]
     Migration,
     MigrationList,
-    StepBase,
     default_migration_table,
     parse_metadata_from_sql_comments,
 )
@@ -168,36 +169,23 @@ def _say(text: str) -> None:
 
 
 class _Migration(Migration):  # type: ignore[misc]
-    """A migration of one step: its file."""
+    """A migration whose files are sent as they are."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path.stem, str(path), str(path.parent))
-        text = path.read_text(encoding="utf-8-sig")  # with newlines as LF
-        self.sha256 = hashlib.sha256(text.encode()).hexdigest()
-        directives, _, _ = parse_metadata_from_sql_comments(text)
+        self.text = path.read_text(encoding="utf-8-sig")  # with newlines as LF
+        self.sha256 = hashlib.sha256(self.text.encode()).hexdigest()
+        directives, _, _ = parse_metadata_from_sql_comments(self.text)
         self.use_transactions = directives.get("transactional", "true").lower() != "false"
-        self.steps = [_File(path, text)]
+        self.steps: list[object] = []
         self._depends: set[Migration] = set()
 
-
-class _File(StepBase):  # type: ignore[misc]
-    """The step of a migration: its two files as they are."""
-
-    def __init__(self, path: Path, text: str) -> None:
-        self.path = path
-        self.text = text
-
-    def apply(self, backend: "_Backend", force: bool = False) -> None:
-        backend.run(self.text)
-
-    def rollback(self, backend: "_Backend", force: bool = False) -> None:
-        path = self.path.with_suffix(".rollback.sql")
+    def rollback_text(self) -> str:
+        path = Path(self.path).with_suffix(".rollback.sql")
         try:
-            backend.run(path.read_text(encoding="utf-8-sig"))
+            return path.read_text(encoding="utf-8-sig")
         except FileNotFoundError:
-            raise MissingRollback(
-                f"{self.path.stem} cannot be rolled back: there is no {path}."
-            ) from None
+            raise MissingRollback(f"{self.id} cannot be rolled back: there is no {path}.") from None
 
 
 def _read(migrations_dir: Path | None) -> MigrationList:
@@ -253,49 +241,42 @@ class _Backend(PostgresqlPsycopgBackend):  # type: ignore[misc]
         if not _exists(self._given, "_yoyo_checksum"):
             self._given.execute(_CHECKSUM_TABLE)
         applied = set(self.get_applied_migration_hashes())
+        noted = {name for (name,) in self.execute("SELECT migration_id FROM _yoyo_checksum")}
         for migration in migrations:
-            if migration.hash in applied:
+            if migration.hash in applied and migration.id not in noted:
                 self._note_checksum(migration)
 
     def apply_one(self, migration: _Migration, force: bool = False, mark: bool = True) -> None:
-        with self._unit(migration):
-            migration.process_steps(self, "apply")
-            with nullcontext() if self._in_transaction else self.transaction():
-                self.log_migration(migration, "apply")
-                self.mark_one(migration, log=False)
-                self._note_checksum(migration)
+        with self._run(migration, migration.text):
+            self.log_migration(migration, "apply")
+            self.mark_one(migration, log=False)
+            self._note_checksum(migration)
 
-    def rollback_one(self, migration: Migration, force: bool = False) -> None:
-        with self._unit(migration):
-            migration.process_steps(self, "rollback")
-            with nullcontext() if self._in_transaction else self.transaction():
-                self.log_migration(migration, "rollback")
-                self.unmark_one(migration, log=False)
-                self._given.execute(
-                    "DELETE FROM _yoyo_checksum WHERE migration_id = %s", [migration.id]
-                )
+    def rollback_one(self, migration: _Migration, force: bool = False) -> None:
+        with self._run(migration, migration.rollback_text()):
+            self.log_migration(migration, "rollback")
+            self.unmark_one(migration, log=False)
+            self._given.execute(
+                "DELETE FROM _yoyo_checksum WHERE migration_id = %s", [migration.id]
+            )
 
     @contextmanager
-    def _unit(self, migration: Migration) -> Iterator[None]:
-        """Keep a migration and its bookkeeping together, unless it asks to be outside."""
+    def _run(self, migration: _Migration, text: str) -> Iterator[None]:
+        """Run a file, and the bookkeeping in the `with` block in the same transaction."""
         self._given.execute(_FRESH)
-        with self.transaction() if migration.use_transactions else nullcontext():
-            yield
-
-    def run(self, text: str) -> None:
-        if not self._in_transaction:
+        if not migration.use_transactions:
             for statement in sqlparse.split(text):
                 self._given.execute(statement.encode())
-            return
-        self._given.execute(text.encode())
-        if self._given.info.transaction_status != TransactionStatus.INTRANS:
-            self._in_transaction = False
-            raise MigrationFailed("The file holds COMMIT or ROLLBACK, which it must not.")
+        with self.transaction():
+            if migration.use_transactions:
+                self._given.execute(text.encode())
+                if self._given.info.transaction_status != TransactionStatus.INTRANS:
+                    raise MigrationFailed("The file must hold no COMMIT or ROLLBACK, but does.")
+            yield
 
     def _note_checksum(self, migration: _Migration) -> None:
         self._given.execute(
-            "INSERT INTO _yoyo_checksum (migration_id, sha256) VALUES (%s, %s) "
-            "ON CONFLICT (migration_id) DO NOTHING",
+            "INSERT INTO _yoyo_checksum (migration_id, sha256) VALUES (%s, %s)",
             [migration.id, migration.sha256],
         )
 

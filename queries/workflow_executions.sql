@@ -71,7 +71,8 @@ SELECT
 FROM created;
 
 -- name: record_workflow_execution :one
--- Write a run that is over already, with its steps and artifacts, as it happened elsewhere.
+-- Write a run as it happened elsewhere, with its steps and artifacts: one that is over, to import
+-- history, or in any other state.
 --
 -- steps is a list of objects with step_name, step_order, status, and where they apply retry_count,
 -- max_retries, started_at, completed_at, input_data, output_data, error_details, metadata.
@@ -106,7 +107,7 @@ WITH created AS (
         coalesce(sqlc.narg('attempt')::integer, 1),
         sqlc.narg('retried_from_id'),
         sqlc.narg('started_at'),
-        @completed_at::timestamptz,
+        sqlc.narg('completed_at'),
         coalesce(sqlc.narg('input_data')::jsonb, '{}'),
         coalesce(sqlc.narg('output_data')::jsonb, '{}'),
         sqlc.narg('error_details'),
@@ -194,7 +195,7 @@ artifacts AS (
         artifact.content_type,
         decode(artifact.sha256, 'hex'),
         coalesce(artifact.metadata, '{}'),
-        created.completed_at
+        coalesce(created.completed_at, created.created_at)
     FROM created
     CROSS JOIN
         jsonb_to_recordset(@artifacts::jsonb)
@@ -239,37 +240,6 @@ FROM workflow_executions
 WHERE
     customer_id = @customer_id
     AND id = @id;
-
--- name: get_workflow_detail :one
--- One run with its agent, its customer, its steps in order and its artifacts, oldest first.
--- @many steps workflow_steps
--- @many artifacts workflow_artifacts
-SELECT
-    sqlc.embed(workflow_executions),
-    sqlc.embed(agents),
-    sqlc.embed(customers),
-    array(
-        SELECT workflow_steps
-        FROM workflow_steps
-        WHERE
-            workflow_steps.customer_id = workflow_executions.customer_id
-            AND workflow_steps.workflow_execution_id = workflow_executions.id
-        ORDER BY workflow_steps.step_order
-    ) AS steps,
-    array(
-        SELECT workflow_artifacts
-        FROM workflow_artifacts
-        WHERE
-            workflow_artifacts.customer_id = workflow_executions.customer_id
-            AND workflow_artifacts.workflow_execution_id = workflow_executions.id
-        ORDER BY workflow_artifacts.id
-    ) AS artifacts
-FROM workflow_executions
-INNER JOIN agents ON workflow_executions.agent_id = agents.id
-INNER JOIN customers ON workflow_executions.customer_id = customers.id
-WHERE
-    workflow_executions.customer_id = @customer_id
-    AND workflow_executions.id = @id;
 
 -- name: list_workflow_executions :many
 -- Runs of a customer without their payloads, newest first, up to max_rows; the next page starts

@@ -24,6 +24,8 @@ from pytest_postgresql.janitor import DatabaseJanitor
 
 from optiinfra_db import connect, connect_async, embedded
 
+from .contract_plugin import Contract
+
 EMBEDDED_VERSION = "18"
 
 
@@ -34,6 +36,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="PostgreSQL major version to test on: 18 is embedded, others are looked for in "
         "/usr/lib/postgresql (default: OPTIINFRA_TEST_PG or 18)",
     )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(Contract())
 
 
 @pytest.fixture(scope="session", autouse=True)

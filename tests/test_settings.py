@@ -69,7 +69,7 @@ def test_another_url_is_refused_and_no_part_of_it_shown(url, monkeypatch):
         Settings()
     for error in (caught.value, caught_in_environment.value):
         shown = "".join(traceback.format_exception(error)) + repr(error)
-        assert SECRET not in shown.replace(repr(url), "")
+        assert SECRET not in shown
         assert error.exit_code == 2
         assert "postgresql://" in str(error)
 

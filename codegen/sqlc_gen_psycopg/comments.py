@@ -1,8 +1,8 @@
 """A query's SQL comment: prose for the reader, and marks for the generator.
 
-    -- @returns exactly one      a :one query that finds no row is an error
-    -- @nullable p50, agent      these result columns or embeds may be NULL
-    -- @plan ..., @index ...     for other tools; they stay in the prose
+-- @returns exactly one      a :one query that finds no row is an error
+-- @nullable p50, agent      these result columns or embeds may be NULL
+-- @plan ..., @index ...     for other tools; they stay in the prose
 """
 
 import re

@@ -10,7 +10,7 @@ _SENTENCE = re.compile(r"(.+?[.!?])(?:\s+(?=[^a-z])|$)", re.DOTALL)
 
 
 def call(prefix: str, items: Sequence[str], suffix: str = "", indent: int = 0) -> str:
-    """`prefix(items)suffix` on one line where it fits, else an item a line."""
+    """Write `prefix(items)suffix` on one line where it fits, else an item a line."""
     flat = ", ".join(items)
     line = f"{prefix}({flat}){suffix}"
     if "\n" not in line and indent + len(line) <= WIDTH:
@@ -19,13 +19,42 @@ def call(prefix: str, items: Sequence[str], suffix: str = "", indent: int = 0) -
     return f"{prefix}(\n{body}){suffix}"
 
 
+def tuple_of(items: Sequence[str], indent: int) -> str:
+    """Write a tuple on one line where it fits, else an item a line."""
+    if len(items) == 1 and "\n" not in items[0]:
+        return f"({items[0]},)"
+    return call("", items, indent=indent)
+
+
 def signature(prefix: str, items: Sequence[str], suffix: str) -> str:
-    """A function's first line(s); items never ends in a bare `*`."""
+    """Open a function: its first line or lines."""
     line = f"{prefix}({', '.join(items)}){suffix}"
-    if len(line) <= WIDTH:
+    if "\n" not in line and len(line) <= WIDTH:
         return line
-    body = "".join(f"{_INDENT}{item},\n" if item != "*" else f"{_INDENT}*,\n" for item in items)
+    body = "".join(f"{_INDENT}{shift(item)},\n" for item in items)
     return f"{prefix}(\n{body}){suffix}"
+
+
+def parameter(name: str, annotation: str, default: str) -> str:
+    """Declare a parameter; a very long name breaks its annotation."""
+    line = f"{name}: {annotation}{default}"
+    if len(_INDENT) + len(line) + 1 <= WIDTH:
+        return line
+    core, union, _ = annotation.partition(" | None")
+    head, bracket, inner = core.partition("[")
+    if bracket and len(_INDENT) + len(f"{name}: {core}") > WIDTH:
+        core = f"{head}[\n{_INDENT}{inner[:-1]}\n]"
+    return f"{name}: {core}" + (f"\n{union.lstrip()}" if union else "") + default
+
+
+def field(name: str, annotation: str, default: str) -> str:
+    """Declare a field of a class; a very long name puts its annotation in parentheses."""
+    line = f"{name}: {annotation}{default}"
+    if len(_INDENT) + len(line) <= WIDTH:
+        return line
+    if default and len(_INDENT) + len(f"{name}: {annotation} = (") <= WIDTH:
+        return f"{name}: {annotation} = (\n{_INDENT}{default.removeprefix(' = ')}\n)"
+    return f"{name}: (\n{_INDENT}{annotation}\n){default}"
 
 
 def shift(text: str) -> str:
@@ -39,14 +68,14 @@ def block(text: str) -> str:
 
 
 def string(text: str) -> str:
-    """A literal on one line."""
-    quote = "'" if '"' in text and "'" not in text else '"'
+    """Write a literal on one line."""
+    quote = "'" if text.count('"') > text.count("'") else '"'
     escaped = text.replace("\\", "\\\\").replace(quote, "\\" + quote)
     return quote + "".join(c if c.isprintable() else _escape(c) for c in escaped) + quote
 
 
 def sql_literal(text: str) -> str:
-    """A triple-quoted literal that shows SQL as it was written."""
+    """Write a triple-quoted literal that shows SQL as it was written."""
     special = '"""' in text or any(not (c.isprintable() or c == "\n") for c in text)
     if "\\" in text and not special:
         return f'r"""{text}"""'
@@ -56,7 +85,7 @@ def sql_literal(text: str) -> str:
 
 
 def docstring(text: str, indent: int) -> str:
-    """A docstring: the first sentence on its own line, the rest below, nothing too long."""
+    """Write a docstring: the first sentence on its own line, the rest below, nothing too long."""
     width = WIDTH - indent
     lines = [line.expandtabs(4).rstrip() for line in text.splitlines()]
     clean = "\n".join("".join(c if c.isprintable() else " " for c in line) for line in lines)
@@ -96,9 +125,4 @@ def _wrapped(lines: Iterable[str], width: int) -> Iterable[str]:
 
 
 def _escape(character: str) -> str:
-    code = ord(character)
-    if character in "\t\r":
-        return {"\t": "\\t", "\r": "\\r"}[character]
-    if code <= 0xFF:
-        return f"\\x{code:02x}"
-    return f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"
+    return character.encode("unicode_escape").decode()

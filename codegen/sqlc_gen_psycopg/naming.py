@@ -59,6 +59,8 @@ def unique(name: str, taken: Iterable[str]) -> str:
 def _word(name: str) -> str:
     normal = unicodedata.normalize("NFKC", name)
     return "".join(
-        part if ("a" + part).isidentifier() else "".join(c for c in part if ("a" + c).isidentifier())
+        part
+        if ("a" + part).isidentifier()
+        else "".join(c for c in part if ("a" + c).isidentifier())
         for part in _NOT_WORD.sub("_", normal)
     )

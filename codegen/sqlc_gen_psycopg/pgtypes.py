@@ -76,15 +76,21 @@ _PYTHON = {
     ),
 }
 _ANNOTATIONS = {name: python for python, names in _PYTHON.items() for name in names.split()}
-_BINARY_COPY = frozenset(
+_BINARY_SCALARS = (
     "int2 int4 int8 oid float4 float8 numeric bool text varchar bpchar name uuid date time timetz "
-    "timestamp timestamptz interval bytea json jsonb".split()
-) | frozenset(name for name, python in _ANNOTATIONS.items() if "ange[" in python)
+    "timestamp timestamptz interval bytea json jsonb"
+)
+_BINARY_COPY = frozenset(_BINARY_SCALARS.split()) | frozenset(
+    name for name, python in _ANNOTATIONS.items() if "ange[" in python
+)
 _BUILTIN_ANNOTATIONS = ("int", "float", "bool", "str", "bytes")
+_IDENT = r'(?:"(?:[^"]|"")+"|[\w$]+)'
+_NAME = re.compile(rf"(?:(?P<schema>{_IDENT})\.)?(?P<name>{_IDENT})")
 _DOMAIN = re.compile(
-    r"""\bCREATE\s+DOMAIN\s+((?:"[^"]+"|[\w$]+)(?:\s*\.\s*(?:"[^"]+"|[\w$]+))?)\s+(?:AS\s+)?
-        ((?:"[^"]+"|[\w$.]+)(?:\s+(?:precision|varying|with(?:out)?\s+time\s+zone))?)
-        (?:\s*\([\d\s,]*\))?((?:\s*\[\d*\])*)""",
+    rf"""\bCREATE\s+DOMAIN\s+(?:{_IDENT}\s*\.\s*)?(?P<name>{_IDENT})\s+(?:AS\s+)?
+        (?P<base>(?:{_IDENT}\.)?{_IDENT}
+            (?:\s+(?:precision|varying|with(?:out)?\s+time\s+zone))?)
+        (?:\s*\([\d\s,]*\))?(?P<brackets>(?:\s*\[\d*\])*)""",
     re.IGNORECASE | re.VERBOSE,
 )
 
@@ -129,6 +135,7 @@ class TypeMap:
     def __init__(self, request: Request, overrides: Sequence[Override]) -> None:
         self._default = request.default_schema
         self._enums = {(e.id.schema, _unquoted(e.id.name)): e for e in request.enums}
+        self._composites = {_unquoted(name.name) for name in request.composites}
         self._domains = _domains(request.schema_paths)
         self._by_type = {canonical(Identifier("", o.db_type)): o for o in overrides if o.db_type}
         self._by_column = {o.column.replace('"', ""): o for o in overrides if o.column}
@@ -150,6 +157,11 @@ class TypeMap:
             raise UnknownTypeError(str(type_name))
         return replace(found, dims=found.dims + dims, nullable=nullable)
 
+    def key(self, column: Column) -> tuple[str, int]:
+        """Tell what makes two columns the same type, however sqlc spells it."""
+        enum = self._enum(column.type)
+        return (str(enum.id) if enum else canonical(column.type), column.dims)
+
     def unused_overrides(self, overrides: Sequence[Override]) -> list[Override]:
         """Those overrides that no column has met."""
         return [o for o in overrides if o not in self._used]
@@ -165,6 +177,8 @@ class TypeMap:
             return PyType(_ANNOTATIONS[base], base=base)
         if base.startswith("_") and base[1:] in _ANNOTATIONS and not dims:
             return PyType(_ANNOTATIONS[base[1:]], base=base[1:], dims=1)
+        if base in self._composites:  # psycopg gives its text, such as "(1,a)"
+            return PyType("str", base="text", is_domain=True)
         domain = self._domains.get(base)
         if domain:
             under = self._scalar(Identifier("", domain[0]), domain[1])
@@ -172,14 +186,11 @@ class TypeMap:
         return None
 
     def _enum(self, name: Identifier) -> Enum | None:
-        schema, bare = name.schema, name.name
-        if not schema and "." in bare and '"' not in bare:
-            schema, bare = bare.split(".", 1)
-        bare = _unquoted(bare)
-        found = self._enums.get((schema or self._default, bare))
-        if found or schema:
+        wanted = _split(name)
+        found = self._enums.get((wanted.schema or self._default, wanted.name))
+        if found or wanted.schema:
             return found
-        others = [enum for (_, label), enum in self._enums.items() if label == bare]
+        others = [enum for (_, label), enum in self._enums.items() if label == wanted.name]
         return others[0] if len(others) == 1 else None
 
     def _override(self, column: Column, type_name: Identifier) -> Override | None:
@@ -198,7 +209,7 @@ class TypeMap:
 
 def canonical(name: Identifier) -> str:
     """PostgreSQL's internal name of a type that sqlc spells in one of several ways."""
-    bare = re.sub(r"\s*\(.*?\)", "", _unquoted(name.name).removeprefix("pg_catalog."))
+    bare = re.sub(r"\s*\(.*?\)", "", _split(name).name)
     return _ALIASES.get(bare.lower(), bare)
 
 
@@ -224,9 +235,22 @@ def _overridden(found: PyType | None, override: Override) -> PyType:
     else:
         source = f"_runtime.reader({annotation})"
     return replace(
-        found, annotation=annotation, reader=reader, reader_source=source, imports=imports,
+        found,
+        annotation=annotation,
+        reader=reader,
+        reader_source=source,
+        imports=imports,
         is_enum=False,
     )
+
+
+def _split(name: Identifier) -> Identifier:
+    """Undo the quoting and qualifying that sqlc leaves in some names."""
+    found = _NAME.fullmatch(name.name)
+    if not found:
+        return name
+    schema, bare = found["schema"] or "", found["name"]
+    return Identifier(name.schema or _unquoted(schema), _unquoted(bare))
 
 
 def _unquoted(name: str) -> str:
@@ -234,17 +258,15 @@ def _unquoted(name: str) -> str:
 
 
 def _domains(paths: Sequence[str]) -> dict[str, tuple[str, int]]:
-    """Read what sqlc does not send: the types under the schema's domains."""
+    """Read from the schema what sqlc does not send: the types under the domains."""
     domains: dict[str, tuple[str, int]] = {}
-    for path in sorted(file for given in paths for file in _sql_files(Path(given))):
+    for path in [file for given in paths for file in _sql_files(Path(given))]:
         text = re.sub(r"--[^\n]*", "", path.read_text(encoding="utf-8", errors="replace"))
-        for name, base, brackets in _DOMAIN.findall(text):
-            bare = _unquoted(re.split(r"\s*\.\s*", name)[-1]) if name[-1] != '"' else name
-            key = _unquoted(bare.rsplit('."', 1)[-1].strip('"'))
-            domains[key if '"' in name else key.lower()] = (
-                canonical(Identifier("", " ".join(base.split()))),
-                brackets.count("["),
-            )
+        for match in _DOMAIN.finditer(text):
+            quoted = match["name"].startswith('"')
+            name = _unquoted(match["name"]) if quoted else match["name"].lower()
+            base = canonical(Identifier("", " ".join(match["base"].split())))
+            domains[name] = (base, match["brackets"].count("["))
     return domains
 
 

@@ -87,6 +87,7 @@ class Request:
     default_schema: str
     schema_paths: tuple[str, ...]
     enums: tuple[Enum, ...]
+    composites: tuple[Identifier, ...]
     tables: tuple[Table, ...]
     queries: tuple[Query, ...]
     options: dict[str, Any]
@@ -118,6 +119,11 @@ def parse_request(data: bytes) -> Request:
             )
             for s in schemas
             for e in s.get("enums") or ()
+        ),
+        composites=tuple(
+            Identifier(s.get("name", ""), c.get("name", ""))
+            for s in schemas
+            for c in s.get("composite_types") or ()
         ),
         tables=tuple(
             Table(

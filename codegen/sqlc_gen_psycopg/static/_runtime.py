@@ -13,11 +13,12 @@ from collections.abc import AsyncIterable, Callable, Iterable, Sequence
 from itertools import starmap
 
 import psycopg
+import psycopg.abc
 import psycopg.postgres
 import psycopg.types.array
 import psycopg.types.json
 import psycopg.types.numeric
-from psycopg.adapt import AdaptersMap, PyFormat
+from psycopg.adapt import AdaptersMap
 from psycopg.pq import Format, TransactionStatus
 from psycopg.rows import tuple_row
 
@@ -25,6 +26,7 @@ Row: typing.TypeAlias = tuple[typing.Any, ...]
 Json = psycopg.types.json.Json
 Jsonb = psycopg.types.json.Jsonb
 T = typing.TypeVar("T")
+P = typing.TypeVar("P")
 E = typing.TypeVar("E", bound=enum.Enum)
 # A class is called with the columns of a row, a function with the row.
 Maker: typing.TypeAlias = type[T] | Callable[[Row], T]
@@ -60,7 +62,6 @@ def _own_adapters() -> AdaptersMap:
 
 
 _ADAPTERS: typing.Final = _own_adapters()
-_TEXT_ARRAY: typing.Final = _ADAPTERS.types["text"].array_oid
 
 
 class _Cursor(psycopg.RawCursor[Row]):
@@ -144,7 +145,8 @@ def copy(
     conn: psycopg.Connection[typing.Any],
     sql: typing.LiteralString,
     types: Sequence[str],
-    rows: Iterable[Row],
+    values: Callable[[T], Row],
+    rows: Iterable[T],
 ) -> int:
     """Stream rows into a table and return their number; after an error none is there."""
     cursor = _Cursor(conn, row_factory=tuple_row)
@@ -152,49 +154,56 @@ def copy(
         if types:
             stream.set_types(types)
         write_row = stream.write_row
-        for row in rows:
+        for row in map(values, rows):
             write_row(row)
     return cursor.rowcount
 
 
 def batch_execute(
-    conn: psycopg.Connection[typing.Any], sql: typing.LiteralString, rows: Iterable[Row]
+    conn: psycopg.Connection[typing.Any],
+    sql: typing.LiteralString,
+    values: Callable[[P], Row],
+    rows: Iterable[P],
 ) -> None:
     """Run a query once for each row of parameters, in one pipeline."""
-    _batch(conn, sql, rows, returning=False)
+    _batch(conn, sql, values, rows, returning=False)
 
 
 def batch_one(
     conn: psycopg.Connection[typing.Any],
     sql: typing.LiteralString,
-    rows: Iterable[Row],
+    values: Callable[[P], Row],
+    rows: Iterable[P],
     make: Maker[T],
 ) -> list[T | None]:
     """Return the first row, or None, for each row of parameters."""
-    made = batch_many(conn, sql, rows, make)
-    return [found[0] if found else None for found in made]
+    cursor = _batch(conn, sql, values, rows, returning=True)
+    found = [result.fetchone() for result in cursor.results()]
+    return [None if row is None else _made([row], make)[0] for row in found]
 
 
 def batch_many(
     conn: psycopg.Connection[typing.Any],
     sql: typing.LiteralString,
-    rows: Iterable[Row],
+    values: Callable[[P], Row],
+    rows: Iterable[P],
     make: Maker[T],
 ) -> list[list[T]]:
     """Return the rows for each row of parameters."""
-    cursor = _batch(conn, sql, rows, returning=True)
+    cursor = _batch(conn, sql, values, rows, returning=True)
     return [_made(result.fetchall(), make) for result in cursor.results()]
 
 
 def _batch(
     conn: psycopg.Connection[typing.Any],
     sql: typing.LiteralString,
-    rows: Iterable[Row],
+    values: Callable[[P], Row],
+    rows: Iterable[P],
     *,
     returning: bool,
 ) -> _Cursor:
     cursor = _Cursor(conn, row_factory=tuple_row)
-    params = list(rows)
+    params = [values(row) for row in rows]
     if not params:
         return cursor
     if conn.autocommit and conn.info.transaction_status == TransactionStatus.IDLE:
@@ -290,43 +299,50 @@ async def async_copy(
 
 
 async def async_batch_execute(
-    conn: psycopg.AsyncConnection[typing.Any], sql: typing.LiteralString, rows: Iterable[Row]
+    conn: psycopg.AsyncConnection[typing.Any],
+    sql: typing.LiteralString,
+    values: Callable[[P], Row],
+    rows: Iterable[P],
 ) -> None:
     """Run a query once for each row of parameters, in one pipeline."""
-    await _async_batch(conn, sql, rows, returning=False)
+    await _async_batch(conn, sql, values, rows, returning=False)
 
 
 async def async_batch_one(
     conn: psycopg.AsyncConnection[typing.Any],
     sql: typing.LiteralString,
-    rows: Iterable[Row],
+    values: Callable[[P], Row],
+    rows: Iterable[P],
     make: Maker[T],
 ) -> list[T | None]:
     """Return the first row, or None, for each row of parameters."""
-    made = await async_batch_many(conn, sql, rows, make)
-    return [found[0] if found else None for found in made]
+    cursor = await _async_batch(conn, sql, values, rows, returning=True)
+    found = [await result.fetchone() async for result in cursor.results()]
+    return [None if row is None else _made([row], make)[0] for row in found]
 
 
 async def async_batch_many(
     conn: psycopg.AsyncConnection[typing.Any],
     sql: typing.LiteralString,
-    rows: Iterable[Row],
+    values: Callable[[P], Row],
+    rows: Iterable[P],
     make: Maker[T],
 ) -> list[list[T]]:
     """Return the rows for each row of parameters."""
-    cursor = await _async_batch(conn, sql, rows, returning=True)
+    cursor = await _async_batch(conn, sql, values, rows, returning=True)
     return [_made(await result.fetchall(), make) async for result in cursor.results()]
 
 
 async def _async_batch(
     conn: psycopg.AsyncConnection[typing.Any],
     sql: typing.LiteralString,
-    rows: Iterable[Row],
+    values: Callable[[P], Row],
+    rows: Iterable[P],
     *,
     returning: bool,
 ) -> _AsyncCursor:
     cursor = _AsyncCursor(conn, row_factory=tuple_row)
-    params = list(rows)
+    params = [values(row) for row in rows]
     if not params:
         return cursor
     if conn.autocommit and conn.info.transaction_status == TransactionStatus.IDLE:
@@ -363,17 +379,18 @@ class _Labels(dict[str | None, typing.Any]):
         raise ValueError(msg)
 
 
-def labels(cls: type[enum.Enum]) -> dict[str | None, typing.Any]:
+def labels(cls: type[enum.Enum]) -> dict[typing.Any, typing.Any]:
     """Map what the database sends for an enum to its members."""
     return _Labels(cls)
 
 
-def array(text: str | None) -> typing.Any:  # noqa: ANN401
-    """Split an array of a type that psycopg does not know, such as an enum."""
+def array(text: str | None, element: str = "text") -> typing.Any:  # noqa: ANN401
+    """Split an array of a type that psycopg does not know: an enum, or a domain over `element`."""
     if text is None:
         return None
-    loader = typing.cast("type[psycopg.abc.Loader]", _ADAPTERS.get_loader(_TEXT_ARRAY, Format.TEXT))
-    return loader(_TEXT_ARRAY, _ADAPTERS).load(text.encode())
+    oid = _ADAPTERS.types[element].array_oid
+    loader = typing.cast("type[psycopg.abc.Loader]", _ADAPTERS.get_loader(oid, Format.TEXT))
+    return loader(oid, _ADAPTERS).load(text.encode())
 
 
 def each(convert: Callable[[typing.Any], typing.Any], value: typing.Any) -> typing.Any:  # noqa: ANN401
@@ -381,3 +398,51 @@ def each(convert: Callable[[typing.Any], typing.Any], value: typing.Any) -> typi
     if isinstance(value, list):
         return [each(convert, element) for element in value]
     return None if value is None else convert(value)
+
+
+def reader(cls: Callable[[typing.Any], T]) -> Callable[[typing.Any], T | None]:
+    """Convert what psycopg loads to a type of the user's; NULL stays None."""
+    return lambda value: None if value is None else cls(value)
+
+
+def json_reader(cls: typing.Any) -> Callable[[typing.Any], typing.Any]:  # noqa: ANN401
+    """Convert a JSON value to a user's type: a pydantic model, a dataclass, or what JSON has."""
+    validate = getattr(cls, "model_validate", None)
+    if validate:
+        return reader(validate)
+    if isinstance(cls, type) and dataclasses.is_dataclass(cls):
+        return reader(lambda value: cls(**value))
+    return lambda value: value
+
+
+def json_value(value: object) -> object:
+    """Turn a pydantic model or dataclass into what JSON can hold."""
+    dump = getattr(value, "model_dump", None)
+    if dump:
+        return dump(mode="json")
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.asdict(value)
+    return value
+
+
+def to_jsonb(value: object) -> object:
+    """Mark a value as jsonb. None is NULL; for a JSON null pass `Jsonb(None)`."""
+    return value if value is None or isinstance(value, Jsonb) else Jsonb(json_value(value))
+
+
+def to_json(value: object) -> object:
+    """Mark a value as json. None is NULL; for a JSON null pass `Json(None)`."""
+    return value if value is None or isinstance(value, Json) else Json(json_value(value))
+
+
+def aware(name: str, value: datetime.datetime | None) -> datetime.datetime | None:
+    """Refuse a datetime without a time zone: the server would guess one."""
+    if value is not None and value.tzinfo is None:
+        msg = f"{name}: a timestamptz takes a datetime with a time zone, not {value!r}"
+        raise ValueError(msg)
+    return value
+
+
+def each_aware(name: str, value: typing.Any) -> typing.Any:  # noqa: ANN401
+    """Refuse datetimes without a time zone in an array."""
+    return each(lambda element: aware(name, element), value)

@@ -1,0 +1,107 @@
+"""Write generated/ from schema/ and queries/, or check that it is current.
+
+sqlc wants a live database to type the queries, so this loads schema/ into a throw-away database of
+the embedded server, runs sqlc there (generate, then vet) and compares what comes out with what is
+in generated/. Files that no query file accounts for count as a difference, and go.
+"""
+
+import argparse
+import filecmp
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psycopg
+from psycopg import sql
+
+from optiinfra_db import embedded
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@contextmanager
+def schema_database() -> Iterator[str]:
+    """Yield the URL of a new database that holds schema/, and drop it afterwards."""
+    server = embedded.start()
+    name = f"optiinfra_codegen_{os.getpid()}"
+    identifier = sql.Identifier(name)
+    with psycopg.connect(server.url("postgres"), autocommit=True) as admin:
+        admin.execute(sql.SQL("CREATE DATABASE {}").format(identifier))
+        try:
+            with psycopg.connect(server.url(name), autocommit=True) as conn:
+                for path in sorted((ROOT / "schema").glob("*.sql")):
+                    conn.execute(path.read_bytes())
+            yield server.url(name)
+        finally:
+            admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(identifier))
+
+
+def run_sqlc(folder: Path) -> None:
+    """Run sqlc in a folder that looks like the project but for its empty generated/."""
+    for name in ("schema", "queries", "codegen", "sqlc.yaml"):
+        (folder / name).symlink_to(ROOT / name)
+    # The plugin runs under this Python, and sqlc comes from the same environment.
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    with schema_database() as url:
+        environment = os.environ | {"PATH": path, "OPTIINFRA_CODEGEN_URL": url}
+        for command in ("generate", "vet"):
+            sqlc = ["sqlc", command, "--file", str(folder / "sqlc.yaml")]
+            subprocess.run(sqlc, cwd=folder, env=environment, check=True)
+
+
+def files_in(folder: Path) -> set[Path]:
+    """Return the paths of the files in a folder, relative to it."""
+    return {
+        path.relative_to(folder)
+        for path in folder.rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+
+
+def differences(made: Path, present: Path) -> list[str]:
+    """List what differs between the files just made and those present, a line each."""
+    new, old = files_in(made), files_in(present)
+    return sorted(
+        [f"missing: {path}" for path in new - old]
+        + [f"orphaned: {path}" for path in old - new]
+        + [
+            f"outdated: {path}"
+            for path in new & old
+            if not filecmp.cmp(made / path, present / path, shallow=False)
+        ]
+    )
+
+
+def main() -> int:
+    """Run as a command; the exit code is 1 where --check finds a difference."""
+    parser = argparse.ArgumentParser(description="Write generated/ from schema/ and queries/.")
+    parser.add_argument("--check", action="store_true", help="write nothing; fail if not current")
+    check = parser.parse_args().check
+    present = ROOT / "generated"
+    with tempfile.TemporaryDirectory() as folder:
+        made = Path(folder, "generated")
+        try:
+            run_sqlc(Path(folder))
+        except subprocess.CalledProcessError as error:
+            return int(error.returncode)
+        changed = differences(made, present)
+        for line in changed:
+            print(line)
+        if not check:
+            for path in files_in(present) - files_in(made):
+                (present / path).unlink()
+            shutil.copytree(made, present, dirs_exist_ok=True)
+    if check and changed:
+        print("generated/ is not current: run `make generate` and commit what it writes.")
+        return 1
+    print(f"generated/ is current: {len(files_in(present))} files.")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

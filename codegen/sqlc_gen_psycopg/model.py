@@ -1,0 +1,473 @@
+"""The modules to write: classes, constants and functions, with every name settled.
+
+Names are settled here and nowhere else, so that a clash is found here and reported.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import PurePosixPath
+
+from .comments import Comment, parse_comment
+from .config import Config
+from .inflection import singular
+from .naming import class_name, identifier, member_names, snake_case, unique
+from .pgtypes import PyType, TypeMap, UnknownTypeError, enum_class
+from .problems import Problems
+from .request import Column, Identifier, Query, Request, Table
+
+ROW_COMMANDS = (":one", ":many", ":batchone", ":batchmany")
+STREAM_COMMANDS = (":copyfrom", ":batchexec", ":batchone", ":batchmany")
+COMMANDS = (*ROW_COMMANDS, ":exec", ":execrows", ":execresult", ":copyfrom", ":batchexec")
+RESERVED_MODULES = ("models", "_runtime", "aio", "__init__", "py")
+_RESERVED_CLASSES = ("JSON", "INET", "CIDR", "Range", "Multirange")
+_PYDANTIC_NAMES = (
+    "construct copy dict fields_set from_orm json parse_file parse_obj parse_raw schema "
+    "schema_json update_forward_refs validate"
+)
+_PYDANTIC = frozenset(_PYDANTIC_NAMES.split())
+_INSERT = re.compile(
+    r"INSERT\s+INTO\s+(?P<table>[^(]+?)\s*\((?P<columns>[^)]*)\)\s*"
+    r"VALUES\s*\((?P<values>(?:[^()]|\([^()]*\))*)\)\s*;?\s*",
+    re.IGNORECASE,
+)
+_PLACEHOLDER = re.compile(r"\$(\d+)(?:\s*::[\w\s.\"\[\]]+(?:\([\d,\s]*\))?)?")
+
+
+@dataclass(frozen=True, slots=True)
+class EnumClass:
+    """A StrEnum."""
+
+    name: str
+    comment: str
+    members: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """A field of a class."""
+
+    name: str
+    type: PyType
+    comment: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RowClass:
+    """A dataclass for rows of a table, of a result, or of parameters."""
+
+    name: str
+    doc: str
+    fields: tuple[Field, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A table's class."""
+
+    table: Table
+    row: RowClass
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """A field of a result: a column, or a whole table embedded."""
+
+    name: str
+    type: PyType | None
+    comment: str = ""
+    embed: Model | None = None
+    nullable: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a query's rows become: a scalar, a table's model, or a class of their own."""
+
+    items: tuple[Item, ...]
+    model: Model | None
+    row_class: str  # of its own
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """A parameter of a function."""
+
+    name: str
+    type: PyType
+
+
+@dataclass(frozen=True, slots=True)
+class Function:
+    """A query as a function, sync and async."""
+
+    name: str
+    constant: str
+    sql: str
+    command: str
+    doc: str
+    parameters: tuple[Parameter, ...]
+    params_class: str  # empty: each parameter is an argument of its own
+    result: Result | None
+    exactly_one: bool
+    copy_types: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class QueryModule:
+    """A query file as a module."""
+
+    name: str
+    source: str
+    functions: tuple[Function, ...]
+
+
+@dataclass(slots=True)
+class Package:
+    """All there is to write."""
+
+    enums: list[EnumClass] = field(default_factory=list)
+    models: list[Model] = field(default_factory=list)
+    modules: list[QueryModule] = field(default_factory=list)
+
+
+def build(request: Request, config: Config, problems: Problems) -> Package:
+    """Settle what to write; what cannot be is in `problems`."""
+    if request.engine != "postgresql":
+        problems.add("engine", f"only postgresql is supported, not {request.engine or 'none'}")
+    types = TypeMap(request, config.overrides)
+    package = Package(_enums(request), _models(request, config, types, problems))
+    _check_classes(package, request, problems)
+    builder = _QueryBuilder(request, config, types, package.models, problems)
+    files: dict[str, list[Query]] = {}
+    for query in request.queries:
+        files.setdefault(query.filename, []).append(query)
+    for filename in sorted(files):
+        package.modules.append(builder.module(filename, files[filename]))
+    _check_modules(package, problems)
+    for override in types.unused_overrides(config.overrides):
+        if override.column and override.column.count(".") not in (1, 2):
+            problems.add("option overrides", f"column {override.column}: write table.column")
+    return package
+
+
+def _enums(request: Request) -> list[EnumClass]:
+    classes = [
+        EnumClass(
+            enum_class(enum, request.default_schema),
+            enum.comment,
+            tuple(zip(member_names(enum.labels), enum.labels, strict=True)),
+        )
+        for enum in request.enums
+    ]
+    return sorted(classes, key=lambda cls: cls.name)
+
+
+def _models(request: Request, config: Config, types: TypeMap, problems: Problems) -> list[Model]:
+    models = []
+    for table in request.tables:
+        name = table.id.name
+        if table.id.schema != request.default_schema:
+            name = f"{table.id.schema}_{name}"
+        if not config.exact_table_names:
+            name = singular(name, config.inflection_exclusions)
+        fields = []
+        for column in table.columns:
+            place = f"table {table.id.name}, column {column.name}"
+            name_of = _field_name(column.name, config, "column")
+            column_type = _type(types, column, place, problems)
+            fields.append(Field(name_of, column_type, column.comment))
+        _check_distinct(
+            [(f.name, c.name) for f, c in zip(fields, table.columns, strict=True)],
+            f"table {table.id.name}",
+            "column",
+            problems,
+        )
+        doc = table.comment or f"A row of `{table.id.name}`."
+        models.append(Model(table, RowClass(_model_class(name), doc, tuple(fields))))
+    return sorted(models, key=lambda model: model.row.name)
+
+
+def _model_class(name: str) -> str:
+    cls = class_name(name)
+    return cls + "_" if cls in _RESERVED_CLASSES else cls
+
+
+def _field_name(name: str, config: Config, fallback: str) -> str:
+    word = identifier(name, fallback)
+    if not config.pydantic:
+        return word
+    word = word.lstrip("_") or fallback
+    word = f"{fallback}_{word}" if word[0].isdigit() else word
+    return word + "_" if word in _PYDANTIC or word.startswith("model_") else word
+
+
+def _type(types: TypeMap, column: Column, place: str, problems: Problems) -> PyType:
+    try:
+        return types.of(column)
+    except UnknownTypeError as error:
+        problems.add(
+            place,
+            f"PostgreSQL type {error} has no Python type here; "
+            "give it one with an overrides entry (db_type, py_type), or cast it",
+        )
+        return PyType("typing.Any")
+
+
+def _check_distinct(
+    names: Iterable[tuple[str, str]], place: str, kind: str, problems: Problems
+) -> None:
+    seen: dict[str, str] = {}
+    for name, source in names:
+        if name in seen:
+            problems.add(
+                place,
+                f"{kind}s {seen[name]!r} and {source!r} are both {name} in Python; rename one",
+            )
+        seen.setdefault(name, source)
+
+
+def _check_classes(package: Package, request: Request, problems: Problems) -> None:
+    sources = [(enum_class(e, request.default_schema), f"enum {e.id}") for e in request.enums]
+    sources += [(m.row.name, f"table {m.table.id}") for m in package.models]
+    seen: dict[str, str] = {}
+    for name, source in sources:
+        if name in seen:
+            problems.add(
+                "models.py",
+                f"{seen[name]} and {source} are both the class {name}; "
+                "name a table in inflection_exclude_table_names or rename one",
+            )
+        seen.setdefault(name, source)
+
+
+def _check_modules(package: Package, problems: Problems) -> None:
+    seen: dict[str, str] = {}
+    for module in package.modules:
+        place = module.source
+        if module.name in RESERVED_MODULES:
+            problems.add(place, f"{module.name}.py is a module of the generator's; rename the file")
+        if module.name in seen:
+            problems.add(place, f"{seen[module.name]} becomes {module.name}.py as well; rename one")
+        seen.setdefault(module.name, module.source)
+        names: dict[str, str] = {}
+        for function in module.functions:
+            for name in {
+                function.name,
+                function.constant,
+                function.params_class,
+                function.result.row_class if function.result else "",
+            } - {""}:
+                if name in names:
+                    problems.add(
+                        f"{place}, query {function.name}",
+                        f"query {names[name]} takes the Python name {name} as well; rename one",
+                    )
+                names.setdefault(name, function.name)
+
+
+class _QueryBuilder:
+    """Turns queries into functions."""
+
+    def __init__(
+        self,
+        request: Request,
+        config: Config,
+        types: TypeMap,
+        models: Sequence[Model],
+        problems: Problems,
+    ) -> None:
+        self._default = request.default_schema
+        self._config = config
+        self._types = types
+        self._models = {self._key(m.table.id): m for m in models}
+        self._problems = problems
+
+    def module(self, filename: str, queries: Sequence[Query]) -> QueryModule:
+        stem = PurePosixPath(filename.replace("\\", "/")).name
+        name = identifier(stem.removesuffix(".sql").removesuffix(".py"), "queries")
+        functions = [self._function(query) for query in queries]
+        return QueryModule(name, stem, tuple(functions))
+
+    def _function(self, query: Query) -> Function:
+        place = f"{query.filename}, query {query.name}"
+        comment = parse_comment(query.comments, place, self._problems)
+        if query.command not in COMMANDS:
+            advice = f"use one of {', '.join(COMMANDS)}"
+            if query.command == ":execlastid":
+                advice = "PostgreSQL has no last id; use :one with RETURNING"
+            self._problems.add(place, f"{query.command} is not supported; {advice}")
+        if comment.exactly_one and query.command != ":one":
+            self._problems.add(place, "@returns exactly one is for :one queries")
+        name = identifier(snake_case(query.name), "query")
+        cls = class_name(query.name)
+        params_class = self._params_class(query, cls, place)
+        parameters = self._parameters(query, place, spread=not params_class)
+        result = None
+        if query.command in ROW_COMMANDS:
+            result = self._result(query, cls, comment, place)
+        elif comment.nullable:
+            self._problems.add(place, f"@nullable: a {query.command} query returns no columns")
+        sql = query.text.strip()
+        copy_types: tuple[str, ...] = ()
+        if query.command == ":copyfrom":
+            sql, parameters, copy_types = self._copy(query, parameters, place)
+        return Function(
+            name=name,
+            constant=identifier(snake_case(query.name).upper(), "QUERY"),
+            sql=f"-- name: {query.name} {query.command}\n{sql}\n",
+            command=query.command,
+            doc=comment.prose or f"Run the query `{query.name}`.",
+            parameters=parameters,
+            params_class=params_class,
+            result=result,
+            exactly_one=comment.exactly_one,
+            copy_types=copy_types,
+        )
+
+    def _params_class(self, query: Query, cls: str, place: str) -> str:
+        limit = self._config.parameter_limit
+        if query.command in STREAM_COMMANDS:
+            if not query.parameters:
+                self._problems.add(place, f"a {query.command} query needs parameters")
+        elif limit is None or not query.parameters or len(query.parameters) <= limit:
+            return ""
+        return cls + "Params"
+
+    def _parameters(self, query: Query, place: str, *, spread: bool) -> tuple[Parameter, ...]:
+        parameters: list[Parameter] = []
+        sources: dict[str, str] = {}
+        for number, parameter in enumerate(query.parameters, 1):
+            column = parameter.column
+            if parameter.number != number:
+                self._problems.add(place, f"${number} is used nowhere; number from $1 up")
+            if column.is_slice:
+                self._problems.add(
+                    place, f"sqlc.slice({column.name}): use = ANY(@{column.name}::type[])"
+                )
+            source = column.name or f"dollar_{parameter.number}"
+            name = _field_name(source, self._config, f"dollar_{parameter.number}")
+            name = "conn_" if name == "conn" and spread else name
+            if sources.get(name, source) != source:
+                self._problems.add(
+                    place,
+                    f"parameters {sources[name]!r} and {source!r} are both {name} in Python; "
+                    "name one with sqlc.arg(...)",
+                )
+            sources[name] = source
+            name = unique(name, [p.name for p in parameters])
+            type_ = _type(self._types, column, f"{place}, parameter {source}", self._problems)
+            parameters.append(Parameter(name, type_))
+        return tuple(parameters)
+
+    def _result(self, query: Query, cls: str, comment: Comment, place: str) -> Result | None:
+        items: list[Item] = []
+        sources: dict[str, str] = {}
+        unmet = set(comment.nullable)
+        aliases = self._embed_aliases(query)
+        for position, column in enumerate(query.columns, 1):
+            source = column.name or f"column_{position}"
+            model = None
+            if column.embed:
+                model = self._models.get(self._key(column.embed))
+                if model is None:
+                    self._problems.add(place, f"sqlc.embed: there is no table {column.embed}")
+                    continue
+                alias = aliases.get(position, "")
+                source = alias or snake_case(model.row.name).strip("_")
+            name = _field_name(source, self._config, f"column_{position}")
+            marks = {source, name, column.name} & comment.nullable
+            unmet -= marks
+            if sources.get(name, source) != source:
+                self._problems.add(
+                    place,
+                    f"columns {sources[name]!r} and {source!r} are both {name} in Python; "
+                    "rename one with AS",
+                )
+            sources[name] = source
+            name = unique(name, [item.name for item in items])
+            if model:
+                items.append(Item(name, None, embed=model, nullable=bool(marks)))
+                continue
+            type_ = _type(self._types, column, f"{place}, column {source}", self._problems)
+            if marks:
+                type_ = replace(type_, nullable=True)
+            items.append(Item(name, type_, self._comment_of(column)))
+        for name in sorted(unmet):
+            known = ", ".join(item.name for item in items)
+            self._problems.add(place, f"@nullable {name}: there is no such column; it has {known}")
+        if not items:
+            self._problems.add(
+                place, f"a {query.command} query has to return columns; use :exec if it does not"
+            )
+            return None
+        if len(items) == 1 and items[0].type:
+            return Result(tuple(items), None, "")
+        model = self._matching_model(query, items)
+        return Result(tuple(items), model, "" if model else cls + "Row")
+
+    def _embed_aliases(self, query: Query) -> dict[int, str]:
+        """Positions of tables embedded more than once, with the alias that tells them apart."""
+        keys = [self._key(c.embed) if c.embed else None for c in query.columns]
+        aliases = {}
+        cursor = 0
+        for position, key in enumerate(keys, 1):
+            if key is None or keys.count(key) == 1 or key not in self._models:
+                continue
+            columns = self._models[key].table.columns
+            quoted = [rf'"?{re.escape(c.name)}"?' for c in columns]
+            pattern = rf"(\w+)\.{quoted[0]}" + "".join(rf"\s*,\s*\1\.{name}" for name in quoted[1:])
+            match = re.compile(pattern).search(query.text, cursor)
+            if match:
+                cursor = match.end()
+                aliases[position] = match[1]
+        return aliases
+
+    def _comment_of(self, column: Column) -> str:
+        model = self._models.get(self._key(column.table)) if column.table else None
+        comments = {c.name: c.comment for c in model.table.columns} if model else {}
+        return comments.get(column.original_name, "")
+
+    def _matching_model(self, query: Query, items: Sequence[Item]) -> Model | None:
+        """Find the table whose columns these are, as they are or through a CTE."""
+        if any(item.embed for item in items):
+            return None
+        shape = [
+            (c.name, self._types.key(c), i.type and i.type.nullable)
+            for c, i in zip(query.columns, items, strict=True)
+        ]
+        same = [
+            model
+            for model in self._models.values()
+            if [(c.name, self._types.key(c), not c.not_null) for c in model.table.columns] == shape
+        ]
+        tables = {self._key(c.table) if c.table else None for c in query.columns}
+        for model in same:
+            if tables == {self._key(model.table.id)}:
+                return model
+        if any(key in self._models for key in tables):
+            return None
+        named = [m for m in same if re.search(rf"\b{re.escape(m.table.id.name)}\b", query.text)]
+        return named[0] if len(named) == 1 else None
+
+    def _copy(
+        self, query: Query, parameters: tuple[Parameter, ...], place: str
+    ) -> tuple[str, tuple[Parameter, ...], tuple[str, ...]]:
+        match = _INSERT.fullmatch(query.text.strip())
+        values = [part.strip() for part in match["values"].split(",")] if match else []
+        numbers = [_PLACEHOLDER.fullmatch(value) for value in values]
+        if match is None or len(numbers) != len(match["columns"].split(",")) or None in numbers:
+            self._problems.add(
+                place, ":copyfrom takes INSERT INTO table (columns) VALUES ($1, ...) and no more"
+            )
+            return query.text, parameters, ()
+        ordered = tuple(parameters[int(n[1]) - 1] for n in numbers if n)
+        types = tuple(p.type.copy_type for p in ordered)
+        binary = all(types)
+        columns = " ".join(match["columns"].split())
+        form = "binary" if binary else "text"
+        sql = f"COPY {match['table']} ({columns}) FROM STDIN (FORMAT {form})"
+        return sql, ordered, types if binary else ()
+
+    def _key(self, name: Identifier) -> tuple[str, str]:
+        return name.schema or self._default, name.name

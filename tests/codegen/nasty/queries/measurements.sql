@@ -1,0 +1,26 @@
+-- name: copy_measurements :copyfrom
+-- Append measurements, fast.
+INSERT INTO measurements (sensor, taken_at, value, tags, valid, counts, mood) VALUES ($1, $2, $3, $4, $5, $6, $7);
+
+-- name: list_measurements :many
+SELECT * FROM measurements WHERE taken_at >= @since ORDER BY sensor, taken_at;
+
+-- name: newest :one
+-- @returns exactly one
+-- @nullable newest
+SELECT max(taken_at)::timestamptz AS newest, count(*) AS n, coalesce(sum(value), 0)::numeric AS total FROM measurements;
+
+-- name: at_times :many
+SELECT sensor FROM measurements WHERE taken_at = ANY(@times::timestamptz []) ORDER BY sensor;
+
+-- name: put_document :one
+-- @returns exactly one
+INSERT INTO documents (id, body, extra, kind) VALUES (@id, @body, sqlc.narg(extra), @kind)
+ON CONFLICT (id) DO UPDATE SET body = excluded.body, extra = excluded.extra
+RETURNING *;
+
+-- name: documents_with :many
+SELECT * FROM documents WHERE body @> @part::jsonb ORDER BY id;
+
+-- name: bodies :many
+SELECT body FROM documents ORDER BY id;

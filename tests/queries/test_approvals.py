@@ -1,0 +1,131 @@
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from psycopg.errors import CheckViolation, ForeignKeyViolation, UniqueViolation
+
+from optiinfra_db.generated.models import ApprovalStatus, RecommendationStatus
+
+from .database import key
+
+
+@pytest.fixture
+def recommendation(db):
+    return db.make_recommendation()
+
+
+def ask(db, recommendation, **given):
+    values = {"customer_id": recommendation.customer_id, "recommendation_id": recommendation.id}
+    return db.approvals.create_approval(**values | given)
+
+
+def test_created_approval_is_read_back_with_defaults(db, recommendation):
+    made = ask(db, recommendation)
+
+    assert made.status is ApprovalStatus.PENDING
+    assert (made.approved_by, made.comment) == (None, "")
+    assert (made.expires_at, made.decided_at) == (None, None)
+    assert db.approvals.get_approval(**key(made)) == made
+
+
+def test_creating_twice_with_one_id_returns_the_first(db, recommendation):
+    first = ask(db, recommendation)
+
+    assert ask(db, recommendation, id=first.id) == first
+
+
+def test_at_most_one_is_pending(db, recommendation):
+    first = ask(db, recommendation)
+    with db.refused(UniqueViolation, "approvals_recommendation_id_pending_key"):
+        ask(db, recommendation)
+
+    db.approvals.decide_approval(
+        **key(first), status=ApprovalStatus.REJECTED, approved_by="ada@example.com"
+    )
+    second = ask(db, recommendation)
+
+    listed = db.approvals.list_recommendation_approvals(
+        customer_id=recommendation.customer_id, recommendation_id=recommendation.id
+    )
+    assert [approval.id for approval in listed] == [first.id, second.id]
+
+
+@pytest.mark.parametrize("status", [ApprovalStatus.APPROVED, ApprovalStatus.REJECTED])
+def test_a_decision_moves_the_recommendation_and_is_final(db, recommendation, status):
+    made = ask(db, recommendation)
+
+    decided = db.approvals.decide_approval(
+        **key(made), status=status, approved_by="ada@example.com", comment="Fine."
+    )
+
+    assert decided.status is status
+    assert (decided.approved_by, decided.comment) == ("ada@example.com", "Fine.")
+    assert decided.decided_at is not None
+    moved = db.recommendations.get_recommendation(**key(recommendation))
+    assert moved.status is RecommendationStatus(status)
+    assert (moved.approved_at is not None) == (status is ApprovalStatus.APPROVED)
+    for again in (ApprovalStatus.APPROVED, ApprovalStatus.REJECTED):
+        assert db.approvals.decide_approval(**key(made), status=again, approved_by="eve") is None
+    assert db.approvals.get_approval(**key(made)) == decided
+
+
+def test_a_decision_of_nobody_or_of_nothing_is_refused(db, recommendation):
+    made = ask(db, recommendation)
+
+    with db.refused(CheckViolation, "approvals_approved_by_check"):
+        db.approvals.decide_approval(**key(made), status=ApprovalStatus.APPROVED, approved_by="")
+    with db.refused(CheckViolation):
+        db.approvals.decide_approval(**key(made), status=ApprovalStatus.PENDING, approved_by="a")
+    assert db.approvals.get_approval(**key(made)) == made
+
+
+def test_what_has_expired_cannot_be_decided(db, recommendation):
+    made = ask(db, recommendation, expires_at=datetime.now(UTC) - timedelta(seconds=1))
+
+    assert (
+        db.approvals.decide_approval(**key(made), status=ApprovalStatus.APPROVED, approved_by="a")
+        is None
+    )
+    assert (
+        db.approvals.list_pending_approvals(customer_id=recommendation.customer_id, max_rows=9)
+        == []
+    )
+    assert (
+        db.recommendations.get_recommendation(**key(recommendation)).status
+        is RecommendationStatus.PENDING
+    )
+
+
+def test_pending_approvals_come_with_their_recommendations(db, recommendation):
+    made = ask(db, recommendation, expires_at=datetime.now(UTC) + timedelta(hours=1))
+    ask(db, db.make_recommendation())
+
+    (row,) = db.approvals.list_pending_approvals(customer_id=recommendation.customer_id, max_rows=9)
+
+    assert (row.approval, row.recommendation) == (made, recommendation)
+
+
+def test_approvals_are_listed_newest_first_page_by_page(db):
+    customer, agent = db.make_customer(), db.make_agent()
+    made = [ask(db, db.make_recommendation(customer, agent)) for _ in range(4)]
+
+    first = db.approvals.list_approvals(customer_id=customer.id, max_rows=3)
+    rest = db.approvals.list_approvals(customer_id=customer.id, max_rows=3, before_id=first[-1].id)
+
+    assert first + rest == made[::-1]
+
+
+def test_another_customers_recommendation_cannot_be_referenced(db, recommendation):
+    other = db.make_customer()
+
+    with db.refused(ForeignKeyViolation, "approvals_recommendation_id_fkey"):
+        ask(db, recommendation, customer_id=other.id)
+
+
+def test_only_a_pending_approval_can_be_withdrawn(db, recommendation):
+    made = ask(db, recommendation)
+    assert db.approvals.delete_approval(**key(made)) == 1
+    assert db.approvals.get_approval(**key(made)) is None
+
+    made = ask(db, recommendation)
+    db.approvals.decide_approval(**key(made), status=ApprovalStatus.APPROVED, approved_by="ada")
+    assert db.approvals.delete_approval(**key(made)) == 0

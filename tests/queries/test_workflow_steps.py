@@ -1,0 +1,235 @@
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from psycopg.errors import CheckViolation, ForeignKeyViolation, UniqueViolation
+
+from optiinfra_db.generated.models import StepStatus
+
+from .database import key, step_key
+
+ERROR = {"type": "Timeout", "message": "no answer in 30 s"}
+
+
+@pytest.fixture
+def run(db):
+    run = db.make_run(step_names=["a", "b", "c"])
+    return db.start_run(run)
+
+
+def add(db, run, **given):
+    values = {"customer_id": run.customer_id, "workflow_execution_id": run.id, "step_name": "d"}
+    return db.workflow_steps.add_workflow_step(**values | given)
+
+
+def in_each_state(db, run):
+    """Make a step in each state, by the functions that lead there."""
+    functions = db.workflow_steps
+    steps = {status: add(db, run, step_name=status) for status in StepStatus}
+    for status, step in steps.items():
+        if status not in {StepStatus.PENDING, StepStatus.SKIPPED}:
+            functions.start_workflow_step(**step_key(step))
+    functions.complete_workflow_step(**step_key(steps[StepStatus.COMPLETED]))
+    functions.skip_workflow_step(**step_key(steps[StepStatus.SKIPPED]))
+    functions.fail_workflow_step(
+        **step_key(steps[StepStatus.FAILED]), retryable=False, error_details=ERROR
+    )
+    functions.fail_workflow_step(
+        **step_key(steps[StepStatus.RETRYING]), retryable=True, error_details=ERROR
+    )
+    return {status: functions.get_workflow_step(**step_key(step)) for status, step in steps.items()}
+
+
+def test_an_added_step_is_read_back_with_defaults_at_the_end(db, run):
+    made = add(db, run)
+
+    assert (made.step_order, made.status) == (4, StepStatus.PENDING)
+    assert (made.retry_count, made.max_retries, made.next_attempt_at) == (0, 3, None)
+    assert (made.started_at, made.completed_at, made.error_details) == (None, None, None)
+    assert (made.input_data, made.output_data, made.metadata) == ({}, {}, {})
+    assert db.workflow_steps.get_workflow_step(**step_key(made)) == made
+    assert db.steps_of(run)[-1] == made
+
+
+def test_every_field_is_kept(db, run):
+    made = add(db, run, step_order=9, max_retries=0, input_data=[1], metadata={"a": "b"})
+
+    assert (made.step_order, made.max_retries) == (9, 0)
+    assert (made.input_data, made.metadata) == ([1], {"a": "b"})
+
+
+def test_adding_twice_with_one_id_returns_the_first(db, run):
+    first = add(db, run)
+
+    assert add(db, run, id=first.id, step_name="other") == first
+    assert len(db.steps_of(run)) == 4
+
+
+def test_step_order_is_unique_in_a_run_and_from_one_on(db, run):
+    with db.refused(UniqueViolation, "workflow_steps_step_order_key"):
+        add(db, run, step_order=2)
+    with db.refused(CheckViolation, "workflow_steps_step_order_check"):
+        add(db, run, step_order=0)
+    with db.refused(CheckViolation, "workflow_steps_max_retries_check"):
+        add(db, run, max_retries=-1)
+
+
+def test_no_step_is_added_to_a_run_that_is_over_or_of_another_customer(db, run):
+    assert add(db, run, customer_id=db.make_customer().id) is None
+
+    db.workflow_executions.fail_workflow_execution(**key(run), error_details=ERROR)
+    assert add(db, run) is None
+    assert len(db.steps_of(run)) == 3
+
+
+def test_another_customers_run_cannot_be_referenced(db, run):
+    other = db.make_customer()
+
+    with db.refused(ForeignKeyViolation, "workflow_steps_workflow_execution_id_fkey"):
+        db.execute(
+            "INSERT INTO workflow_steps"
+            "(customer_id, workflow_execution_id, step_name, step_order)"
+            f"VALUES ('{other.id}', '{run.id}', 'a', 1)"
+        )
+
+
+def test_a_step_goes_from_start_to_completion(db, run):
+    step, *_ = db.steps_of(run)
+
+    started = db.workflow_steps.start_workflow_step(**step_key(step))
+    assert started.status is StepStatus.RUNNING
+    assert started.started_at is not None
+
+    completed = db.workflow_steps.complete_workflow_step(
+        **step_key(step), output_data={"metrics": 1247}
+    )
+    assert completed.status is StepStatus.COMPLETED
+    assert completed.output_data == {"metrics": 1247}
+    assert completed.completed_at >= completed.started_at
+    assert db.workflow_steps.get_workflow_step(**step_key(step)) == completed
+
+
+def test_a_step_starts_only_in_a_running_run(db):
+    pending = db.make_run()
+    step, *_ = db.steps_of(pending)
+
+    assert db.workflow_steps.start_workflow_step(**step_key(step)) is None
+    db.start_run(pending)
+    assert db.workflow_steps.start_workflow_step(**step_key(step)) is not None
+
+
+def test_advancing_completes_a_step_and_starts_the_next_pending_one(db, run):
+    advance = db.workflow_steps.advance_workflow_step
+    a, b, c = db.steps_of(run)
+    assert advance(**step_key(a)) == []
+    db.workflow_steps.start_workflow_step(**step_key(a))
+    db.workflow_steps.skip_workflow_step(**step_key(b))
+
+    completed, started = advance(**step_key(a), output_data={"x": 1})
+    assert (completed.id, completed.status) == (a.id, StepStatus.COMPLETED)
+    assert completed.output_data == {"x": 1}
+    assert (started.id, started.status) == (c.id, StepStatus.RUNNING)
+    assert started.started_at is not None
+
+    assert advance(**step_key(a)) == []
+    (last,) = advance(**step_key(c))
+    assert (last.id, last.status) == (c.id, StepStatus.COMPLETED)
+    assert [step.status for step in db.steps_of(run)] == [
+        StepStatus.COMPLETED,
+        StepStatus.SKIPPED,
+        StepStatus.COMPLETED,
+    ]
+
+
+def test_a_retryable_failure_is_tried_again_with_growing_pauses_until_none_is_left(db, run):
+    step = add(db, run, max_retries=3)
+    now = next(iter(db.execute("SELECT now()")))[0]
+    pauses = []
+    for attempt in range(3):
+        db.workflow_steps.start_workflow_step(**step_key(step))
+        failed = db.workflow_steps.fail_workflow_step(
+            **step_key(step),
+            retryable=True,
+            error_details=ERROR,
+            backoff_base_seconds=10,
+            backoff_cap_seconds=25,
+        )
+        assert (failed.status, failed.retry_count) == (StepStatus.RETRYING, attempt + 1)
+        assert (failed.error_details, failed.completed_at) == (ERROR, None)
+        pauses.append(failed.next_attempt_at - now)
+        assert db.workflow_steps.start_workflow_step(**step_key(step)) is None
+        db.execute(f"UPDATE workflow_steps SET next_attempt_at = now() WHERE id = '{step.id}'")
+    for pause, whole in zip(pauses, (10, 20, 25), strict=True):
+        assert timedelta(seconds=whole / 2) <= pause <= timedelta(seconds=whole)
+
+    db.workflow_steps.start_workflow_step(**step_key(step))
+    failed = db.workflow_steps.fail_workflow_step(
+        **step_key(step), retryable=True, error_details=ERROR
+    )
+    assert (failed.status, failed.retry_count) == (StepStatus.FAILED, 3)
+    assert failed.next_attempt_at is None
+    assert failed.completed_at is not None
+
+
+def test_a_failure_that_is_not_retryable_is_final(db, run):
+    step, *_ = db.steps_of(run)
+    db.workflow_steps.start_workflow_step(**step_key(step))
+
+    failed = db.workflow_steps.fail_workflow_step(
+        **step_key(step), retryable=False, error_details=ERROR
+    )
+
+    assert (failed.status, failed.retry_count) == (StepStatus.FAILED, 0)
+
+
+def test_a_failure_needs_a_reason_that_is_an_object(db, run):
+    step, *_ = db.steps_of(run)
+    started = db.workflow_steps.start_workflow_step(**step_key(step))
+
+    with db.refused(CheckViolation, "workflow_steps_error_details_check"):
+        db.workflow_steps.fail_workflow_step(
+            **step_key(step), retryable=False, error_details="because"
+        )
+    assert db.workflow_steps.get_workflow_step(**step_key(step)) == started
+
+
+def test_transitions_from_the_wrong_state_return_none_and_change_nothing(db, run):
+    functions = db.workflow_steps
+    open_states = {StepStatus.PENDING, StepStatus.RUNNING, StepStatus.RETRYING}
+    fail = {"retryable": True, "error_details": ERROR}
+    moves = {
+        # A retrying step may start too, but only when its time has come.
+        "start": (functions.start_workflow_step, {}, {StepStatus.PENDING}),
+        "complete": (functions.complete_workflow_step, {}, {StepStatus.RUNNING}),
+        "advance": (functions.advance_workflow_step, {}, {StepStatus.RUNNING}),
+        "fail": (functions.fail_workflow_step, fail, {StepStatus.RUNNING}),
+        "skip": (functions.skip_workflow_step, {}, open_states),
+    }
+    for status, step in in_each_state(db, run).items():
+        assert step.status is status
+        for name, (move, arguments, sources) in moves.items():
+            if status not in sources:
+                assert not move(**step_key(step), **arguments), f"{name} from {status}"
+        assert functions.get_workflow_step(**step_key(step)) == step
+
+
+def test_every_open_step_can_be_skipped(db, run):
+    for status, step in in_each_state(db, run).items():
+        if status in {StepStatus.PENDING, StepStatus.RUNNING, StepStatus.RETRYING}:
+            skipped = db.workflow_steps.skip_workflow_step(**step_key(step))
+            assert skipped.status is StepStatus.SKIPPED
+            assert skipped.completed_at <= datetime.now(UTC)
+
+
+def test_transitions_of_another_customers_step_change_nothing(db, run):
+    step, *_ = db.steps_of(run)
+    theirs = step_key(step) | {"customer_id": db.make_customer().id}
+    functions = db.workflow_steps
+
+    assert functions.start_workflow_step(**theirs) is None
+    assert functions.skip_workflow_step(**theirs) is None
+    started = functions.start_workflow_step(**step_key(step))
+    assert functions.complete_workflow_step(**theirs) is None
+    assert functions.advance_workflow_step(**theirs) == []
+    assert functions.fail_workflow_step(**theirs, retryable=True, error_details=ERROR) is None
+    assert functions.get_workflow_step(**theirs) is None
+    assert functions.get_workflow_step(**step_key(step)) == started

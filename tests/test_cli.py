@@ -1,0 +1,219 @@
+import os
+import pty
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psycopg
+import pytest
+from typer.testing import CliRunner
+
+from optiinfra_db.cli import app
+
+COMMAND = Path(sys.executable).with_name("optiinfra-db")
+COMMANDS = ["migrate", "rollback", "status", "seed", "demo", "psql", "stop"]
+SECRET = "hun%25ter2"
+
+
+def run(*args, url=None, data_dir="/nonexistent/optiinfra", **kwargs):
+    environment = {
+        "PATH": os.environ["PATH"],
+        "HOME": "/nonexistent",
+        "OPTIINFRA_DATA_DIR": str(data_dir),
+        "OPTIINFRA_DATABASE_URL": url or "",
+    }
+    return subprocess.run(
+        [COMMAND, *args], env=environment, capture_output=True, text=True, check=False, **kwargs
+    )
+
+
+def test_migrate_status_rollback(empty_database_url):
+    url = empty_database_url
+    result = run("status", url=url)
+    assert result.returncode == 1
+    assert "0001.core-tables" in result.stdout
+    assert "pending" in result.stdout
+    assert result.stderr == ""
+
+    result = run("migrate", url=url)
+    assert result.returncode == 0, result.stderr
+    names = [line.split()[1] for line in result.stdout.splitlines() if "applied" in line]
+    assert names[0] == "0001.core-tables"
+    assert "created partition" in result.stdout
+    assert "Applying 0001.core-tables" in result.stderr
+    result = run("migrate", "--url", url)
+    assert (result.returncode, result.stdout) == (0, "")
+    assert "Nothing to do" in result.stderr
+
+    result = run("status", "--database-url", url)
+    assert result.returncode == 0
+    assert "pending" not in result.stdout
+    assert "\x1b" not in result.stdout
+    assert result.stdout.splitlines()[1].split()[1] == "applied"
+    assert "@" in result.stdout
+
+    assert run("rollback", url=url).stdout == f"rolled back {names[-1]}\n"
+    result = run("rollback", "--to", "1", url=url)
+    assert result.stdout.split()[2::3] == names[-2:0:-1]
+    assert run("rollback", "--all", url=url).stdout == f"rolled back {names[0]}\n"
+    result = run("rollback", "--all", url=url)
+    assert (result.returncode, result.stdout) == (0, "")
+    assert run("status", url=url).returncode == 1
+
+
+def test_status_fails_on_a_database_that_does_not_fit(empty_database_url):
+    run("migrate", url=empty_database_url)
+    with psycopg.connect(empty_database_url) as conn:
+        conn.execute("UPDATE _yoyo_checksum SET sha256 = 'x' WHERE migration_id LIKE '0002%'")
+    for command in ("status", "migrate"):
+        result = run(command, url=empty_database_url)
+        assert result.returncode == 4
+        assert "edited after it had been applied" in result.stderr
+    assert "edited" in run("status", url=empty_database_url).stdout
+
+
+def test_seed_says_the_second_time_that_nothing_changed(empty_database_url):
+    result = run("seed", url=empty_database_url)
+    assert result.returncode == 4
+    assert "Run optiinfra-db migrate first" in result.stderr
+    run("migrate", url=empty_database_url)
+    first, second = (run("seed", url=empty_database_url) for _ in range(2))
+    assert (first.returncode, second.returncode) == (0, 0), first.stderr
+    assert first.stdout
+    assert first.stdout != second.stdout
+
+
+@pytest.mark.parametrize("command", ["migrate", "status", "psql"])
+@pytest.mark.parametrize(
+    ("url", "exit_code", "says"),
+    [
+        (f"mysql://u:{SECRET}@h/d", 2, "not PostgreSQL"),
+        (f"postgresql://u:{SECRET}@a@h/d", 2, "percent-encode"),
+        (f"postgresql://u:{SECRET}@127.0.0.1:1/d", 3, "127.0.0.1"),
+    ],
+)
+def test_a_failure_is_one_message_and_an_exit_code(command, url, exit_code, says):
+    result = run(command, url=url)
+    assert says in result.stderr
+    if command != "psql" or exit_code != 3:  # where it is psql that cannot connect
+        assert result.returncode == exit_code
+    assert "Traceback" not in result.stderr
+    for secret in (SECRET, "hun%ter2"):
+        assert secret not in result.stderr + result.stdout
+
+
+def test_wrong_usage_is_exit_code_2(empty_database_url):
+    for args in (["nonsense"], ["rollback", "--to", "x"], ["rollback", "--to", "1", "--all"]):
+        assert run(*args, url=empty_database_url).returncode == 2
+    result = run("rollback", "--to", "99", url=empty_database_url)
+    assert result.returncode == 2
+    assert "no migration number 99" in result.stderr
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself_with_an_example(command):
+    result = CliRunner().invoke(app, [command, "--help"])
+    assert result.exit_code == 0
+    assert f"Example: optiinfra-db {command}" in result.output
+    assert ("--database-url" in result.output) == (command != "stop")
+
+
+def test_help_lists_commands_and_exit_codes():
+    result = CliRunner().invoke(app, ["--help"])
+    assert result.exit_code == 0
+    for text in [*COMMANDS, "Exit codes", "OPTIINFRA_DATABASE_URL", "130"]:
+        assert text in result.output
+
+
+def test_the_version_is_the_packages():
+    from importlib.metadata import version
+
+    assert run("--version").stdout == f"optiinfra-db {version('optiinfra-db')}\n"
+
+
+def test_psql_opens_the_database_and_passes_arguments_on(empty_database_url):
+    result = run("psql", "-X", "-At", "-c", "SELECT current_database()", url=empty_database_url)
+    assert result.stdout.strip() in empty_database_url, result.stderr
+    failing = run("psql", "-c", "SELECT 1/0", url=empty_database_url)
+    assert failing.returncode == 1
+
+
+def test_psql_is_given_the_password_but_not_as_an_argument(tmp_path, monkeypatch):
+    fake = tmp_path / "psql"
+    fake.write_text('#!/bin/sh\necho "$@"; echo "password $PGPASSWORD"\n')
+    fake.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    result = run("psql", "-c", "x", url=f"postgresql://u:{SECRET}@h:1,i:2/d?sslmode=require")
+    arguments, password = result.stdout.splitlines()
+    assert password == "password hun%ter2"
+    assert "hun%ter2" not in arguments
+    for part in ("user=u", "host=h,i", "port=1,2", "dbname=d", "sslmode=require", "-c x"):
+        assert part in arguments
+
+
+def test_the_embedded_server_is_used_said_so_and_stopped(tmp_path):
+    tmp_path.chmod(0o755)
+    data_dir = tmp_path / "data"
+    try:
+        result = run("migrate", data_dir=data_dir)
+        assert result.returncode == 0, result.stderr
+        assert "Initialising embedded PostgreSQL 18" in result.stderr
+        assert f"using the embedded server in {data_dir}" in result.stderr
+        result = run("psql", "-Atc", "SELECT count(*) FROM customers", data_dir=data_dir)
+        assert result.stdout == "0\n"
+        assert run("status", data_dir=data_dir).returncode == 0
+    finally:
+        stopped = run("stop", data_dir=data_dir)
+    assert (stopped.returncode, stopped.stdout) == (0, "")
+    assert "stopped" in stopped.stderr
+    assert "was not running" in run("stop", data_dir=data_dir).stderr
+
+
+def test_ctrl_c_ends_with_130_and_no_traceback(empty_database_url):
+    with psycopg.connect(empty_database_url) as conn:
+        conn.execute("SELECT pg_advisory_lock(%s)", [0x6F707469_696E6672])
+        process = subprocess.Popen(
+            [COMMAND, "migrate", "--url", empty_database_url], stderr=subprocess.PIPE, text=True
+        )
+        assert process.stderr is not None
+        line = process.stderr.readline()
+        assert "Waiting for another migrate to finish: process" in line
+        time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=10)
+    assert process.returncode == 130
+    assert "Traceback" not in err
+
+
+def test_a_reader_that_stops_reading_is_no_error(empty_database_url):
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    process = subprocess.Popen(
+        [COMMAND, "status", "--url", empty_database_url], stdout=write_end, stderr=subprocess.PIPE
+    )
+    os.close(write_end)
+    _, err = process.communicate(timeout=10)
+    assert err == b""
+
+
+@pytest.mark.parametrize(("answer", "is_undone"), [("n", False), ("y", True)])
+def test_rollback_asks_in_a_terminal(empty_database_url, answer, is_undone):
+    run("migrate", url=empty_database_url)
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [COMMAND, "rollback", "--all", "--url", empty_database_url],
+        stdin=theirs,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    os.write(ours, f"{answer}\n".encode())
+    out, err = process.communicate(timeout=20)
+    os.close(ours)
+    os.close(theirs)
+    assert "every migration after number 0" in err
+    assert ("rolled back" in out) == is_undone
+    assert (process.returncode == 0) == is_undone
+    assert run("status", url=empty_database_url).returncode == int(is_undone)
