@@ -3,14 +3,14 @@
 --
 -- ensure_partitions(n) is called by every migrate, and may be called at any time, by several
 -- sessions at once: it makes the partition of this month, of the n months ahead, and of each month
--- that rows wait for in a DEFAULT partition, and moves those rows. It gives up after 5 s on a lock
+-- that rows wait for in a DEFAULT partition, and moves those rows. It gives up after 2 s on a lock
 -- that it cannot get, with nothing changed, and does no harm when called again.
 
 CREATE FUNCTION ensure_partitions(months_ahead integer) RETURNS SETOF text
 LANGUAGE plpgsql
 SET search_path FROM CURRENT
 SET timezone = 'UTC'
-SET lock_timeout = '5s'
+SET lock_timeout = '2s'
 AS $$
 DECLARE
     parent record;
@@ -19,6 +19,7 @@ DECLARE
     month_start timestamptz;
     month_end timestamptz;
     partition_name text;
+    has_writers boolean;
 BEGIN
     IF months_ahead IS NULL OR months_ahead NOT BETWEEN 0 AND 120 THEN
         RAISE EXCEPTION 'months_ahead must be from 0 to 120, and is %',
@@ -57,6 +58,15 @@ BEGIN
             month_end := month_start + interval '1 month';
             partition_name := parent.table_name || to_char(month_start, '_YYYY_MM');
             CONTINUE WHEN to_regclass(quote_ident(partition_name)) IS NOT NULL;
+            -- A writer that has chosen DEFAULT for its row when the month appears gets an error, so
+            -- where the month may have writers, they wait before they choose.
+            EXECUTE format(
+                'SELECT $1 <= now() OR EXISTS (SELECT FROM %1$I WHERE %2$I >= $1 AND %2$I < $2)',
+                default_name, parent.key_column
+            ) INTO has_writers USING month_start, month_end;
+            IF has_writers THEN
+                EXECUTE format('LOCK TABLE %I IN SHARE ROW EXCLUSIVE MODE', parent.table_name);
+            END IF;
             -- No row may slip into DEFAULT between its being emptied and the attaching.
             EXECUTE format('LOCK TABLE %I IN ACCESS EXCLUSIVE MODE', default_name);
             EXECUTE format(

@@ -234,7 +234,7 @@ CREATE FUNCTION ensure_partitions(months_ahead integer) RETURNS SETOF text
 LANGUAGE plpgsql
 SET search_path FROM CURRENT
 SET timezone = 'UTC'
-SET lock_timeout = '5s'
+SET lock_timeout = '2s'
 AS $$
 DECLARE
     parent record;
@@ -243,6 +243,7 @@ DECLARE
     month_start timestamptz;
     month_end timestamptz;
     partition_name text;
+    has_writers boolean;
 BEGIN
     IF months_ahead IS NULL OR months_ahead NOT BETWEEN 0 AND 120 THEN
         RAISE EXCEPTION 'months_ahead must be from 0 to 120, and is %',
@@ -281,6 +282,15 @@ BEGIN
             month_end := month_start + interval '1 month';
             partition_name := parent.table_name || to_char(month_start, '_YYYY_MM');
             CONTINUE WHEN to_regclass(quote_ident(partition_name)) IS NOT NULL;
+            -- A writer that has chosen DEFAULT for its row when the month appears gets an error, so
+            -- where the month may have writers, they wait before they choose.
+            EXECUTE format(
+                'SELECT $1 <= now() OR EXISTS (SELECT FROM %1$I WHERE %2$I >= $1 AND %2$I < $2)',
+                default_name, parent.key_column
+            ) INTO has_writers USING month_start, month_end;
+            IF has_writers THEN
+                EXECUTE format('LOCK TABLE %I IN SHARE ROW EXCLUSIVE MODE', parent.table_name);
+            END IF;
             -- No row may slip into DEFAULT between its being emptied and the attaching.
             EXECUTE format('LOCK TABLE %I IN ACCESS EXCLUSIVE MODE', default_name);
             EXECUTE format(

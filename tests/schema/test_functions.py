@@ -1,0 +1,111 @@
+"""The functions of the schema: ids, updated_at, and partitions under concurrency."""
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from uuid import UUID
+
+import psycopg
+import pytest
+
+from optiinfra_db import connect
+from optiinfra_db.generated import agents, customers, events, partitions
+from optiinfra_db.generated.models import AgentType, CustomerPlan
+
+
+def make_customer(conn):
+    return customers.create_customer(
+        conn, name="Ada", email="ada@example.com", api_key_hash=bytes(32)
+    )
+
+
+def test_uuidv7_is_ordered_within_a_session_and_tells_the_time(conn):
+    rows = conn.execute("SELECT uuidv7() FROM generate_series(1, 20000)").fetchall()
+    ids = [row[0] for row in rows]
+
+    assert {(one.version, one.variant) for one in ids} == {(7, "specified in RFC 4122")}
+    assert len(set(ids)) == len(ids)
+    out_of_order = sum(one > other for one, other in zip(ids, ids[1:], strict=False))
+    # Our own, before PostgreSQL 18, counts microseconds: two ids may share one.
+    assert out_of_order == 0 or (
+        conn.info.server_version < 180000 and out_of_order < len(ids) / 100
+    )
+    milliseconds = UUID(str(ids[0])).int >> 80
+    assert abs(milliseconds / 1000 - time.time()) < 60
+
+
+def test_updated_at_is_kept_by_the_database_for_every_writer(database_url):
+    with connect(database_url) as conn:
+        customer = make_customer(conn)
+        agent = agents.upsert_agent(conn, type=AgentType.COST, name="a", version="1")
+
+        conn.execute("UPDATE customers SET name = 'Grace', updated_at = '2000-01-01'")
+        changed = customers.get_customer(conn, id=customer.id)
+        assert changed.updated_at > customer.updated_at
+        assert changed.created_at == customer.created_at
+
+        assert customers.update_customer(conn, id=customer.id, plan=CustomerPlan.FREE) == changed
+        beaten = agents.record_agent_heartbeat(conn, id=agent.id)
+        assert beaten.updated_at == beaten.last_heartbeat > agent.updated_at
+
+
+def test_ensure_partitions_by_many_at_once_under_load_loses_nothing(database_url):
+    """Four sessions make 24 months again and again while two others write events of those months."""
+    writers, months, stop = 2, 24, threading.Event()
+    with connect(database_url) as conn:
+        customer_id = make_customer(conn).id
+        conn.execute(
+            "INSERT INTO events (customer_id, event_type, created_at) "
+            "SELECT %s, 'early', now() + make_interval(months => m) FROM generate_series(0, %s) AS m",
+            [customer_id, months],
+        )
+
+    def write(number):
+        written = 0
+        with connect(database_url) as conn:
+            while not stop.is_set():
+                events.create_event(
+                    conn,
+                    customer_id=customer_id,
+                    event_type=f"writer.{number}",
+                    created_at=conn.execute(
+                        "SELECT now() + make_interval(months => %s)", [written % months]
+                    ).fetchone()[0],
+                )
+                written += 1
+        return written
+
+    def ensure(_):
+        with connect(database_url) as conn:
+            return [
+                name
+                for ahead in range(4, months + 1, 4)
+                for name in partitions.ensure_partitions(conn, months_ahead=ahead)
+            ]
+
+    with ThreadPoolExecutor(writers + 4) as executor:
+        writing = [executor.submit(write, number) for number in range(writers)]
+        try:
+            made = [name for names in executor.map(ensure, range(4)) for name in names]
+        finally:
+            stop.set()
+        written = sum(future.result() for future in writing)
+
+    with connect(database_url) as conn:
+        total = conn.execute("SELECT count(*) FROM events WHERE event_type != 'early'").fetchone()
+        assert total == (written,)
+        assert conn.execute("SELECT count(*) FROM events_default").fetchone() == (0,)
+    assert len(made) == len(set(made)) == 2 * (months - 3)
+    assert written > 0
+
+
+def test_ensure_partitions_gives_up_on_a_lock_it_cannot_get_and_changes_nothing(database_url):
+    with connect(database_url) as reader, connect(database_url) as conn:
+        reader.autocommit = False
+        reader.execute("SELECT * FROM events_default").fetchall()
+
+        with pytest.raises(psycopg.errors.LockNotAvailable):
+            partitions.ensure_partitions(conn, months_ahead=12)
+
+        reader.rollback()
+        assert len(partitions.ensure_partitions(conn, months_ahead=12)) == 18

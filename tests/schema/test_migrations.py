@@ -1,0 +1,81 @@
+"""schema/ and the migrations build the same database, and the migrations go up, down, up."""
+
+from pathlib import Path
+
+from optiinfra_db import connect
+from optiinfra_db.migrate import migrate, rollback, status
+
+from .catalogue import catalogue
+
+ROOT = Path(__file__).parents[2]
+
+
+def load_schema(conn):
+    for path in sorted((ROOT / "schema").glob("*.sql")):
+        conn.execute(path.read_bytes())
+
+
+def test_schema_and_migrations_build_the_same_database(empty_database_url, database_url):
+    with connect(empty_database_url) as loaded, connect(database_url) as migrated:
+        load_schema(loaded)
+        rows = loaded.execute("SELECT ensure_partitions(3)").fetchall()
+        assert len(rows) == 8
+
+        expected, found = catalogue(loaded), catalogue(migrated)
+    for kind in expected:
+        assert found[kind] == expected[kind], kind
+    assert len(expected["columns"]) > 150
+
+
+def test_migrations_go_up_down_to_nothing_and_up_again(empty_database_url):
+    with connect(empty_database_url) as conn:
+        migrate(empty_database_url)
+        whole = catalogue(conn)
+        count = len(status(empty_database_url))
+        at_each = []
+        for remaining in range(count - 1, -1, -1):
+            assert len(rollback(empty_database_url)) == 1
+            at_each.append(catalogue(conn))
+            states = [item.state for item in status(empty_database_url)]
+            assert states == ["applied"] * remaining + ["pending"] * (count - remaining)
+        nothing = at_each[-1]
+        assert not any(rows for kind, rows in nothing.items() if not kind.startswith("rules"))
+
+        migrate(empty_database_url)
+        assert catalogue(conn) == whole
+        assert rollback(empty_database_url, to=0) == [
+            item.id for item in reversed(status(empty_database_url))
+        ]
+        assert catalogue(conn) == nothing
+
+
+def test_the_package_installs_into_the_first_schema_of_the_search_path(empty_database_url):
+    with connect(empty_database_url) as conn:
+        conn.execute('CREATE SCHEMA "odd ""name"')
+        conn.execute(f'ALTER DATABASE {conn.info.dbname} SET search_path = "odd ""name", public')
+    migrate(empty_database_url)
+
+    with connect(empty_database_url) as conn:
+        assert conn.execute("SELECT current_schema()").fetchone() == ('odd "name',)
+        rows = conn.execute(
+            "SELECT DISTINCT schemaname FROM pg_tables WHERE schemaname !~ '^pg_|^information'"
+        )
+        assert rows.fetchall() == [('odd "name',)]
+        rollback(empty_database_url, to=0)
+        functions = conn.execute(
+            "SELECT count(*) FROM pg_proc WHERE pronamespace = to_regnamespace(%s)",
+            ['"odd ""name"'],
+        )
+        assert functions.fetchone() == (0,)
+
+
+def test_every_migration_has_its_time_outs_and_a_rollback():
+    files = sorted((ROOT / "schema" / "migrations").glob("*.sql"))
+    ups = [path for path in files if not path.name.endswith(".rollback.sql")]
+
+    assert [path.name[:4] for path in ups] == [f"{n:04}" for n in range(1, len(ups) + 1)]
+    assert len(files) == 2 * len(ups)
+    for path in files:
+        text = path.read_text()
+        assert "\nSET LOCAL lock_timeout = " in text, path.name
+        assert "\nSET LOCAL statement_timeout = " in text, path.name
