@@ -61,7 +61,7 @@ COST_RUN, TUNING_RUN, QUALITY_RUN = _id(0x21), _id(0x22), _id(0x23)
 """The runs: completed, running, failed."""
 
 RIGHTSIZE, TIER_STORAGE, BATCH_REQUESTS = _id(0x31), _id(0x32), _id(0x33)
-"""The recommendations; the first one is approved and being carried out."""
+"""The recommendations; the first one is approved and queued to be carried out."""
 
 APPROVAL, OPTIMIZATION = _id(0x41), _id(0x42)
 
@@ -490,7 +490,7 @@ def _artifact(
 
 
 def _recommendations(conn: Connection, report: SeedReport) -> None:
-    """Three, of which the first is approved and being carried out."""
+    """Three, of which the first is approved and queued to be carried out."""
     if report.is_missing(
         "recommendations",
         recommendations.get_recommendation(conn, customer_id=ATLAS, id=RIGHTSIZE),
@@ -559,10 +559,6 @@ def _recommendations(conn: Connection, report: SeedReport) -> None:
             customer_id=ATLAS,
             recommendation_id=RIGHTSIZE,
             agent_id=RESOURCE,
-        )
-        optimizations.start_optimization(conn, customer_id=ATLAS, id=OPTIMIZATION)
-        optimizations.update_optimization_progress(
-            conn, customer_id=ATLAS, id=OPTIMIZATION, progress=40
         )
 
 
