@@ -70,7 +70,10 @@ def _options(
 
 @app.command(epilog="Example: optiinfra-db migrate")
 def migrate(url: Url = None) -> None:
-    """Apply the pending migrations, and make the partitions of the months to come."""
+    """Apply the pending migrations.
+
+    Also makes the partitions of the months to come. Run it as often as you like.
+    """
     from optiinfra_db import migrate as migrations  # noqa: PLC0415
 
     with _progress() as say:
@@ -115,7 +118,10 @@ def rollback(
 
 @app.command(epilog="Example: optiinfra-db status || optiinfra-db migrate")
 def status(url: Url = None) -> None:
-    """List migrations: applied or pending, when, by whom. Exit code 1 if any is pending."""
+    """List the migrations: applied or pending, when, by whom.
+
+    The exit code is 1 if any is pending.
+    """
     from optiinfra_db import migrate as migrations  # noqa: PLC0415
 
     found = migrations.status(url)
@@ -132,7 +138,10 @@ def status(url: Url = None) -> None:
 
 @app.command(epilog="Example: optiinfra-db seed")
 def seed(url: Url = None) -> None:
-    """Fill a migrated database with sample data. Running it again changes nothing."""
+    """Write the sample data.
+
+    The database must be migrated. Running it again changes nothing.
+    """
     from optiinfra_db import seed as seeding  # noqa: PLC0415
 
     with connect(url) as conn:
@@ -147,7 +156,11 @@ def demo(
         typer.Option(metavar="DIR", help="Where to put the files of the run.", show_default=False),
     ] = None,
 ) -> None:
-    """Run a cost analysis through the generated functions and show what it left."""
+    """Record a workflow and show the history.
+
+    Migrates and seeds the database first, then does a small cost analysis through the generated
+    functions. Running it again adds one run.
+    """
     from optiinfra_db import demo as demonstration  # noqa: PLC0415
     from optiinfra_db import embedded  # noqa: PLC0415
 
@@ -161,7 +174,10 @@ def demo(
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
 )
 def psql(ctx: typer.Context, url: Url = None) -> None:
-    """Open the database in psql; further arguments are passed on to it."""
+    """Open the database in psql.
+
+    Further arguments are passed on to psql.
+    """
     command, environment = _psql(url)
     os.execve(command[0], [*command, *ctx.args], os.environ | environment)
 
@@ -184,7 +200,10 @@ def _psql(url: str | None) -> tuple[list[str], dict[str, str]]:
 
 @app.command(epilog="Example: optiinfra-db stop")
 def stop() -> None:
-    """Stop the embedded server, ending open connections. Its data stays."""
+    """Stop the embedded server.
+
+    Open connections are ended; the data stays.
+    """
     from optiinfra_db import embedded  # noqa: PLC0415
 
     server = embedded.find()

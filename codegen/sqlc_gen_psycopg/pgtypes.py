@@ -77,7 +77,7 @@ _PYTHON = {
 }
 _ANNOTATIONS = {name: python for python, names in _PYTHON.items() for name in names.split()}
 _BINARY_SCALARS = (
-    "int2 int4 int8 oid float4 float8 numeric bool text varchar bpchar name uuid date time timetz "
+    "int2 int4 int8 oid float4 float8 numeric bool text varchar name uuid date time timetz "
     "timestamp timestamptz interval bytea json jsonb"
 )
 _BINARY_COPY = frozenset(_BINARY_SCALARS.split()) | frozenset(
@@ -122,8 +122,10 @@ class PyType:
     @property
     def copy_type(self) -> str:
         """The type name to write it as in binary COPY; empty where only text COPY will do."""
+        if (self.is_enum or self.base == "bpchar") and not self.dims:
+            return "text"  # the binary form is the text
         if self.is_enum:
-            return "" if self.dims else "text"  # a label's binary form is its text
+            return ""
         if self.base not in _BINARY_COPY or (self.is_domain and self.dims):
             return ""
         return self.base + "[]" * bool(self.dims)

@@ -297,6 +297,9 @@ class _ModuleWriter:
         reader = self._reader(source, type_)
         if type_.dims:
             function = f"{reader}.__getitem__" if type_.is_enum else reader
+            if type_.base in ("json", "jsonb"):
+                items = [function, value, str(type_.dims)]
+                return call(source.ref("_runtime.each_json"), items, indent=indent)
             return call(source.ref("_runtime.each"), [function, value], indent=indent)
         return f"{reader}[{value}]" if type_.is_enum else f"{reader}({value})"
 
@@ -420,7 +423,8 @@ def _write(source: Source, parameter: Parameter, value: str, indent: int) -> str
     if type_.base in ("json", "jsonb"):
         function = source.ref(f"_runtime.to_{type_.base}")
         if type_.dims:
-            return call(source.ref("_runtime.each"), [function, value], indent=indent)
+            items = [function, value, str(type_.dims)]
+            return call(source.ref("_runtime.each_json"), items, indent=indent)
         return call(function, [value], indent=indent)
     if type_.base == "timestamptz" and type_.annotation == "datetime.datetime":
         function = source.ref("_runtime.each_aware" if type_.dims else "_runtime.aware")

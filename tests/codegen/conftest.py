@@ -38,6 +38,41 @@ def nasty_folder(nasty_url: str, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 
 @pytest.fixture(scope="session")
+def other_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Generate the library schema with options, most of them without a database."""
+    folder = tmp_path_factory.mktemp("library")
+    upstream = {"emit_sync_querier": True, "emit_async_querier": True}
+    options: dict[str, dict[str, Any]] = {
+        "lib_package": {**upstream, "package": "lib_package"},
+        "lib_pydantic": {**upstream, "emit_pydantic_models": True, "query_parameter_limit": 0},
+        "lib_sync": {"emit_async_querier": False, "emit_str_enum": False},
+        "lib_async": {"emit_sync_querier": False, "query_parameter_limit": 1},
+        "lib_exact": {
+            **upstream,
+            "emit_exact_table_names": True,
+            "emit_str_enum": True,
+            "inflection_exclude_table_names": [],
+        },
+        "lib_overrides": {
+            "inflection_exclude_table_names": ["authors"],
+            "overrides": [
+                {"column": "books.details", "py_import": "library_types", "py_type": "Details"},
+                {"column": "books.links", "py_import": "library_types", "py_type": "Link"},
+                {"db_type": "isbn", "py_type": "str"},
+                {"db_type": "pg_catalog.numeric", "py_type": "float"},
+                {"column": "authors.born", "py_import": "library_types", "py_type": "Year"},
+            ],
+        },
+    }
+    types = (support.NASTY.parent / "library" / "library_types.py").read_text(encoding="utf-8")
+    (folder / "library_types.py").write_text(types)
+    library = support.NASTY.parent / "library"
+    made = support.run_sqlc(folder, library / "schema.sql", library / "query.sql", outs=options)
+    assert made.returncode == 0, made.stderr
+    return {name: folder / name for name in options}
+
+
+@pytest.fixture(scope="session")
 def nasty(nasty_folder: Path) -> ModuleType:
     """Import the code of the nasty schema."""
     return support.import_package(nasty_folder)

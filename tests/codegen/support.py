@@ -24,17 +24,22 @@ def run_sqlc(
     schema: Path | str,
     queries: Path | str,
     *,
-    out: str = "generated",
-    options: dict[str, Any] | None = None,
+    outs: dict[str, dict[str, Any]] | None = None,
     database_url: str | None = None,
 ) -> subprocess.CompletedProcess[str]:
-    """Generate `folder/out`; schema and queries are paths, or the SQL itself."""
+    """Generate a folder for each of `outs`, whose values are options.
+
+    Schema and queries are paths, or the SQL itself.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     entry: dict[str, Any] = {
         "engine": "postgresql",
         "schema": _path(schema, folder / "schema.sql"),
         "queries": _path(queries, folder / "query.sql"),
-        "codegen": [{"out": out, "plugin": "psycopg", "options": options or {}}],
+        "codegen": [
+            {"out": out, "plugin": "psycopg", "options": options}
+            for out, options in (outs or {"generated": {}}).items()
+        ],
     }
     if database_url:
         entry["database"] = {"uri": database_url}
@@ -60,12 +65,11 @@ def run_sqlc(
     )
 
 
-def generated(*args: Any, **kwargs: Any) -> Path:
-    """Generate, insist that it worked, and return the folder."""
-    made = run_sqlc(*args, **kwargs)
+def generated(folder: Path, *args: Any, out: str = "generated", **kwargs: Any) -> Path:
+    """Generate one folder, insist that it worked, and return it."""
+    made = run_sqlc(folder, *args, outs={out: {}}, **kwargs)
     assert made.returncode == 0, made.stderr
-    folder: Path = args[0] / kwargs.get("out", "generated")
-    return folder
+    return folder / out
 
 
 def import_package(folder: Path) -> ModuleType:

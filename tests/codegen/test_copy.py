@@ -72,10 +72,8 @@ def test_rows_are_streamed(api: Api) -> None:
     assert api.measurements.copy_measurements([]) == 0
 
 
-def test_async_rows_are_taken(api: Api, flavour: str) -> None:
-    if flavour == "sync":
-        pytest.skip("only the async twin takes them")
-
+@pytest.mark.parametrize("flavour", ["async"])
+def test_async_rows_are_taken(api: Api) -> None:
     async def rows() -> AsyncIterator[Any]:
         for number in range(3):
             yield measurement(api, number)

@@ -307,11 +307,10 @@ def test_nullable_aggregates_are_none(api: Api) -> None:
     assert (row.newest, row.n, row.total) == (None, 0, Decimal(0))
 
 
+@pytest.mark.parametrize("kind", ["transaction", "server_cursor"])
 def test_nothing_is_committed_behind_the_callers_back(
-    api: Api, kind: str, plain: psycopg.Connection[tuple[Any, ...]]
+    api: Api, plain: psycopg.Connection[tuple[Any, ...]]
 ) -> None:
-    if kind not in {"transaction", "server_cursor"}:
-        pytest.skip("the connection commits by itself")
     api.people.create_person(name="Ann", mood=api.models.Mood.OK)
     api.people.hire_many([api.people.HireManyParams(name="Bob", mood=api.models.Mood.OK)])
     api.people.hire_later([api.people.HireLaterParams(name="Cat", mood=api.models.Mood.OK)])

@@ -400,6 +400,17 @@ def each(convert: Callable[[typing.Any], typing.Any], value: typing.Any) -> typi
     return None if value is None else convert(value)
 
 
+def each_json(
+    convert: Callable[[typing.Any], typing.Any],
+    value: typing.Any,  # noqa: ANN401
+    dims: int,
+) -> typing.Any:  # noqa: ANN401
+    """Convert the elements of an array of JSON values, which may be lists themselves."""
+    if value is None or not dims:
+        return convert(value)
+    return [each_json(convert, element, dims - 1) for element in value]
+
+
 def reader(cls: Callable[[typing.Any], T]) -> Callable[[typing.Any], T | None]:
     """Convert what psycopg loads to a type of the user's; NULL stays None."""
     return lambda value: None if value is None else cls(value)
