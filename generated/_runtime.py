@@ -14,11 +14,12 @@ from collections.abc import AsyncIterable, Callable, Iterable, Sequence
 from itertools import starmap
 
 import psycopg
+import psycopg.abc
 import psycopg.postgres
 import psycopg.types.array
 import psycopg.types.json
 import psycopg.types.numeric
-from psycopg.adapt import AdaptersMap, PyFormat
+from psycopg.adapt import AdaptersMap
 from psycopg.pq import Format, TransactionStatus
 from psycopg.rows import tuple_row
 
@@ -86,9 +87,11 @@ def one(
     sql: typing.LiteralString,
     args: Sequence[object],
     make: Maker[T],
+    *,
+    binary: bool = False,
 ) -> T | None:
     """Return the first row, or None."""
-    row = _Cursor(conn, row_factory=tuple_row).execute(sql, args).fetchone()
+    row = _Cursor(conn, row_factory=tuple_row).execute(sql, args, binary=binary).fetchone()
     if row is None:
         return None
     return make(*row) if isinstance(make, type) else make(row)
@@ -99,9 +102,13 @@ def exactly_one(
     sql: typing.LiteralString,
     args: Sequence[object],
     make: Maker[T],
+    *,
+    binary: bool = False,
 ) -> T:
     """Return the only row; raise RowCountError unless there is one."""
-    return _only(sql, _Cursor(conn, row_factory=tuple_row).execute(sql, args).fetchall(), make)
+    return _only(
+        sql, _Cursor(conn, row_factory=tuple_row).execute(sql, args, binary=binary).fetchall(), make
+    )
 
 
 def many(
@@ -109,9 +116,13 @@ def many(
     sql: typing.LiteralString,
     args: Sequence[object],
     make: Maker[T],
+    *,
+    binary: bool = False,
 ) -> list[T]:
     """Return all rows."""
-    return _made(_Cursor(conn, row_factory=tuple_row).execute(sql, args).fetchall(), make)
+    return _made(
+        _Cursor(conn, row_factory=tuple_row).execute(sql, args, binary=binary).fetchall(), make
+    )
 
 
 def execute(
@@ -177,8 +188,9 @@ def batch_one(
     make: Maker[T],
 ) -> list[T | None]:
     """Return the first row, or None, for each row of parameters."""
-    made = batch_many(conn, sql, values, rows, make)
-    return [found[0] if found else None for found in made]
+    cursor = _batch(conn, sql, values, rows, returning=True)
+    found = [result.fetchone() for result in cursor.results()]
+    return [None if row is None else _made([row], make)[0] for row in found]
 
 
 def batch_many(
@@ -218,9 +230,11 @@ async def async_one(
     sql: typing.LiteralString,
     args: Sequence[object],
     make: Maker[T],
+    *,
+    binary: bool = False,
 ) -> T | None:
     """Return the first row, or None."""
-    cursor = await _AsyncCursor(conn, row_factory=tuple_row).execute(sql, args)
+    cursor = await _AsyncCursor(conn, row_factory=tuple_row).execute(sql, args, binary=binary)
     row = await cursor.fetchone()
     if row is None:
         return None
@@ -232,9 +246,11 @@ async def async_exactly_one(
     sql: typing.LiteralString,
     args: Sequence[object],
     make: Maker[T],
+    *,
+    binary: bool = False,
 ) -> T:
     """Return the only row; raise RowCountError unless there is one."""
-    cursor = await _AsyncCursor(conn, row_factory=tuple_row).execute(sql, args)
+    cursor = await _AsyncCursor(conn, row_factory=tuple_row).execute(sql, args, binary=binary)
     return _only(sql, await cursor.fetchall(), make)
 
 
@@ -243,9 +259,11 @@ async def async_many(
     sql: typing.LiteralString,
     args: Sequence[object],
     make: Maker[T],
+    *,
+    binary: bool = False,
 ) -> list[T]:
     """Return all rows."""
-    cursor = await _AsyncCursor(conn, row_factory=tuple_row).execute(sql, args)
+    cursor = await _AsyncCursor(conn, row_factory=tuple_row).execute(sql, args, binary=binary)
     return _made(await cursor.fetchall(), make)
 
 
@@ -315,8 +333,9 @@ async def async_batch_one(
     make: Maker[T],
 ) -> list[T | None]:
     """Return the first row, or None, for each row of parameters."""
-    made = await async_batch_many(conn, sql, values, rows, make)
-    return [found[0] if found else None for found in made]
+    cursor = await _async_batch(conn, sql, values, rows, returning=True)
+    found = [await result.fetchone() async for result in cursor.results()]
+    return [None if row is None else _made([row], make)[0] for row in found]
 
 
 async def async_batch_many(
@@ -365,19 +384,21 @@ def _only(sql: str, rows: list[Row], make: Maker[T]) -> T:
     return _made(rows, make)[0]
 
 
-class _Labels(dict[str | None, typing.Any]):
-    """The members of an enum by label; None stays None."""
+class _Labels(dict[str | bytes | None, typing.Any]):
+    """The members of an enum by label, as text or in binary; None stays None."""
 
     def __init__(self, cls: type[enum.Enum]) -> None:
-        super().__init__({None: None} | {member.value: member for member in cls})
+        super().__init__({None: None})
+        for member in cls:
+            self[member.value] = self[member.value.encode()] = member
         self._cls = cls
 
-    def __missing__(self, label: str | None) -> typing.NoReturn:
+    def __missing__(self, label: str | bytes | None) -> typing.NoReturn:
         msg = f"{self._cls.__name__} has no label {label!r}: generate the code again"
         raise ValueError(msg)
 
 
-def labels(cls: type[enum.Enum]) -> dict[str | None, typing.Any]:
+def labels(cls: type[enum.Enum]) -> dict[typing.Any, typing.Any]:
     """Map what the database sends for an enum to its members."""
     return _Labels(cls)
 
@@ -398,17 +419,28 @@ def each(convert: Callable[[typing.Any], typing.Any], value: typing.Any) -> typi
     return None if value is None else convert(value)
 
 
+def each_json(
+    convert: Callable[[typing.Any], typing.Any],
+    value: typing.Any,  # noqa: ANN401
+    dims: int,
+) -> typing.Any:  # noqa: ANN401
+    """Convert the elements of an array of JSON values, which may be lists themselves."""
+    if value is None or not dims:
+        return convert(value)
+    return [each_json(convert, element, dims - 1) for element in value]
+
+
 def reader(cls: Callable[[typing.Any], T]) -> Callable[[typing.Any], T | None]:
     """Convert what psycopg loads to a type of the user's; NULL stays None."""
     return lambda value: None if value is None else cls(value)
 
 
 def json_reader(cls: typing.Any) -> Callable[[typing.Any], typing.Any]:  # noqa: ANN401
-    """Convert a JSON value to a type of the user's: pydantic model, dataclass or plain JSON type."""
+    """Convert a JSON value to a user's type: a pydantic model, a dataclass, or what JSON has."""
     validate = getattr(cls, "model_validate", None)
     if validate:
         return reader(validate)
-    if dataclasses.is_dataclass(cls):
+    if isinstance(cls, type) and dataclasses.is_dataclass(cls):
         return reader(lambda value: cls(**value))
     return lambda value: value
 

@@ -283,7 +283,7 @@ def _is_starting_or_stopping(server: Server) -> bool:
 
 def _processes(pgdata: Path) -> list[int]:
     """Return the PostgreSQL processes of a data directory: each works in it."""
-    import psutil  # type: ignore[import-untyped]  # noqa: PLC0415  (comes with the extra)
+    import psutil  # noqa: PLC0415  (comes with the extra)
 
     found = []
     for process in psutil.process_iter(["name"]):

@@ -241,9 +241,41 @@ WHERE
     customer_id = @customer_id
     AND id = @id;
 
+-- name: get_workflow_detail :one
+-- One run with its agent, its customer, its steps in order and its artifacts, oldest first.
+-- @many steps workflow_steps
+-- @many artifacts workflow_artifacts
+SELECT
+    sqlc.embed(workflow_executions),
+    sqlc.embed(agents),
+    sqlc.embed(customers),
+    array(
+        SELECT row(workflow_steps.*)
+        FROM workflow_steps
+        WHERE
+            workflow_steps.customer_id = workflow_executions.customer_id
+            AND workflow_steps.workflow_execution_id = workflow_executions.id
+        ORDER BY workflow_steps.step_order
+    ) AS steps,
+    array(
+        SELECT row(workflow_artifacts.*)
+        FROM workflow_artifacts
+        WHERE
+            workflow_artifacts.customer_id = workflow_executions.customer_id
+            AND workflow_artifacts.workflow_execution_id = workflow_executions.id
+        ORDER BY workflow_artifacts.id
+    ) AS artifacts
+FROM workflow_executions
+INNER JOIN agents ON workflow_executions.agent_id = agents.id
+INNER JOIN customers ON workflow_executions.customer_id = customers.id
+WHERE
+    workflow_executions.customer_id = @customer_id
+    AND workflow_executions.id = @id;
+
 -- name: list_workflow_executions :many
 -- Runs of a customer without their payloads, newest first, up to max_rows; the next page starts
 -- before the last id of this one.
+-- @row WorkflowSummary
 SELECT
     customer_id,
     id,
@@ -269,6 +301,7 @@ LIMIT @max_rows;
 -- Runs of a customer in one state, paged like list_workflow_executions. It reads the customer's
 -- runs from the newest on and skips the others; for what is running or failed,
 -- list_running_workflows and list_failed_workflows_by_customer go straight to them.
+-- @row WorkflowSummary
 SELECT
     customer_id,
     id,
@@ -293,6 +326,7 @@ LIMIT @max_rows;
 
 -- name: list_workflow_executions_by_type :many
 -- Runs of a customer of one type, paged like list_workflow_executions.
+-- @row WorkflowSummary
 SELECT
     customer_id,
     id,
@@ -317,6 +351,7 @@ LIMIT @max_rows;
 
 -- name: list_workflow_executions_by_agent :many
 -- Runs of a customer by one agent, paged like list_workflow_executions.
+-- @row WorkflowSummary
 SELECT
     customer_id,
     id,
@@ -341,6 +376,7 @@ LIMIT @max_rows;
 
 -- name: list_workflow_retries :many
 -- Runs that retry this one, oldest first, without their payloads.
+-- @row WorkflowSummary
 SELECT
     customer_id,
     id,

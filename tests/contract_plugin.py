@@ -37,10 +37,10 @@ class Contract:
 
     def _watched(self, function: Any) -> Any:
         @functools.wraps(function)
-        def watched(conn: Any, sql: str, *args: Any) -> Any:
+        def watched(conn: Any, sql: str, *args: Any, **options: Any) -> Any:
             self.ran.add(sql)
             caller = sys._getframe(1)
-            result = function(conn, sql, *args)
+            result = function(conn, sql, *args, **options)
             if caller.f_globals is function.__globals__:  # one function of the runtime by another
                 return result
             if inspect.isawaitable(result):

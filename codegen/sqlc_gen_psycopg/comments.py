@@ -2,6 +2,9 @@
 
 -- @returns exactly one      a :one query that finds no row is an error
 -- @nullable p50, agent      these result columns or embeds may be NULL
+-- @many steps workflow_steps  column steps, array(SELECT row(workflow_steps.*) ...), is a list of
+--                           that table's models
+-- @row WorkflowSummary      the class of its rows, which other queries of the file may share
 -- @plan ..., @index ...     for other tools; they stay in the prose
 """
 
@@ -11,6 +14,7 @@ from dataclasses import dataclass
 
 from .problems import Problems
 
+_NAMES = "@returns, @nullable, @many, @row, @plan, @index"
 _MARK = re.compile(r"@([A-Za-z][\w-]*)\s*(.*)")
 _PROSE_MARKS = ("plan", "index")
 _SQLC_PREFIX = "sqlc-"
@@ -23,12 +27,16 @@ class Comment:
     prose: str
     exactly_one: bool
     nullable: frozenset[str]
+    many: dict[str, str]  # column -> table
+    row: str
 
 
 def parse_comment(lines: Sequence[str], place: str, problems: Problems) -> Comment:
     """Tell the marks from the prose."""
     prose: list[str] = []
     nullable: set[str] = set()
+    many: dict[str, str] = {}
+    row = ""
     exactly_one = False
     for line in "\n".join(lines).splitlines():
         match = _MARK.fullmatch(line.strip())
@@ -43,9 +51,15 @@ def parse_comment(lines: Sequence[str], place: str, problems: Problems) -> Comme
             nullable.update(name for name in names if name)
             if not all(names):
                 problems.add(place, "@nullable needs column names, separated by commas")
+        elif match[1] == "many":
+            column, _, table = match[2].partition(" ")
+            many[column] = table.strip()
+            if not table or " " in table.strip():
+                problems.add(place, f"@many {match[2]}: write @many column table")
+        elif match[1] == "row":
+            row = match[2]
+            if not re.fullmatch(r"[A-Z]\w*", row):
+                problems.add(place, f"@row {row}: write the name of a class")
         elif not match[1].startswith(_SQLC_PREFIX):
-            problems.add(
-                place,
-                f"there is no mark @{match[1]}; the marks are @returns, @nullable, @plan, @index",
-            )
-    return Comment("\n".join(prose).strip("\n"), exactly_one, frozenset(nullable))
+            problems.add(place, f"there is no mark @{match[1]}; the marks are {_NAMES}")
+    return Comment("\n".join(prose).strip("\n"), exactly_one, frozenset(nullable), many, row)

@@ -89,7 +89,9 @@ def _limit(options: Mapping[str, Any], problems: Problems) -> int | None:
 
 
 def _exclusions(options: Mapping[str, Any], problems: Problems) -> tuple[str, ...]:
-    value = options.get("inflection_exclude_table_names") or []
+    value = options.get("inflection_exclude_table_names")
+    if value is None:
+        return ()
     if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
         problems.add("option inflection_exclude_table_names", "must be a list of table names")
         return ()
@@ -97,7 +99,9 @@ def _exclusions(options: Mapping[str, Any], problems: Problems) -> tuple[str, ..
 
 
 def _overrides(options: Mapping[str, Any], problems: Problems) -> tuple[Override, ...]:
-    value = options.get("overrides") or []
+    value = options.get("overrides")
+    if value is None:
+        return ()
     if not isinstance(value, list):
         problems.add("option overrides", "must be a list")
         return ()

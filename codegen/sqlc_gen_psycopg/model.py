@@ -78,6 +78,7 @@ class Item:
     comment: str = ""
     embed: Model | None = None
     nullable: bool = False
+    many: bool = False  # a list of the embedded table's rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +88,12 @@ class Result:
     items: tuple[Item, ...]
     model: Model | None
     row_class: str  # of its own
+    is_shared: bool = False  # or with other queries of the file
+
+    @property
+    def is_binary(self) -> bool:
+        """Whether its rows are fetched in binary format, which tells the types inside a record."""
+        return any(item.many for item in self.items)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,9 +152,7 @@ def build(request: Request, config: Config, problems: Problems) -> Package:
     for filename in sorted(files):
         package.modules.append(builder.module(filename, files[filename]))
     _check_modules(package, problems)
-    for override in types.unused_overrides(config.overrides):
-        if override.column and override.column.count(".") not in (1, 2):
-            problems.add("option overrides", f"column {override.column}: write table.column")
+    _check_overrides(request, config, problems)
     return package
 
 
@@ -241,6 +246,16 @@ def _check_classes(package: Package, request: Request, problems: Problems) -> No
         seen.setdefault(name, source)
 
 
+def _check_overrides(request: Request, config: Config, problems: Problems) -> None:
+    columns = {f"{t.id.schema}.{t.id.name}.{c.name}" for t in request.tables for c in t.columns}
+    for override in config.overrides:
+        name = override.column.replace('"', "")
+        if name and name.count(".") not in (1, 2):
+            problems.add("option overrides", f"column {override.column}: write table.column")
+        elif name and not {name, f"{request.default_schema}.{name}"} & columns:
+            problems.add("option overrides", f"column {name}: there is no such column")
+
+
 def _check_modules(package: Package, problems: Problems) -> None:
     seen: dict[str, str] = {}
     for module in package.modules:
@@ -252,18 +267,19 @@ def _check_modules(package: Package, problems: Problems) -> None:
         seen.setdefault(module.name, module.source)
         names: dict[str, str] = {}
         for function in module.functions:
-            for name in {
-                function.name,
-                function.constant,
-                function.params_class,
-                function.result.row_class if function.result else "",
-            } - {""}:
-                if name in names:
+            owners = dict.fromkeys(
+                (function.name, function.constant, function.params_class), function.name
+            )
+            if function.result:
+                cls = function.result.row_class
+                owners[cls] = f"@row {cls}" if function.result.is_shared else function.name
+            owners.pop("", None)
+            for name, owner in owners.items():
+                if names.setdefault(name, owner) != owner:
                     problems.add(
                         f"{place}, query {function.name}",
                         f"query {names[name]} takes the Python name {name} as well; rename one",
                     )
-                names.setdefault(name, function.name)
 
 
 class _QueryBuilder:
@@ -287,7 +303,21 @@ class _QueryBuilder:
         stem = PurePosixPath(filename.replace("\\", "/")).name
         name = identifier(stem.removesuffix(".sql").removesuffix(".py"), "queries")
         functions = [self._function(query) for query in queries]
+        self._check_shared(functions, stem)
         return QueryModule(name, stem, tuple(functions))
+
+    def _check_shared(self, functions: Sequence[Function], stem: str) -> None:
+        """Check that queries with one @row return the same columns."""
+        first: dict[str, Function] = {}
+        for function in functions:
+            if function.result and function.result.is_shared:
+                same = first.setdefault(function.result.row_class, function)
+                if same.result != function.result:
+                    self._problems.add(
+                        f"{stem}, query {function.name}",
+                        f"@row {function.result.row_class}: its columns differ from those of "
+                        f"query {same.name}; select the same, or name another class",
+                    )
 
     def _function(self, query: Query) -> Function:
         place = f"{query.filename}, query {query.name}"
@@ -306,8 +336,10 @@ class _QueryBuilder:
         result = None
         if query.command in ROW_COMMANDS:
             result = self._result(query, cls, comment, place)
-        elif comment.nullable:
-            self._problems.add(place, f"@nullable: a {query.command} query returns no columns")
+        elif comment.nullable or comment.many or comment.row:
+            self._problems.add(
+                place, f"@nullable, @many, @row: a {query.command} query returns no columns"
+            )
         sql = query.text.strip()
         copy_types: tuple[str, ...] = ()
         if query.command == ":copyfrom":
@@ -363,7 +395,7 @@ class _QueryBuilder:
     def _result(self, query: Query, cls: str, comment: Comment, place: str) -> Result | None:
         items: list[Item] = []
         sources: dict[str, str] = {}
-        unmet = set(comment.nullable)
+        unmet = {*comment.nullable, *comment.many}
         aliases = self._embed_aliases(query)
         for position, column in enumerate(query.columns, 1):
             source = column.name or f"column_{position}"
@@ -375,6 +407,13 @@ class _QueryBuilder:
                     continue
                 alias = aliases.get(position, "")
                 source = alias or snake_case(model.row.name).strip("_")
+            if column.name in comment.many:
+                table = comment.many[column.name]
+                unmet.discard(column.name)
+                model = self._models.get(self._key(Identifier("", table)))
+                if model is None:
+                    self._problems.add(place, f"@many {column.name}: there is no table {table}")
+                    continue
             name = _field_name(source, self._config, f"column_{position}")
             marks = {source, name, column.name} & comment.nullable
             unmet -= marks
@@ -387,7 +426,8 @@ class _QueryBuilder:
             sources[name] = source
             name = unique(name, [item.name for item in items])
             if model:
-                items.append(Item(name, None, embed=model, nullable=bool(marks)))
+                many = not column.embed
+                items.append(Item(name, None, embed=model, nullable=bool(marks), many=many))
                 continue
             type_ = _type(self._types, column, f"{place}, column {source}", self._problems)
             if marks:
@@ -395,7 +435,8 @@ class _QueryBuilder:
             items.append(Item(name, type_, self._comment_of(column)))
         for name in sorted(unmet):
             known = ", ".join(item.name for item in items)
-            self._problems.add(place, f"@nullable {name}: there is no such column; it has {known}")
+            mark = "@many" if name in comment.many else "@nullable"
+            self._problems.add(place, f"{mark} {name}: there is no such column; it has {known}")
         if not items:
             self._problems.add(
                 place, f"a {query.command} query has to return columns; use :exec if it does not"
@@ -403,8 +444,27 @@ class _QueryBuilder:
             return None
         if len(items) == 1 and items[0].type:
             return Result(tuple(items), None, "")
-        model = self._matching_model(query, items)
-        return Result(tuple(items), model, "" if model else cls + "Row")
+        model = None if comment.row else self._matching_model(query, items)
+        row_class = "" if model else comment.row or cls + "Row"
+        result = Result(tuple(items), model, row_class, is_shared=bool(comment.row))
+        if result.is_binary:
+            self._check_binary(query, result, place)
+        return result
+
+    def _check_binary(self, query: Query, result: Result, place: str) -> None:
+        """Refuse beside @many what has no binary form that psycopg reads."""
+        if query.command not in (":one", ":many"):
+            self._problems.add(place, "@many is for :one and :many queries")
+        types = [(item.name, item.type) for item in result.items if item.type]
+        for item in result.items:
+            fields = item.embed.row.fields if item.embed else ()
+            types += [(f"{item.name}.{field.name}", field.type) for field in fields]
+        for name, type_ in types:
+            if not type_.is_binary:
+                kind = type_.base or f"array of {type_.annotation}"
+                self._problems.add(
+                    place, f"@many has rows sent in binary, which {name} ({kind}) cannot be read in"
+                )
 
     def _embed_aliases(self, query: Query) -> dict[int, str]:
         """Positions of tables embedded more than once, with the alias that tells them apart."""

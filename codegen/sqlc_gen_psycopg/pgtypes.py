@@ -83,6 +83,8 @@ _BINARY_SCALARS = (
 _BINARY_COPY = frozenset(_BINARY_SCALARS.split()) | frozenset(
     name for name, python in _ANNOTATIONS.items() if "ange[" in python
 )
+# Types whose arrays psycopg does not know.
+_FOREIGN = frozenset(("citext", "ltree", "lquery", "ltxtquery", "hstore", "vector", "pg_snapshot"))
 _BUILTIN_ANNOTATIONS = ("int", "float", "bool", "str", "bytes")
 _IDENT = r'(?:"(?:[^"]|"")+"|[\w$]+)'
 _NAME = re.compile(rf"(?:(?P<schema>{_IDENT})\.)?(?P<name>{_IDENT})")
@@ -106,7 +108,7 @@ class PyType:
     annotation: str  # of one element, without list[] and None
     dims: int = 0
     nullable: bool = False
-    base: str = ""  # the canonical name; empty for an enum
+    base: str = ""  # the canonical name; empty for what psycopg does not know
     is_enum: bool = False
     is_domain: bool = False
     reader: str = ""  # name of the constant that converts what psycopg loads
@@ -118,6 +120,13 @@ class PyType:
         """The whole annotation."""
         text = "list[" * self.dims + self.annotation + "]" * self.dims
         return f"{text} | None" if self.nullable and text != "typing.Any" else text
+
+    @property
+    def is_binary(self) -> bool:
+        """Whether psycopg can load it in binary format, inside a record too."""
+        if self.is_enum:
+            return not self.dims  # a label's binary form is its text
+        return self.base in _BINARY_COPY and not self.is_domain
 
     @property
     def copy_type(self) -> str:
@@ -141,7 +150,6 @@ class TypeMap:
         self._domains = _domains(request.schema_paths)
         self._by_type = {canonical(Identifier("", o.db_type)): o for o in overrides if o.db_type}
         self._by_column = {o.column.replace('"', ""): o for o in overrides if o.column}
-        self._used: set[Override] = set()
 
     def of(self, column: Column) -> PyType:
         """Find a column's Python type; raise UnknownTypeError where there is none."""
@@ -164,10 +172,6 @@ class TypeMap:
         enum = self._enum(column.type)
         return (str(enum.id) if enum else canonical(column.type), column.dims)
 
-    def unused_overrides(self, overrides: Sequence[Override]) -> list[Override]:
-        """Those overrides that no column has met."""
-        return [o for o in overrides if o not in self._used]
-
     def _scalar(self, name: Identifier, dims: int) -> PyType | None:
         enum = self._enum(name)
         if enum:
@@ -176,11 +180,13 @@ class TypeMap:
             return PyType(cls, is_enum=True, reader=reader, reader_source=f"_runtime.labels({cls})")
         base = canonical(name)
         if base in _ANNOTATIONS:
+            if base in _FOREIGN:
+                return PyType("str", is_domain=True)
             return PyType(_ANNOTATIONS[base], base=base)
         if base.startswith("_") and base[1:] in _ANNOTATIONS and not dims:
             return PyType(_ANNOTATIONS[base[1:]], base=base[1:], dims=1)
         if base in self._composites:  # psycopg gives its text, such as "(1,a)"
-            return PyType("str", base="text", is_domain=True)
+            return PyType("str", is_domain=True)
         domain = self._domains.get(base)
         if domain:
             under = self._scalar(Identifier("", domain[0]), domain[1])
@@ -203,10 +209,7 @@ class TypeMap:
             keys = [f"{column.table.name}.{name}"] if schema in ("", self._default) else []
             keys.append(f"{schema or self._default}.{column.table.name}.{name}")
             found = next((self._by_column[key] for key in keys if key in self._by_column), None)
-        found = found or self._by_type.get(canonical(type_name))
-        if found:
-            self._used.add(found)
-        return found
+        return found or self._by_type.get(canonical(type_name))
 
 
 def canonical(name: Identifier) -> str:
@@ -226,7 +229,7 @@ def _overridden(found: PyType | None, override: Override) -> PyType:
     prefix = f"{override.py_import}." if override.py_import else ""
     annotation = prefix + override.py_type
     if found is None:
-        found = PyType("str")
+        found = PyType("str", is_domain=True)
     if found.annotation == annotation:
         return found
     reader = f"_READ_{identifier(override.py_type, 'value').strip('_').upper()}"
@@ -243,6 +246,7 @@ def _overridden(found: PyType | None, override: Override) -> PyType:
         reader_source=source,
         imports=imports,
         is_enum=False,
+        is_domain=found.is_domain or found.is_enum,
     )
 
 

@@ -50,9 +50,12 @@ def _models(package: Package, config: Config) -> str:
     taken = {field.name for model in package.models for field in model.row.fields}
     taken |= {model.row.name for model in package.models} | {cls.name for cls in package.enums}
     source = Source(_GENERATOR, "The schema's enums and tables as classes.", config, ".", taken)
-    fields = [field for model in package.models for field in model.row.fields]
+    functions = [function for module in package.modules for function in module.functions]
+    types = [field.type for model in package.models for field in model.row.fields]
+    types += [parameter.type for function in functions for parameter in function.parameters]
+    types += [t for f in functions if f.result for t in _flat_types(f.result)]
     classes = [_row_class(source, model.row, config, own_module=True) for model in package.models]
-    annotations = " ".join(field.type.annotation for field in fields)
+    annotations = " ".join(type_.annotation for type_ in types)
     for name, render_alias in (("JSON", _json), ("INET", _inet), ("CIDR", _cidr)):
         if f"models.{name}" in annotations or name == "JSON":
             source.parts.append(render_alias(source))
@@ -180,7 +183,7 @@ class _ModuleWriter:
             for name in (f.constant, f.params_class, f.result.row_class if f.result else "")
             if name
         ]
-        source.exported += public
+        source.exported += dict.fromkeys(public)
         names = sorted({*public, *self._private}, key=export_order)
         package = self._config.package + "." if self._config.package else ".."
         if names:
@@ -195,9 +198,14 @@ class _ModuleWriter:
             row = RowClass(function.params_class, doc, fields)
             parts.append(_row_class(source, row, self._config, params=True))
             source.exported.append(row.name)
-        if function.result and function.result.row_class:
+        if function.result and function.result.row_class not in ("", *source.exported):
             fields = tuple(_item_field(item) for item in function.result.items)
-            row = RowClass(function.result.row_class, f"A row of `{function.name}`.", fields)
+            names = [
+                f"`{other.name}`"
+                for other in self._module.functions
+                if other.result and other.result.row_class == function.result.row_class
+            ]
+            row = RowClass(function.result.row_class, f"A row of {', '.join(names)}.", fields)
             parts.append(_row_class(source, row, self._config))
             source.exported.append(row.name)
         return parts
@@ -230,7 +238,7 @@ class _ModuleWriter:
                 return cls
             wanted = f"_make_{snake_case(cls.removeprefix('models.'))}"
             annotation = source.ref(cls) if result.model else cls
-        if result.model and wanted in self._private:
+        if (result.model or result.is_shared) and wanted in self._private:
             return wanted
         name = self._new_private(wanted)
         body = self._make_body(source, result, cls, name, private)
@@ -252,6 +260,10 @@ class _ModuleWriter:
             if item.embed is None:
                 value = self._read(source, item.type, index) if item.type else ""
                 index += 1
+            elif item.many:
+                maker = self._record_maker(source, item.embed, private)
+                value = f"[{maker}(record) for record in row[{index}]]"
+                index += 1
             else:
                 value = self._construct(source, item.embed, index)
                 if item.nullable:
@@ -261,6 +273,16 @@ class _ModuleWriter:
                 index += len(item.embed.row.fields)
             parts.append(f"{item.name}={value}" if self._config.pydantic else value)
         return "return " + call(cls, parts, indent=11)
+
+    def _record_maker(self, source: Source, model: Model, private: list[str]) -> str:
+        """Find the function that makes a table's row of a record."""
+        wanted = f"_make_{snake_case(model.row.name)}"
+        if wanted not in self._private:
+            self._new_private(wanted)
+            head = f"def {wanted}(row: {source.ref('_runtime.Row')})"
+            body = "return " + self._construct(source, model, 0)
+            private.append(f"{head} -> {source.ref(f'models.{model.row.name}')}:\n{block(body)}")
+        return wanted
 
     def _nullable_embed(
         self, source: Source, item: Item, index: int, name: str, private: list[str]
@@ -290,7 +312,7 @@ class _ModuleWriter:
     def _read(self, source: Source, type_: PyType, index: int, indent: int = 12) -> str:
         value = f"row[{index}]"
         if type_.dims and (type_.is_enum or type_.is_domain):
-            element = "" if type_.is_enum or type_.base == "text" else f", {string(type_.base)}"
+            element = f", {string(type_.base)}" if type_.base not in ("", "text") else ""
             value = f"{source.ref('_runtime.array')}({value}{element})"
         if not type_.reader:
             return value
@@ -390,6 +412,8 @@ class _ModuleWriter:
         if function.result:
             maker = self._makers[function.name]
             items.append(source.ref(maker) if "." in maker else maker)
+            if function.result.is_binary:
+                items.append("binary=True")
         returns = self._returns(source, function, asynchronous=asynchronous)
         verb = "await " * asynchronous + verb
         if function.exactly_one and items[-1].endswith(".first"):
@@ -434,9 +458,9 @@ def _write(source: Source, parameter: Parameter, value: str, indent: int) -> str
 
 def _item_field(item: Item) -> Field:
     if item.embed:
-        return Field(
-            item.name, PyType(f"models.{item.embed.row.name}", nullable=item.nullable), item.comment
-        )
+        cls = f"models.{item.embed.row.name}"
+        type_ = PyType(cls, dims=int(item.many), nullable=item.nullable)
+        return Field(item.name, type_, item.comment)
     return Field(item.name, item.type or PyType("typing.Any"), item.comment)
 
 

@@ -9,8 +9,8 @@ from .pgtypes import PyType
 
 # Lint rules that names and texts out of SQL may break.
 _NOQA = (
-    "# ruff: noqa: A001, D205, D301, D401, D403, E501, N801, N803, N815, N816, PLC2401, RUF001, "
-    "RUF002, RUF003, RUF100, W291, W293"
+    "# ruff: noqa: A001, ANN401, D205, D301, D401, D403, E501, N801, N803, N815, N816, PLC2401, "
+    "RUF001, RUF002, RUF003, RUF100, UP042, W291, W293"
 )
 _NOQA_UNSORTED = _NOQA.replace(" N801", " I001, N801")  # where a module belongs, ruff has to guess
 _STANDARD = (

@@ -41,6 +41,13 @@ def test_what_psycopg_knows_is_copied_in_binary(api: Api) -> None:
     assert {name: row[name] for name in empty} == empty
 
 
+def test_a_type_without_a_known_binary_form_is_copied_as_text(api: Api) -> None:
+    rows = [api.everything.CopyPairsParams(c_pair="(1,x)", c_text="a\tb")]
+    assert api.everything.copy_pairs(rows) == 1
+    row = api.everything.get_everything(id=1)
+    assert (row.c_pair, row.c_text) == ("(1,x)", "a\tb")
+
+
 def measurement(api: Api, number: int, **changes: Any) -> Any:
     values: dict[str, Any] = {
         "sensor": f"s{number}",
@@ -91,7 +98,7 @@ def test_after_an_error_nothing_is_there_and_the_connection_works(api: Api, bad:
         if bad == "the value":
             yield measurement(api, 3, value="not a number")
         elif bad == "the time":
-            yield measurement(api, 3, taken_at=datetime.datetime(2024, 1, 1))  # noqa: DTZ001
+            yield measurement(api, 3, taken_at=datetime.datetime(2024, 1, 1))
         else:
             yield measurement(api, 1)
 

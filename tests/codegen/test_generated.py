@@ -115,7 +115,7 @@ def test_async_modules_export_the_same_names_and_objects(nasty: ModuleType) -> N
 def test_constants_hold_the_sql_as_written(nasty: ModuleType) -> None:
     written = (support.NASTY / "queries" / "texts.sql").read_text(encoding="utf-8")
     line = next(line for line in written.splitlines() if line.startswith("SELECT '100%'"))
-    assert nasty.texts.NASTY_TEXT == f"-- name: nasty_text :one\n{line.removesuffix(';')}\n"
+    assert f"-- name: nasty_text :one\n{line.removesuffix(';')}\n" == nasty.texts.NASTY_TEXT
 
 
 def test_docs_come_from_comments(nasty: ModuleType) -> None:

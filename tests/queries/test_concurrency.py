@@ -124,10 +124,10 @@ def test_of_racing_advances_of_a_step_one_wins_and_one_step_runs(database_url, o
             first, *_ = workflow_steps.list_workflow_steps(conn, **run_key)
             workflow_steps.start_workflow_step(conn, **run_key, id=first.id)
 
+            step_key = run_key | {"id": first.id}
+
             results = together(
-                lambda conn, key=run_key, id=first.id: workflow_steps.advance_workflow_step(
-                    conn, **key, id=id
-                )
+                lambda conn, key=step_key: workflow_steps.advance_workflow_step(conn, **key)
             )
 
             assert sorted(map(len, results)) == [0] * (WRITERS - 1) + [2]

@@ -1,4 +1,4 @@
-"""What a database holds, read from its catalogues: every kind of object, with all that defines it."""
+"""What a database holds, by its catalogues: every kind of object, with all that defines it."""
 
 import psycopg
 

@@ -3,6 +3,7 @@
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from uuid import UUID
 
 import psycopg
@@ -25,7 +26,7 @@ def test_uuidv7_is_ordered_within_a_session_and_tells_the_time(conn):
 
     assert {(one.version, one.variant) for one in ids} == {(7, "specified in RFC 4122")}
     assert len(set(ids)) == len(ids)
-    out_of_order = sum(one > other for one, other in zip(ids, ids[1:], strict=False))
+    out_of_order = sum(one > other for one, other in pairwise(ids))
     # Our own, before PostgreSQL 18, counts microseconds: two ids may share one.
     assert out_of_order == 0 or (
         conn.info.server_version < 180000 and out_of_order < len(ids) / 100
@@ -50,13 +51,14 @@ def test_updated_at_is_kept_by_the_database_for_every_writer(database_url):
 
 
 def test_ensure_partitions_by_many_at_once_under_load_loses_nothing(database_url):
-    """Four sessions make 24 months again and again while two others write events of those months."""
+    """Four sessions make 24 months while two others write events of those months."""
     writers, months, stop = 2, 24, threading.Event()
     with connect(database_url) as conn:
         customer_id = make_customer(conn).id
         conn.execute(
             "INSERT INTO events (customer_id, event_type, created_at) "
-            "SELECT %s, 'early', now() + make_interval(months => m) FROM generate_series(0, %s) AS m",
+            "SELECT %s, 'early', now() + make_interval(months => m) "
+            "FROM generate_series(0, %s) AS m",
             [customer_id, months],
         )
 

@@ -86,9 +86,11 @@ def one(
     sql: typing.LiteralString,
     args: Sequence[object],
     make: Maker[T],
+    *,
+    binary: bool = False,
 ) -> T | None:
     """Return the first row, or None."""
-    row = _Cursor(conn, row_factory=tuple_row).execute(sql, args).fetchone()
+    row = _Cursor(conn, row_factory=tuple_row).execute(sql, args, binary=binary).fetchone()
     if row is None:
         return None
     return make(*row) if isinstance(make, type) else make(row)
@@ -99,9 +101,13 @@ def exactly_one(
     sql: typing.LiteralString,
     args: Sequence[object],
     make: Maker[T],
+    *,
+    binary: bool = False,
 ) -> T:
     """Return the only row; raise RowCountError unless there is one."""
-    return _only(sql, _Cursor(conn, row_factory=tuple_row).execute(sql, args).fetchall(), make)
+    return _only(
+        sql, _Cursor(conn, row_factory=tuple_row).execute(sql, args, binary=binary).fetchall(), make
+    )
 
 
 def many(
@@ -109,9 +115,13 @@ def many(
     sql: typing.LiteralString,
     args: Sequence[object],
     make: Maker[T],
+    *,
+    binary: bool = False,
 ) -> list[T]:
     """Return all rows."""
-    return _made(_Cursor(conn, row_factory=tuple_row).execute(sql, args).fetchall(), make)
+    return _made(
+        _Cursor(conn, row_factory=tuple_row).execute(sql, args, binary=binary).fetchall(), make
+    )
 
 
 def execute(
@@ -219,9 +229,11 @@ async def async_one(
     sql: typing.LiteralString,
     args: Sequence[object],
     make: Maker[T],
+    *,
+    binary: bool = False,
 ) -> T | None:
     """Return the first row, or None."""
-    cursor = await _AsyncCursor(conn, row_factory=tuple_row).execute(sql, args)
+    cursor = await _AsyncCursor(conn, row_factory=tuple_row).execute(sql, args, binary=binary)
     row = await cursor.fetchone()
     if row is None:
         return None
@@ -233,9 +245,11 @@ async def async_exactly_one(
     sql: typing.LiteralString,
     args: Sequence[object],
     make: Maker[T],
+    *,
+    binary: bool = False,
 ) -> T:
     """Return the only row; raise RowCountError unless there is one."""
-    cursor = await _AsyncCursor(conn, row_factory=tuple_row).execute(sql, args)
+    cursor = await _AsyncCursor(conn, row_factory=tuple_row).execute(sql, args, binary=binary)
     return _only(sql, await cursor.fetchall(), make)
 
 
@@ -244,9 +258,11 @@ async def async_many(
     sql: typing.LiteralString,
     args: Sequence[object],
     make: Maker[T],
+    *,
+    binary: bool = False,
 ) -> list[T]:
     """Return all rows."""
-    cursor = await _AsyncCursor(conn, row_factory=tuple_row).execute(sql, args)
+    cursor = await _AsyncCursor(conn, row_factory=tuple_row).execute(sql, args, binary=binary)
     return _made(await cursor.fetchall(), make)
 
 
@@ -367,14 +383,16 @@ def _only(sql: str, rows: list[Row], make: Maker[T]) -> T:
     return _made(rows, make)[0]
 
 
-class _Labels(dict[str | None, typing.Any]):
-    """The members of an enum by label; None stays None."""
+class _Labels(dict[str | bytes | None, typing.Any]):
+    """The members of an enum by label, as text or in binary; None stays None."""
 
     def __init__(self, cls: type[enum.Enum]) -> None:
-        super().__init__({None: None} | {member.value: member for member in cls})
+        super().__init__({None: None})
+        for member in cls:
+            self[member.value] = self[member.value.encode()] = member
         self._cls = cls
 
-    def __missing__(self, label: str | None) -> typing.NoReturn:
+    def __missing__(self, label: str | bytes | None) -> typing.NoReturn:
         msg = f"{self._cls.__name__} has no label {label!r}: generate the code again"
         raise ValueError(msg)
 

@@ -87,9 +87,11 @@ def one(
     sql: typing.LiteralString,
     args: Sequence[object],
     make: Maker[T],
+    *,
+    binary: bool = False,
 ) -> T | None:
     """Return the first row, or None."""
-    row = _Cursor(conn, row_factory=tuple_row).execute(sql, args).fetchone()
+    row = _Cursor(conn, row_factory=tuple_row).execute(sql, args, binary=binary).fetchone()
     if row is None:
         return None
     return make(*row) if isinstance(make, type) else make(row)
@@ -100,9 +102,13 @@ def exactly_one(
     sql: typing.LiteralString,
     args: Sequence[object],
     make: Maker[T],
+    *,
+    binary: bool = False,
 ) -> T:
     """Return the only row; raise RowCountError unless there is one."""
-    return _only(sql, _Cursor(conn, row_factory=tuple_row).execute(sql, args).fetchall(), make)
+    return _only(
+        sql, _Cursor(conn, row_factory=tuple_row).execute(sql, args, binary=binary).fetchall(), make
+    )
 
 
 def many(
@@ -110,9 +116,13 @@ def many(
     sql: typing.LiteralString,
     args: Sequence[object],
     make: Maker[T],
+    *,
+    binary: bool = False,
 ) -> list[T]:
     """Return all rows."""
-    return _made(_Cursor(conn, row_factory=tuple_row).execute(sql, args).fetchall(), make)
+    return _made(
+        _Cursor(conn, row_factory=tuple_row).execute(sql, args, binary=binary).fetchall(), make
+    )
 
 
 def execute(
@@ -220,9 +230,11 @@ async def async_one(
     sql: typing.LiteralString,
     args: Sequence[object],
     make: Maker[T],
+    *,
+    binary: bool = False,
 ) -> T | None:
     """Return the first row, or None."""
-    cursor = await _AsyncCursor(conn, row_factory=tuple_row).execute(sql, args)
+    cursor = await _AsyncCursor(conn, row_factory=tuple_row).execute(sql, args, binary=binary)
     row = await cursor.fetchone()
     if row is None:
         return None
@@ -234,9 +246,11 @@ async def async_exactly_one(
     sql: typing.LiteralString,
     args: Sequence[object],
     make: Maker[T],
+    *,
+    binary: bool = False,
 ) -> T:
     """Return the only row; raise RowCountError unless there is one."""
-    cursor = await _AsyncCursor(conn, row_factory=tuple_row).execute(sql, args)
+    cursor = await _AsyncCursor(conn, row_factory=tuple_row).execute(sql, args, binary=binary)
     return _only(sql, await cursor.fetchall(), make)
 
 
@@ -245,9 +259,11 @@ async def async_many(
     sql: typing.LiteralString,
     args: Sequence[object],
     make: Maker[T],
+    *,
+    binary: bool = False,
 ) -> list[T]:
     """Return all rows."""
-    cursor = await _AsyncCursor(conn, row_factory=tuple_row).execute(sql, args)
+    cursor = await _AsyncCursor(conn, row_factory=tuple_row).execute(sql, args, binary=binary)
     return _made(await cursor.fetchall(), make)
 
 
@@ -368,14 +384,16 @@ def _only(sql: str, rows: list[Row], make: Maker[T]) -> T:
     return _made(rows, make)[0]
 
 
-class _Labels(dict[str | None, typing.Any]):
-    """The members of an enum by label; None stays None."""
+class _Labels(dict[str | bytes | None, typing.Any]):
+    """The members of an enum by label, as text or in binary; None stays None."""
 
     def __init__(self, cls: type[enum.Enum]) -> None:
-        super().__init__({None: None} | {member.value: member for member in cls})
+        super().__init__({None: None})
+        for member in cls:
+            self[member.value] = self[member.value.encode()] = member
         self._cls = cls
 
-    def __missing__(self, label: str | None) -> typing.NoReturn:
+    def __missing__(self, label: str | bytes | None) -> typing.NoReturn:
         msg = f"{self._cls.__name__} has no label {label!r}: generate the code again"
         raise ValueError(msg)
 

@@ -16,6 +16,9 @@ SELECT book_id, isbn, name, tags, book_type FROM books
 LEFT JOIN authors ON books.author_id = authors.author_id
 WHERE tags && $1::varchar[] ORDER BY book_id;
 
+-- name: Networks :one
+SELECT $1::inet AS address, $2::cidr AS network, $3::book_type[] AS types;
+
 -- name: SayHello :one
 SELECT 'hello ' || $1::text;
 

@@ -63,7 +63,9 @@ CREATE TABLE everything (
     c_odds "Odd Enum" [],
     c_positives positive [],
     c_uuids uuid [],
-    c_ranges int8range []
+    c_ranges int8range [],
+    c_pairs pair [],
+    c_snapshots pg_snapshot []
 );
 COMMENT ON TABLE everything IS 'One column of each type.
 

@@ -6,11 +6,11 @@ INSERT INTO everything (
     c_inet, c_cidr, c_macaddr, c_xid8, c_oid, c_bit, c_money, c_int4range, c_int8range, c_numrange,
     c_daterange, c_tstzrange, c_datemultirange, c_int8multirange, c_mood, c_odd, c_color, c_email,
     c_positive, c_price, c_pair, c_ints, c_matrix, c_texts, c_times, c_jsonbs, c_moods, c_odds, c_positives,
-    c_uuids, c_ranges
+    c_uuids, c_ranges, c_pairs, c_snapshots
 ) VALUES (
     $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20,
     $21, $22, $23, $24, $25, $26, $27, $28, $29, $30, $31, $32, $33, $34, $35, $36, $37, $38,
-    $39, $40, $41, $42, $43, $44, $45, $46, $47, $48, $49, $50, $51
+    $39, $40, $41, $42, $43, $44, $45, $46, $47, $48, $49, $50, $51, $52, $53
 ) RETURNING *;
 
 -- name: GetEverything :one
@@ -23,11 +23,11 @@ INSERT INTO everything (
     c_inet, c_cidr, c_macaddr, c_xid8, c_oid, c_bit, c_money, c_int4range, c_int8range, c_numrange,
     c_daterange, c_tstzrange, c_datemultirange, c_int8multirange, c_mood, c_odd, c_color, c_email,
     c_positive, c_price, c_pair, c_ints, c_matrix, c_texts, c_times, c_jsonbs, c_moods, c_odds, c_positives,
-    c_uuids, c_ranges
+    c_uuids, c_ranges, c_pairs, c_snapshots
 ) VALUES (
     $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20,
     $21, $22, $23, $24, $25, $26, $27, $28, $29, $30, $31, $32, $33, $34, $35, $36, $37, $38,
-    $39, $40, $41, $42, $43, $44, $45, $46, $47, $48, $49, $50, $51
+    $39, $40, $41, $42, $43, $44, $45, $46, $47, $48, $49, $50, $51, $52, $53
 );
 
 -- name: copy_scalars :copyfrom
@@ -40,6 +40,9 @@ INSERT INTO everything (
     $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20,
     $21, $22, $23, $24, $25, $26, $27, $28, $29, $30, $31, $32, $33, $34, $35, $36, $37, $38, $39
 );
+
+-- name: copy_pairs :copyfrom
+INSERT INTO everything (c_pair, c_text) VALUES ($1, $2);
 
 -- name: list_by_mood :many
 SELECT id, c_mood FROM everything WHERE c_mood = ANY(@moods::mood[]) ORDER BY id;
