@@ -55,27 +55,26 @@ def run(url: str, psql_command: str, artifacts_dir: Path) -> None:
     `psql_command` opens the database of `url` and is printed last; the run's files go into a folder
     of their own in `artifacts_dir`.
     """
-    console = Console()
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 120
     with console.status("Migrating the database") as status:
         applied = migrate(url, say=status.update).applied
-        with connect(url, actor="optiinfra-db demo") as conn:
-            status.update("Writing the sample data")
+    with connect(url, actor="optiinfra-db demo") as conn:
+        with console.status("Writing the sample data") as status:
             seeded = seed(conn)
             status.update("Recording a cost analysis")
             run_id = _analyze_cost(conn, artifacts_dir)
-            console.print(f"[bold]Migrated[/]: {len(applied) or 'no'} migrations were pending.")
-            console.print(f"[bold]Seeded[/]: {str(seeded).splitlines()[0]}")
-            console.print(
-                f"[bold]Recorded[/] a cost analysis of {len(STEPS)} steps, each durable when it "
-                f"was done: run {run_id}."
-            )
-            console.print()
-            console.print(_board(conn))
-            console.print()
-            console.print(_detail(conn, run_id))
-    console.print()
+        console.print(f"[bold]Migrated[/]: {len(applied) or 'no'} migrations were pending.")
+        console.print(f"[bold]Seeded[/]: {str(seeded).splitlines()[0].rstrip('.:')}.")
+        console.print(
+            f"[bold]Recorded[/]: a cost analysis of {len(STEPS)} steps, each durable when it "
+            f"was done: run {run_id}.",
+            soft_wrap=True,
+        )
+        console.print("", _board(conn, console.width), "", _detail(conn, run_id), "", sep="\n")
     console.print("Look at it in psql ([bold]\\dt+[/] lists the tables, [bold]\\q[/] quits):")
-    console.print(f"  {escape(psql_command)}", soft_wrap=True, highlight=False)
+    console.print(f"  {escape(psql_command)}", soft_wrap=True)
 
 
 def _analyze_cost(conn: Connection, artifacts_dir: Path) -> UUID:
@@ -195,27 +194,32 @@ def _store(
     )
 
 
-def _board(conn: Connection) -> Table:
-    """Show the newest runs of each customer."""
-    table = Table(title="Workflows", title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
-    for column in ("Type", "Customer", "Agent", "Status"):
+def _board(conn: Connection, width: int) -> Table:
+    """Show the newest runs of each customer; in a narrow terminal on two lines each."""
+    is_wide = width >= 110  # noqa: PLR2004
+    table = Table(
+        title="Workflows", title_justify="left", title_style="bold", box=box.SIMPLE, pad_edge=False
+    )
+    for column in ("Type", "Customer", "Agent") if is_wide else ("Workflow",):
         table.add_column(column, no_wrap=True)
-    table.add_column("Steps", justify="right")
+    table.add_column("Status", no_wrap=True)
+    table.add_column("Steps", justify="right", no_wrap=True)
     table.add_column("Duration", justify="right", no_wrap=True)
-    table.add_column("First failure")
+    table.add_column("First failure", overflow="fold")
     for customer in customers.list_customers(conn, max_rows=10):
         for row in workflow_executions.list_workflow_progress(
             conn, customer_id=customer.id, max_rows=5
         ):
+            names = [row.workflow_type, customer.name, row.agent_name]
+            if not is_wide:
+                names = [f"{row.workflow_type}\n{customer.name}, {row.agent_name}"]
             failure = f"{row.failed_step_name}: {row.failed_step_error}"
             table.add_row(
-                row.workflow_type,
-                customer.name,
-                row.agent_name,
+                *(escape(name) for name in names),
                 Text(row.status, style=STYLES[row.status]),
                 f"{row.steps_done}/{row.steps_total}",
                 _duration(row.duration),
-                failure if row.failed_step_name else "",
+                escape(failure) if row.failed_step_name else "",
             )
     return table
 
@@ -286,9 +290,9 @@ def _duration(duration: timedelta | None) -> str:
         return ""
     seconds = duration.total_seconds()
     if seconds < 1:
-        return f"{seconds * 1000:.0f} ms"
+        return f"{seconds * 1000:.0f}ms"
     if seconds < 60:  # noqa: PLR2004
-        return f"{seconds:.1f} s"
+        return f"{seconds:.1f}s"
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+    return f"{hours}h {minutes}m" if hours else f"{minutes}m {rest}s"

@@ -108,6 +108,7 @@ class Parameter:
 class Function:
     """A query as a function, sync and async."""
 
+    query: str  # its name in SQL
     name: str
     constant: str
     sql: str
@@ -267,18 +268,17 @@ def _check_modules(package: Package, problems: Problems) -> None:
         seen.setdefault(module.name, module.source)
         names: dict[str, str] = {}
         for function in module.functions:
-            owners = dict.fromkeys(
-                (function.name, function.constant, function.params_class), function.name
-            )
+            query = f"query {function.query}"
+            owners = dict.fromkeys((function.name, function.constant, function.params_class), query)
             if function.result:
                 cls = function.result.row_class
-                owners[cls] = f"@row {cls}" if function.result.is_shared else function.name
+                owners[cls] = f"@row {cls}" if function.result.is_shared else query
             owners.pop("", None)
             for name, owner in owners.items():
                 if names.setdefault(name, owner) != owner:
                     problems.add(
-                        f"{place}, query {function.name}",
-                        f"query {names[name]} takes the Python name {name} as well; rename one",
+                        f"{place}, {query}",
+                        f"{names[name]} takes the Python name {name} as well; rename one",
                     )
 
 
@@ -345,6 +345,7 @@ class _QueryBuilder:
         if query.command == ":copyfrom":
             sql, parameters, copy_types = self._copy(query, parameters, place)
         return Function(
+            query=query.name,
             name=name,
             constant=identifier(snake_case(query.name).upper(), "QUERY"),
             sql=f"-- name: {query.name} {query.command}\n{sql}\n",

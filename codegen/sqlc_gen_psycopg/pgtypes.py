@@ -179,14 +179,12 @@ class TypeMap:
             reader = f"_{identifier(enum.id.name, 'enum').upper()}_LABELS"
             return PyType(cls, is_enum=True, reader=reader, reader_source=f"_runtime.labels({cls})")
         base = canonical(name)
+        if base in _FOREIGN or base in self._composites:  # psycopg gives a text, such as "(1,a)"
+            return PyType("str", is_domain=True)
         if base in _ANNOTATIONS:
-            if base in _FOREIGN:
-                return PyType("str", is_domain=True)
             return PyType(_ANNOTATIONS[base], base=base)
         if base.startswith("_") and base[1:] in _ANNOTATIONS and not dims:
             return PyType(_ANNOTATIONS[base[1:]], base=base[1:], dims=1)
-        if base in self._composites:  # psycopg gives its text, such as "(1,a)"
-            return PyType("str", is_domain=True)
         domain = self._domains.get(base)
         if domain:
             under = self._scalar(Identifier("", domain[0]), domain[1])

@@ -63,10 +63,10 @@ COMPLAINTS = [
     "query.sql, query ghost: @nullable notes: there is no such column; it has id, note",
     "query.sql, query several: @returns exactly one is for :one queries",
     "query.sql, query some: @returns one: the only form is '@returns exactly one'",
-    "query.sql, query effect: @nullable: a :exec query returns no columns",
+    "query.sql, query effect: @nullable, @many, @row: a :exec query returns no columns",
     "query.sql, query clash: columns 'x-y' and 'x_y' are both x_y in Python; rename one with AS",
     "query.sql, query shaped, column shape: PostgreSQL type mystery has no Python type here; ",
-    "query.sql, query get_thing: query get_thing takes the Python name GET_THING as well; ",
+    "query.sql, query get_thing: query getThing takes the Python name get_thing as well; ",
 ]
 
 
