@@ -1,0 +1,71 @@
+"""What is built can be installed and works without the checkout."""
+
+import os
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def dist(tmp_path_factory):
+    """Build the sdist, and the wheel from it, as `make build` does."""
+    folder = tmp_path_factory.mktemp("dist")
+    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", folder, ROOT]
+    subprocess.run(command, check=True, capture_output=True)
+    return folder
+
+
+def files_under(folder):
+    paths = (ROOT / folder).rglob("*")
+    return {
+        str(path.relative_to(ROOT))
+        for path in paths
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+
+
+def test_the_sdist_has_the_sources(dist):
+    (path,) = dist.glob("*.tar.gz")
+    with tarfile.open(path) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    for folder in ("schema", "queries", "codegen", "generated", "tests"):
+        assert files_under(folder) <= names, folder
+
+
+def test_the_wheel_installs_one_package_that_works_from_any_folder(
+    dist, tmp_path, empty_database_url
+):
+    (path,) = dist.glob("*.whl")
+    with zipfile.ZipFile(path) as archive:
+        names = set(archive.namelist())
+    assert {name.partition("/")[0] for name in names if ".dist-info/" not in name} == {
+        "optiinfra_db"
+    }
+    assert {f"optiinfra_db/{name}" for name in files_under("generated")} <= names
+
+    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target"]
+    subprocess.run([*install, tmp_path, path], check=True)
+    environment = os.environ | {
+        "PYTHONPATH": str(tmp_path),
+        "OPTIINFRA_DATABASE_URL": empty_database_url,
+    }
+    for command in ("migrate", "seed", "status"):
+        subprocess.run(
+            [sys.executable, "-m", "optiinfra_db", command],
+            cwd=tmp_path.parent,
+            env=environment,
+            check=True,
+        )
+    where = subprocess.check_output(
+        [sys.executable, "-c", "import optiinfra_db; print(optiinfra_db.__file__)"],
+        cwd=tmp_path.parent,
+        env=environment,
+        text=True,
+    )
+    assert Path(where.strip()).parent.parent == tmp_path
