@@ -433,20 +433,26 @@ SELECT
     agents.id, agents.type, agents.name, agents.version, agents.status, agents.last_heartbeat, agents.endpoint, agents.capabilities, agents.metadata, agents.created_at, agents.updated_at,
     customers.id, customers.name, customers.email, customers.api_key_hash, customers.plan, customers.status, customers.metadata, customers.created_at, customers.updated_at,
     array(
-        SELECT row(workflow_steps.*)
-        FROM workflow_steps
-        WHERE
-            workflow_steps.customer_id = workflow_executions.customer_id
-            AND workflow_steps.workflow_execution_id = workflow_executions.id
-        ORDER BY workflow_steps.step_order
+        SELECT step
+        FROM (
+            SELECT workflow_steps.customer_id, workflow_steps.workflow_execution_id, workflow_steps.id, workflow_steps.step_name, workflow_steps.step_order, workflow_steps.status, workflow_steps.retry_count, workflow_steps.max_retries, workflow_steps.next_attempt_at, workflow_steps.started_at, workflow_steps.completed_at, workflow_steps.input_data, workflow_steps.output_data, workflow_steps.error_details, workflow_steps.metadata, workflow_steps.created_at, workflow_steps.updated_at
+            FROM workflow_steps
+            WHERE
+                workflow_steps.customer_id = workflow_executions.customer_id
+                AND workflow_steps.workflow_execution_id = workflow_executions.id
+            ORDER BY workflow_steps.step_order
+        ) AS step
     ) AS steps,
     array(
-        SELECT row(workflow_artifacts.*)
-        FROM workflow_artifacts
-        WHERE
-            workflow_artifacts.customer_id = workflow_executions.customer_id
-            AND workflow_artifacts.workflow_execution_id = workflow_executions.id
-        ORDER BY workflow_artifacts.id
+        SELECT artifact
+        FROM (
+            SELECT workflow_artifacts.customer_id, workflow_artifacts.workflow_execution_id, workflow_artifacts.id, workflow_artifacts.workflow_step_id, workflow_artifacts.artifact_type, workflow_artifacts.artifact_name, workflow_artifacts.artifact_path, workflow_artifacts.artifact_size_bytes, workflow_artifacts.content_type, workflow_artifacts.sha256, workflow_artifacts.metadata, workflow_artifacts.created_at, workflow_artifacts.updated_at
+            FROM workflow_artifacts
+            WHERE
+                workflow_artifacts.customer_id = workflow_executions.customer_id
+                AND workflow_artifacts.workflow_execution_id = workflow_executions.id
+            ORDER BY workflow_artifacts.id
+        ) AS artifact
     ) AS artifacts
 FROM workflow_executions
 INNER JOIN agents ON workflow_executions.agent_id = agents.id

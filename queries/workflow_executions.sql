@@ -250,20 +250,26 @@ SELECT
     sqlc.embed(agents),
     sqlc.embed(customers),
     array(
-        SELECT row(workflow_steps.*)
-        FROM workflow_steps
-        WHERE
-            workflow_steps.customer_id = workflow_executions.customer_id
-            AND workflow_steps.workflow_execution_id = workflow_executions.id
-        ORDER BY workflow_steps.step_order
+        SELECT step
+        FROM (
+            SELECT workflow_steps.*
+            FROM workflow_steps
+            WHERE
+                workflow_steps.customer_id = workflow_executions.customer_id
+                AND workflow_steps.workflow_execution_id = workflow_executions.id
+            ORDER BY workflow_steps.step_order
+        ) AS step
     ) AS steps,
     array(
-        SELECT row(workflow_artifacts.*)
-        FROM workflow_artifacts
-        WHERE
-            workflow_artifacts.customer_id = workflow_executions.customer_id
-            AND workflow_artifacts.workflow_execution_id = workflow_executions.id
-        ORDER BY workflow_artifacts.id
+        SELECT artifact
+        FROM (
+            SELECT workflow_artifacts.*
+            FROM workflow_artifacts
+            WHERE
+                workflow_artifacts.customer_id = workflow_executions.customer_id
+                AND workflow_artifacts.workflow_execution_id = workflow_executions.id
+            ORDER BY workflow_artifacts.id
+        ) AS artifact
     ) AS artifacts
 FROM workflow_executions
 INNER JOIN agents ON workflow_executions.agent_id = agents.id

@@ -2,8 +2,8 @@
 
 -- @returns exactly one      a :one query that finds no row is an error
 -- @nullable p50, agent      these result columns or embeds may be NULL
--- @many steps workflow_steps  column steps, array(SELECT row(workflow_steps.*) ...), is a list of
---                           that table's models
+-- @many parts pieces        column parts is a list of the table's models:
+--                           array(SELECT p FROM (SELECT pieces.* FROM pieces ...) AS p) AS parts
 -- @row WorkflowSummary      the class of its rows, which other queries of the file may share
 -- @plan ..., @index ...     for other tools; they stay in the prose
 """

@@ -184,7 +184,8 @@ class _ModuleWriter:
             if name
         ]
         source.exported += dict.fromkeys(public)
-        names = sorted({*public, *self._private}, key=export_order)
+        helpers = [name for name in self._makers.values() if "." not in name]
+        names = sorted({*public, *helpers, *self._values.values()}, key=export_order)
         package = self._config.package + "." if self._config.package else ".."
         if names:
             source.members.append(_from_import(f"from {package}{self._module.name} import", names))
@@ -290,7 +291,6 @@ class _ModuleWriter:
         assert item.embed is not None
         fields = item.embed.row.fields
         name = self._new_private(name)
-        self._private.remove(name)  # called by another helper only
         required = next((i for i, f in enumerate(fields) if not f.type.nullable), None)
         if required is None:
             end = index + len(fields)

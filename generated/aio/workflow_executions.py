@@ -40,9 +40,7 @@ from ..workflow_executions import (
     _make_list_failed_workflows_row,
     _make_list_running_workflows_row,
     _make_list_workflow_progress_row,
-    _make_workflow_artifact,
     _make_workflow_execution,
-    _make_workflow_step,
     _make_workflow_summary,
 )
 

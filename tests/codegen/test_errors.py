@@ -47,6 +47,34 @@ SELECT id AS "x-y", id AS x_y FROM things;
 -- name: shaped :one
 SELECT shape FROM things;
 
+-- name: lost :one
+-- @many parts pieces
+SELECT id, array(SELECT row(states.*) FROM states) AS parts FROM things;
+
+-- name: misspelt :one
+-- @many part states
+SELECT id, array(SELECT row(states.*) FROM states) AS parts FROM things;
+
+-- name: unreadable :many
+-- @many parts states
+SELECT array[]::state[] AS choices, array(SELECT row(states.*) FROM states) AS parts FROM things;
+
+-- name: brief :many
+-- @row Brief
+SELECT id FROM states ORDER BY id;
+
+-- name: short :many
+-- @row Brief
+SELECT id, note FROM things ORDER BY id;
+
+-- name: long :many
+-- @row Brief
+SELECT id, id + 1 AS next FROM things ORDER BY id;
+
+-- name: lower :many
+-- @row brief
+SELECT id, note FROM things ORDER BY id;
+
 -- name: getThing :exec
 DELETE FROM things;
 
@@ -66,6 +94,11 @@ COMPLAINTS = [
     "query.sql, query effect: @nullable, @many, @row: a :exec query returns no columns",
     "query.sql, query clash: columns 'x-y' and 'x_y' are both x_y in Python; rename one with AS",
     "query.sql, query shaped, column shape: PostgreSQL type mystery has no Python type here; ",
+    "query.sql, query lost: @many parts: there is no table pieces",
+    "query.sql, query misspelt: @many part: there is no such column; it has id, parts",
+    "query.sql, query unreadable: @many has rows sent in binary, which choices (array of models",
+    "query.sql, query long: @row Brief: its columns differ from those of query short; select",
+    "query.sql, query lower: @row brief: write the name of a class",
     "query.sql, query get_thing: query getThing takes the Python name get_thing as well; ",
 ]
 

@@ -18,15 +18,23 @@ __all__ = [
     "BODIES",
     "COPY_MEASUREMENTS",
     "DOCUMENTS_WITH",
+    "HISTORY",
+    "LIST_BRIEFLY",
+    "LIST_BRIEFLY_BACKWARDS",
     "LIST_MEASUREMENTS",
     "NEWEST",
     "PUT_DOCUMENT",
     "CopyMeasurementsParams",
+    "HistoryRow",
+    "MeasurementBrief",
     "NewestRow",
     "at_times",
     "bodies",
     "copy_measurements",
     "documents_with",
+    "history",
+    "list_briefly",
+    "list_briefly_backwards",
     "list_measurements",
     "newest",
     "put_document",
@@ -178,3 +186,72 @@ SELECT body FROM documents ORDER BY id
 def bodies(conn: psycopg.Connection[typing.Any]) -> list[models.JSON]:
     """Run the query `bodies`."""
     return _runtime.many(conn, BODIES, (), _runtime.first)
+
+
+HISTORY: typing.Final = """-- name: history :one
+SELECT
+    count(*) AS total,
+    array(
+        SELECT m FROM (SELECT measurements.sensor, measurements.taken_at, measurements.value, measurements.tags, measurements.valid, measurements.counts, measurements.mood FROM measurements ORDER BY sensor, taken_at) AS m
+    ) AS measured,
+    array(SELECT d FROM (SELECT documents.id, documents.body, documents.extra, documents.kind FROM documents ORDER BY id) AS d) AS noted
+FROM measurements
+"""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class HistoryRow:
+    """A row of `history`."""
+
+    total: int
+    measured: list[models.Measurement]
+    noted: list[models.Document]
+
+
+def _make_document(row: _runtime.Row) -> models.Document:
+    return models.Document(row[0], row[1], row[2], row[3])
+
+
+def _make_history_row(row: _runtime.Row) -> HistoryRow:
+    return HistoryRow(
+        row[0],
+        [_make_measurement(record) for record in row[1]],
+        [_make_document(record) for record in row[2]],
+    )
+
+
+def history(conn: psycopg.Connection[typing.Any]) -> HistoryRow:
+    """All measurements of all sensors, and how many they are."""
+    return _runtime.exactly_one(conn, HISTORY, (), _make_history_row, binary=True)
+
+
+LIST_BRIEFLY: typing.Final = """-- name: list_briefly :many
+SELECT sensor, mood FROM measurements ORDER BY sensor
+"""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class MeasurementBrief:
+    """A row of `list_briefly`, `list_briefly_backwards`."""
+
+    sensor: str
+    mood: models.Mood | None
+
+
+def _make_measurement_brief(row: _runtime.Row) -> MeasurementBrief:
+    return MeasurementBrief(row[0], _MOOD_LABELS[row[1]])
+
+
+def list_briefly(conn: psycopg.Connection[typing.Any]) -> list[MeasurementBrief]:
+    """Run the query `list_briefly`."""
+    return _runtime.many(conn, LIST_BRIEFLY, (), _make_measurement_brief)
+
+
+LIST_BRIEFLY_BACKWARDS: typing.Final = """-- name: list_briefly_backwards :many
+SELECT sensor, mood FROM measurements ORDER BY sensor DESC
+"""
+
+
+def list_briefly_backwards(conn: psycopg.Connection[typing.Any]) -> list[MeasurementBrief]:
+    """Run the query `list_briefly_backwards`."""
+    return _runtime.many(conn, LIST_BRIEFLY_BACKWARDS, (), _make_measurement_brief)

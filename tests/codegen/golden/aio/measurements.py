@@ -14,13 +14,20 @@ from ..measurements import (
     BODIES,
     COPY_MEASUREMENTS,
     DOCUMENTS_WITH,
+    HISTORY,
+    LIST_BRIEFLY,
+    LIST_BRIEFLY_BACKWARDS,
     LIST_MEASUREMENTS,
     NEWEST,
     PUT_DOCUMENT,
     CopyMeasurementsParams,
+    HistoryRow,
+    MeasurementBrief,
     NewestRow,
     _copy_measurements_values,
+    _make_history_row,
     _make_measurement,
+    _make_measurement_brief,
 )
 
 __all__ = [
@@ -28,15 +35,23 @@ __all__ = [
     "BODIES",
     "COPY_MEASUREMENTS",
     "DOCUMENTS_WITH",
+    "HISTORY",
+    "LIST_BRIEFLY",
+    "LIST_BRIEFLY_BACKWARDS",
     "LIST_MEASUREMENTS",
     "NEWEST",
     "PUT_DOCUMENT",
     "CopyMeasurementsParams",
+    "HistoryRow",
+    "MeasurementBrief",
     "NewestRow",
     "at_times",
     "bodies",
     "copy_measurements",
     "documents_with",
+    "history",
+    "list_briefly",
+    "list_briefly_backwards",
     "list_measurements",
     "newest",
     "put_document",
@@ -124,3 +139,20 @@ async def documents_with(
 async def bodies(conn: psycopg.AsyncConnection[typing.Any]) -> list[models.JSON]:
     """Run the query `bodies`."""
     return await _runtime.async_many(conn, BODIES, (), _runtime.first)
+
+
+async def history(conn: psycopg.AsyncConnection[typing.Any]) -> HistoryRow:
+    """All measurements of all sensors, and how many they are."""
+    return await _runtime.async_exactly_one(conn, HISTORY, (), _make_history_row, binary=True)
+
+
+async def list_briefly(conn: psycopg.AsyncConnection[typing.Any]) -> list[MeasurementBrief]:
+    """Run the query `list_briefly`."""
+    return await _runtime.async_many(conn, LIST_BRIEFLY, (), _make_measurement_brief)
+
+
+async def list_briefly_backwards(
+    conn: psycopg.AsyncConnection[typing.Any],
+) -> list[MeasurementBrief]:
+    """Run the query `list_briefly_backwards`."""
+    return await _runtime.async_many(conn, LIST_BRIEFLY_BACKWARDS, (), _make_measurement_brief)

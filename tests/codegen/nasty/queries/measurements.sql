@@ -24,3 +24,24 @@ SELECT * FROM documents WHERE body @> @part::jsonb ORDER BY id;
 
 -- name: bodies :many
 SELECT body FROM documents ORDER BY id;
+
+-- name: history :one
+-- All measurements of all sensors, and how many they are.
+-- @returns exactly one
+-- @many measured measurements
+-- @many noted documents
+SELECT
+    count(*) AS total,
+    array(
+        SELECT m FROM (SELECT measurements.* FROM measurements ORDER BY sensor, taken_at) AS m
+    ) AS measured,
+    array(SELECT d FROM (SELECT documents.* FROM documents ORDER BY id) AS d) AS noted
+FROM measurements;
+
+-- name: list_briefly :many
+-- @row MeasurementBrief
+SELECT sensor, mood FROM measurements ORDER BY sensor;
+
+-- name: list_briefly_backwards :many
+-- @row MeasurementBrief
+SELECT sensor, mood FROM measurements ORDER BY sensor DESC;
