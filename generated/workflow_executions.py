@@ -1278,7 +1278,9 @@ class ListFailedWorkflowsByCustomerRow:
     """Object that says why its latest failed attempt failed (type, message, ...)."""
 
 
-def _make_list_failed_workflows_by_customer_row(row: _runtime.Row) -> ListFailedWorkflowsByCustomerRow:
+def _make_list_failed_workflows_by_customer_row(
+    row: _runtime.Row,
+) -> ListFailedWorkflowsByCustomerRow:
     return ListFailedWorkflowsByCustomerRow(
         row[0],
         row[1],

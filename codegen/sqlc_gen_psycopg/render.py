@@ -243,8 +243,7 @@ class _ModuleWriter:
             return wanted
         name = self._new_private(wanted)
         body = self._make_body(source, result, cls, name, private)
-        row = source.ref("_runtime.Row")
-        private.append(f"def {name}(row: {row}) -> {annotation}:\n{block(body)}")
+        private.append(_row_function(source, name, annotation, body))
         return name
 
     def _make_body(
@@ -280,9 +279,9 @@ class _ModuleWriter:
         wanted = f"_make_{snake_case(model.row.name)}"
         if wanted not in self._private:
             self._new_private(wanted)
-            head = f"def {wanted}(row: {source.ref('_runtime.Row')})"
             body = "return " + self._construct(source, model, 0)
-            private.append(f"{head} -> {source.ref(f'models.{model.row.name}')}:\n{block(body)}")
+            cls = source.ref(f"models.{model.row.name}")
+            private.append(_row_function(source, wanted, cls, body))
         return wanted
 
     def _nullable_embed(
@@ -299,7 +298,7 @@ class _ModuleWriter:
             test = f"if row[{index + required}] is None:"
         body = f"{test}\n    return None\nreturn {self._construct(source, item.embed, index)}"
         cls = source.ref(f"models.{item.embed.row.name} | None")
-        private.append(f"def {name}(row: {source.ref('_runtime.Row')}) -> {cls}:\n{block(body)}")
+        private.append(_row_function(source, name, cls, body))
         return f"{name}(row)"
 
     def _construct(self, source: Source, model: Model, index: int) -> str:
@@ -433,6 +432,12 @@ _RUNTIME_FUNCTIONS = {
     ":batchone": "batch_one",
     ":batchmany": "batch_many",
 }
+
+
+def _row_function(source: Source, name: str, returns: str, body: str) -> str:
+    """Write a helper that makes something of a row."""
+    row = f"row: {source.ref('_runtime.Row')}"
+    return signature(f"def {name}", [row], f" -> {returns}:") + "\n" + block(body)
 
 
 def _args(source: Source, parameters: Sequence[Parameter], prefix: str, indent: int) -> str:

@@ -22,10 +22,12 @@ __all__ = [
     "LIST_BRIEFLY",
     "LIST_BRIEFLY_BACKWARDS",
     "LIST_MEASUREMENTS",
+    "LIST_MEASUREMENTS_WITH_A_NAME_SO_LONG_THAT_ITS_HELPER_NEEDS_LINES_OF_ITS_OWN",
     "NEWEST",
     "PUT_DOCUMENT",
     "CopyMeasurementsParams",
     "HistoryRow",
+    "ListMeasurementsWithANameSoLongThatItsHelperNeedsLinesOfItsOwnRow",
     "MeasurementBrief",
     "NewestRow",
     "at_times",
@@ -36,6 +38,7 @@ __all__ = [
     "list_briefly",
     "list_briefly_backwards",
     "list_measurements",
+    "list_measurements_with_a_name_so_long_that_its_helper_needs_lines_of_its_own",
     "newest",
     "put_document",
 ]
@@ -255,3 +258,39 @@ SELECT sensor, mood FROM measurements ORDER BY sensor DESC
 def list_briefly_backwards(conn: psycopg.Connection[typing.Any]) -> list[MeasurementBrief]:
     """Run the query `list_briefly_backwards`."""
     return _runtime.many(conn, LIST_BRIEFLY_BACKWARDS, (), _make_measurement_brief)
+
+
+LIST_MEASUREMENTS_WITH_A_NAME_SO_LONG_THAT_ITS_HELPER_NEEDS_LINES_OF_ITS_OWN: typing.Final = """-- name: list_measurements_with_a_name_so_long_that_its_helper_needs_lines_of_its_own :many
+SELECT sensor, mood, value FROM measurements ORDER BY sensor
+"""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ListMeasurementsWithANameSoLongThatItsHelperNeedsLinesOfItsOwnRow:
+    """A row of `list_measurements_with_a_name_so_long_that_its_helper_needs_lines_of_its_own`."""
+
+    sensor: str
+    mood: models.Mood | None
+    value: decimal.Decimal
+
+
+def _make_list_measurements_with_a_name_so_long_that_its_helper_needs_lines_of_its_own_row(
+    row: _runtime.Row,
+) -> ListMeasurementsWithANameSoLongThatItsHelperNeedsLinesOfItsOwnRow:
+    return ListMeasurementsWithANameSoLongThatItsHelperNeedsLinesOfItsOwnRow(
+        row[0],
+        _MOOD_LABELS[row[1]],
+        row[2],
+    )
+
+
+def list_measurements_with_a_name_so_long_that_its_helper_needs_lines_of_its_own(
+    conn: psycopg.Connection[typing.Any],
+) -> list[ListMeasurementsWithANameSoLongThatItsHelperNeedsLinesOfItsOwnRow]:
+    """Run the query `list_measurements_with_a_name_so_long_that_its_helper_needs_lines_of_its_own`."""
+    return _runtime.many(
+        conn,
+        LIST_MEASUREMENTS_WITH_A_NAME_SO_LONG_THAT_ITS_HELPER_NEEDS_LINES_OF_ITS_OWN,
+        (),
+        _make_list_measurements_with_a_name_so_long_that_its_helper_needs_lines_of_its_own_row,
+    )

@@ -18,14 +18,17 @@ from ..measurements import (
     LIST_BRIEFLY,
     LIST_BRIEFLY_BACKWARDS,
     LIST_MEASUREMENTS,
+    LIST_MEASUREMENTS_WITH_A_NAME_SO_LONG_THAT_ITS_HELPER_NEEDS_LINES_OF_ITS_OWN,
     NEWEST,
     PUT_DOCUMENT,
     CopyMeasurementsParams,
     HistoryRow,
+    ListMeasurementsWithANameSoLongThatItsHelperNeedsLinesOfItsOwnRow,
     MeasurementBrief,
     NewestRow,
     _copy_measurements_values,
     _make_history_row,
+    _make_list_measurements_with_a_name_so_long_that_its_helper_needs_lines_of_its_own_row,
     _make_measurement,
     _make_measurement_brief,
 )
@@ -39,10 +42,12 @@ __all__ = [
     "LIST_BRIEFLY",
     "LIST_BRIEFLY_BACKWARDS",
     "LIST_MEASUREMENTS",
+    "LIST_MEASUREMENTS_WITH_A_NAME_SO_LONG_THAT_ITS_HELPER_NEEDS_LINES_OF_ITS_OWN",
     "NEWEST",
     "PUT_DOCUMENT",
     "CopyMeasurementsParams",
     "HistoryRow",
+    "ListMeasurementsWithANameSoLongThatItsHelperNeedsLinesOfItsOwnRow",
     "MeasurementBrief",
     "NewestRow",
     "at_times",
@@ -53,6 +58,7 @@ __all__ = [
     "list_briefly",
     "list_briefly_backwards",
     "list_measurements",
+    "list_measurements_with_a_name_so_long_that_its_helper_needs_lines_of_its_own",
     "newest",
     "put_document",
 ]
@@ -156,3 +162,15 @@ async def list_briefly_backwards(
 ) -> list[MeasurementBrief]:
     """Run the query `list_briefly_backwards`."""
     return await _runtime.async_many(conn, LIST_BRIEFLY_BACKWARDS, (), _make_measurement_brief)
+
+
+async def list_measurements_with_a_name_so_long_that_its_helper_needs_lines_of_its_own(
+    conn: psycopg.AsyncConnection[typing.Any],
+) -> list[ListMeasurementsWithANameSoLongThatItsHelperNeedsLinesOfItsOwnRow]:
+    """Run the query `list_measurements_with_a_name_so_long_that_its_helper_needs_lines_of_its_own`."""
+    return await _runtime.async_many(
+        conn,
+        LIST_MEASUREMENTS_WITH_A_NAME_SO_LONG_THAT_ITS_HELPER_NEEDS_LINES_OF_ITS_OWN,
+        (),
+        _make_list_measurements_with_a_name_so_long_that_its_helper_needs_lines_of_its_own_row,
+    )

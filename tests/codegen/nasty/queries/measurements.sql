@@ -45,3 +45,6 @@ SELECT sensor, mood FROM measurements ORDER BY sensor;
 -- name: list_briefly_backwards :many
 -- @row MeasurementBrief
 SELECT sensor, mood FROM measurements ORDER BY sensor DESC;
+
+-- name: list_measurements_with_a_name_so_long_that_its_helper_needs_lines_of_its_own :many
+SELECT sensor, mood, value FROM measurements ORDER BY sensor;
