@@ -47,9 +47,11 @@ def run_sqlc(folder: Path) -> None:
         (folder / name).symlink_to(ROOT / name)
     # The plugin runs under this Python, and sqlc comes from the same environment.
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    print("Loading schema/ into the embedded PostgreSQL", file=sys.stderr)
     with schema_database() as url:
         environment = os.environ | {"PATH": path, "OPTIINFRA_CODEGEN_URL": url}
         for command in ("generate", "vet"):
+            print(f"Running sqlc {command}", file=sys.stderr)
             sqlc = ["sqlc", command, "--file", str(folder / "sqlc.yaml")]
             subprocess.run(sqlc, cwd=folder, env=environment, check=True)
 
