@@ -280,8 +280,6 @@ CREATE TABLE approvals (
     created_at timestamptz NOT NULL DEFAULT now(),
     updated_at timestamptz NOT NULL DEFAULT now(),
     CONSTRAINT approvals_pkey PRIMARY KEY (customer_id, id),
-    CONSTRAINT approvals_customer_id_fkey FOREIGN KEY (customer_id)
-    REFERENCES customers (id) ON DELETE CASCADE,
     CONSTRAINT approvals_recommendation_id_fkey FOREIGN KEY (customer_id, recommendation_id)
     REFERENCES recommendations (customer_id, id) ON DELETE CASCADE,
     CONSTRAINT approvals_approved_by_check CHECK (
@@ -347,8 +345,6 @@ CREATE TABLE optimizations (
     created_at timestamptz NOT NULL DEFAULT now(),
     updated_at timestamptz NOT NULL DEFAULT now(),
     CONSTRAINT optimizations_pkey PRIMARY KEY (customer_id, id),
-    CONSTRAINT optimizations_customer_id_fkey FOREIGN KEY (customer_id)
-    REFERENCES customers (id) ON DELETE CASCADE,
     CONSTRAINT optimizations_recommendation_id_fkey FOREIGN KEY (customer_id, recommendation_id)
     REFERENCES recommendations (customer_id, id) ON DELETE CASCADE,
     CONSTRAINT optimizations_agent_id_fkey FOREIGN KEY (agent_id)

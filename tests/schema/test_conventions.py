@@ -150,7 +150,7 @@ def test_every_foreign_key_is_indexed(rows):
             AND c.relnamespace = current_schema()::regnamespace
         """
     )
-    assert len(foreign_keys) == 22
+    assert len(foreign_keys) == 20
     for key in foreign_keys:
         leading = [
             index.names[: len(key.names)]
