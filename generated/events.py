@@ -123,7 +123,7 @@ def create_event(
 
 
 COPY_EVENTS: typing.Final = """-- name: copy_events :copyfrom
-COPY events (customer_id, created_at, id, agent_id, event_type, severity, subject_type, subject_id, actor, data) FROM STDIN (FORMAT binary)
+COPY events (customer_id, created_at, agent_id, event_type, severity, subject_type, subject_id, actor, data) FROM STDIN (FORMAT binary)
 """
 
 
@@ -133,7 +133,6 @@ class CopyEventsParams:
 
     customer_id: uuid.UUID
     created_at: datetime.datetime
-    id: uuid.UUID
     agent_id: uuid.UUID | None = None
     event_type: str
     severity: models.EventSeverity
@@ -147,7 +146,6 @@ def _copy_events_values(params: CopyEventsParams) -> _runtime.Row:
     return (
         params.customer_id,
         _runtime.aware("created_at", params.created_at),
-        params.id,
         params.agent_id,
         params.event_type,
         params.severity,
@@ -166,7 +164,7 @@ def copy_events(conn: psycopg.Connection[typing.Any], rows: Iterable[CopyEventsP
     return _runtime.copy(
         conn,
         COPY_EVENTS,
-        ("uuid", "timestamptz", "uuid", "uuid", "text", "text", "text", "uuid", "text", "jsonb"),
+        ("uuid", "timestamptz", "uuid", "text", "text", "text", "uuid", "text", "jsonb"),
         _copy_events_values,
         rows,
     )

@@ -43,7 +43,6 @@ LIMIT 1;
 INSERT INTO events (
     customer_id,
     created_at,
-    id,
     agent_id,
     event_type,
     severity,
@@ -52,7 +51,7 @@ INSERT INTO events (
     actor,
     data
 )
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10);
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9);
 
 -- name: get_event :one
 -- One event, by its whole key: created_at leads to its partition.

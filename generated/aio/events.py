@@ -85,7 +85,7 @@ async def copy_events(
     return await _runtime.async_copy(
         conn,
         COPY_EVENTS,
-        ("uuid", "timestamptz", "uuid", "uuid", "text", "text", "text", "uuid", "text", "jsonb"),
+        ("uuid", "timestamptz", "uuid", "text", "text", "text", "uuid", "text", "jsonb"),
         _copy_events_values,
         rows,
     )

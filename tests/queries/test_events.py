@@ -50,7 +50,6 @@ def test_many_events_are_copied_in_one_go(db):
         CopyEventsParams(
             customer_id=customer.id,
             created_at=AT + timedelta(seconds=number),
-            id=UUID(int=ID.int + number),
             agent_id=agent.id if number % 2 else None,
             event_type="workflow_step.completed",
             severity=EventSeverity.WARNING,
