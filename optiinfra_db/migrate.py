@@ -396,7 +396,8 @@ def check(state: Sequence[MigrationStatus]) -> None:
         raise ChecksumMismatch(
             f"{', '.join(f'{name}.sql' for name in edited)} was edited after it had been applied. "
             "Restore the file (git log -p shows it) and put the change into a new migration. "
-            "In a database whose data you can lose: optiinfra-db rollback, then migrate."
+            "In a database whose data you can lose: "
+            f"optiinfra-db rollback --to {_number(edited[0]) - 1}, then optiinfra-db migrate."
         )
 
 
