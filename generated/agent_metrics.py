@@ -157,6 +157,7 @@ WHERE
     agent_id = $1
     AND metric_name = $2
     AND recorded_at >= $3
+    AND recorded_at <= $4::timestamptz
     AND (recorded_at, id) < (
         $4::timestamptz,
         coalesce($5::uuid, '00000000-0000-0000-0000-000000000000')

@@ -35,13 +35,21 @@ _AGENT_STATUS_LABELS: typing.Final = _runtime.labels(models.AgentStatus)
 
 
 UPSERT_AGENT_STATE: typing.Final = """-- name: upsert_agent_state :one
-INSERT INTO agent_states (agent_id, current_status, active_workflows, resource_usage, metadata)
+INSERT INTO agent_states (
+    agent_id,
+    current_status,
+    active_workflows,
+    locks,
+    resource_usage,
+    metadata
+)
 VALUES (
     $1,
     $2,
     coalesce($3::jsonb, '[]'),
     coalesce($4::jsonb, '{}'),
-    coalesce($5::jsonb, '{}')
+    coalesce($5::jsonb, '{}'),
+    coalesce($6::jsonb, '{}')
 )
 ON CONFLICT (agent_id) DO UPDATE
     SET
@@ -50,8 +58,9 @@ ON CONFLICT (agent_id) DO UPDATE
         active_workflows = coalesce(
             $3::jsonb, agent_states.active_workflows
         ),
-        resource_usage = coalesce($4::jsonb, agent_states.resource_usage),
-        metadata = coalesce($5::jsonb, agent_states.metadata)
+        locks = coalesce($4::jsonb, agent_states.locks),
+        resource_usage = coalesce($5::jsonb, agent_states.resource_usage),
+        metadata = coalesce($6::jsonb, agent_states.metadata)
 RETURNING id, agent_id, current_status, last_activity, current_workflow_customer_id, current_workflow_id, active_workflows, locks, resource_usage, metadata, created_at, updated_at
 """
 
@@ -79,6 +88,7 @@ def upsert_agent_state(
     agent_id: uuid.UUID,
     current_status: models.AgentStatusDetail,
     active_workflows: models.JSON | None = None,
+    locks: models.JSON | None = None,
     resource_usage: models.JSON | None = None,
     metadata: models.JSON | None = None,
 ) -> models.AgentState:
@@ -93,6 +103,7 @@ def upsert_agent_state(
             agent_id,
             current_status,
             _runtime.to_jsonb(active_workflows),
+            _runtime.to_jsonb(locks),
             _runtime.to_jsonb(resource_usage),
             _runtime.to_jsonb(metadata),
         ),

@@ -32,16 +32,24 @@ _AGENT_STATUS_LABELS: typing.Final = _runtime.labels(models.AgentStatus)
 
 
 UPSERT_AGENT: typing.Final = """-- name: upsert_agent :one
+WITH turn AS MATERIALIZED (
+    -- Callers with one name take turns: ON CONFLICT looks at one of the unique indexes only.
+    SELECT
+        pg_advisory_xact_lock(
+            hashtextextended($2::agent_type || ':' || $3::text, 0)
+        ) AS held
+)
+
 INSERT INTO agents (id, type, name, version, endpoint, capabilities, metadata)
-VALUES (
+SELECT
     coalesce($1::uuid, uuidv7()),
-    $2,
-    $3,
-    $4,
-    $5,
+    $2::agent_type,
+    $3::text,
+    $4::text,
+    $5::text,
     coalesce($6::jsonb, '[]'),
     coalesce($7::jsonb, '{}')
-)
+FROM turn
 ON CONFLICT (type, name) DO UPDATE
     SET
         version = excluded.version,

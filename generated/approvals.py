@@ -36,13 +36,18 @@ _RECOMMENDATION_STATUS_LABELS: typing.Final = _runtime.labels(models.Recommendat
 
 
 CREATE_APPROVAL: typing.Final = """-- name: create_approval :one
-INSERT INTO approvals (customer_id, id, recommendation_id, expires_at)
-VALUES (
-    $1,
-    coalesce($2::uuid, uuidv7()),
-    $3,
-    $4
+WITH turn AS MATERIALIZED (
+    -- Callers with one id take turns: ON CONFLICT looks at one of the unique indexes only.
+    SELECT pg_advisory_xact_lock(hashtextextended($2::uuid::text, 0)) AS held
 )
+
+INSERT INTO approvals (customer_id, id, recommendation_id, expires_at)
+SELECT
+    $1::uuid,
+    coalesce($2::uuid, uuidv7()),
+    $3::uuid,
+    $4::timestamptz
+FROM turn
 ON CONFLICT (customer_id, id) DO UPDATE SET id = excluded.id
 RETURNING customer_id, id, recommendation_id, status, approved_by, comment, expires_at, decided_at, created_at, updated_at
 """
@@ -75,7 +80,8 @@ def create_approval(
 
     With an id that is taken already, nothing is written and the approval that is there is returned.
 
-    Raises UniqueViolation where another approval of the recommendation is still pending.
+    Raises UniqueViolation where another approval of the recommendation is still pending, expired or
+    not: delete_approval withdraws it.
     """
     return _runtime.exactly_one(
         conn,
@@ -166,6 +172,7 @@ WHERE
     approvals.customer_id = $1
     AND approvals.status = 'pending'
     AND (approvals.expires_at IS NULL OR approvals.expires_at > now())
+    AND recommendations.status = 'pending'
 ORDER BY approvals.id
 LIMIT $2
 """
@@ -222,7 +229,7 @@ def list_pending_approvals(
     max_rows: int,
 ) -> list[ListPendingApprovalsRow]:
     """What a customer has still to decide, oldest first: each approval that is pending and has not
-    expired, with its recommendation.
+    expired, with its recommendation, if that is pending too.
     """
     return _runtime.many(
         conn,
@@ -233,48 +240,66 @@ def list_pending_approvals(
 
 
 DECIDE_APPROVAL: typing.Final = """-- name: decide_approval :one
-WITH decided AS (
-    UPDATE approvals
-    SET
-        status = $1,
-        approved_by = $2::text,
-        comment = coalesce($3::text, ''),
-        decided_at = now()
+WITH ready AS MATERIALIZED (
+    SELECT
+        approvals.customer_id,
+        approvals.id,
+        approvals.recommendation_id
+    FROM approvals
+    INNER JOIN recommendations
+        ON
+            approvals.customer_id = recommendations.customer_id
+            AND approvals.recommendation_id = recommendations.id
     WHERE
-        customer_id = $4
-        AND id = $5
-        AND status = 'pending'
-        AND (expires_at IS NULL OR expires_at > now())
-    RETURNING customer_id, id, recommendation_id, status, approved_by, comment, expires_at, decided_at, created_at, updated_at
+        approvals.customer_id = $4
+        AND approvals.id = $5
+        AND approvals.status = 'pending'
+        AND (approvals.expires_at IS NULL OR approvals.expires_at > now())
+        AND recommendations.status = 'pending'
+    FOR NO KEY UPDATE
 ),
 
 moved AS (
     UPDATE recommendations
     SET
-        status = decided.status::text::recommendation_status,
-        approved_at = CASE WHEN decided.status = 'approved' THEN now() END
-    FROM decided
+        status = CASE
+            WHEN $1::approval_status = 'approved' THEN 'approved'
+            ELSE 'rejected'
+        END::recommendation_status,
+        approved_at = CASE WHEN $1::approval_status = 'approved' THEN now() END
+    FROM ready
     WHERE
-        recommendations.customer_id = decided.customer_id
-        AND recommendations.id = decided.recommendation_id
-        AND recommendations.status = 'pending'
+        recommendations.customer_id = ready.customer_id
+        AND recommendations.id = ready.recommendation_id
 )
 
-SELECT customer_id, id, recommendation_id, status, approved_by, comment, expires_at, decided_at, created_at, updated_at FROM decided
+UPDATE approvals
+SET
+    status = $1::approval_status,
+    approved_by = $2::text,
+    comment = coalesce($3::text, ''),
+    decided_at = now()
+FROM ready
+WHERE
+    approvals.customer_id = ready.customer_id
+    AND approvals.id = ready.id
+RETURNING approvals.customer_id, approvals.id, approvals.recommendation_id, approvals.status, approvals.approved_by, approvals.comment, approvals.expires_at, approvals.decided_at, approvals.created_at, approvals.updated_at
 """
 
 
 def decide_approval(
     conn: psycopg.Connection[typing.Any],
     *,
-    status: models.ApprovalStatus | None = None,
-    approved_by: str | None = None,
+    status: models.ApprovalStatus,
+    approved_by: str,
     comment: str | None = None,
-    customer_id: uuid.UUID | None = None,
-    id: uuid.UUID | None = None,
+    customer_id: uuid.UUID,
+    id: uuid.UUID,
 ) -> models.Approval | None:
-    """Approve or reject (status), by whom and why, and move the recommendation, where it is pending,
-    the same way. None where the approval was decided before or has expired.
+    """Approve or reject (status), by whom and why, and move the recommendation the same way.
+
+    None where the approval was decided before or has expired, or the recommendation is no longer
+    pending.
     """
     return _runtime.one(
         conn,

@@ -32,15 +32,20 @@ _CUSTOMER_STATUS_LABELS: typing.Final = _runtime.labels(models.CustomerStatus)
 
 
 CREATE_CUSTOMER: typing.Final = """-- name: create_customer :one
+WITH turn AS MATERIALIZED (
+    -- Callers with one id take turns: ON CONFLICT looks at one of the unique indexes only.
+    SELECT pg_advisory_xact_lock(hashtextextended($1::uuid::text, 0)) AS held
+)
+
 INSERT INTO customers (id, name, email, api_key_hash, plan, metadata)
-VALUES (
+SELECT
     coalesce($1::uuid, uuidv7()),
-    $2,
-    $3,
-    $4,
+    $2::text,
+    $3::text,
+    $4::bytea,
     coalesce($5::customer_plan, 'free'),
     coalesce($6::jsonb, '{}')
-)
+FROM turn
 ON CONFLICT (id) DO UPDATE SET id = excluded.id
 RETURNING id, name, email, api_key_hash, plan, status, metadata, created_at, updated_at
 """
@@ -153,10 +158,11 @@ UPDATE customers
 SET
     name = coalesce($1, name),
     email = coalesce($2, email),
-    plan = coalesce($3, plan),
-    status = coalesce($4, status),
-    metadata = coalesce($5, metadata)
-WHERE id = $6
+    api_key_hash = coalesce($3, api_key_hash),
+    plan = coalesce($4, plan),
+    status = coalesce($5, status),
+    metadata = coalesce($6, metadata)
+WHERE id = $7
 RETURNING id, name, email, api_key_hash, plan, status, metadata, created_at, updated_at
 """
 
@@ -166,6 +172,7 @@ def update_customer(
     *,
     name: str | None = None,
     email: str | None = None,
+    api_key_hash: bytes | None = None,
     plan: models.CustomerPlan | None = None,
     status: models.CustomerStatus | None = None,
     metadata: models.JSON | None = None,
@@ -175,7 +182,7 @@ def update_customer(
     return _runtime.one(
         conn,
         UPDATE_CUSTOMER,
-        (name, email, plan, status, _runtime.to_jsonb(metadata), id),
+        (name, email, api_key_hash, plan, status, _runtime.to_jsonb(metadata), id),
         _make_customer,
     )
 

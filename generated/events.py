@@ -201,6 +201,7 @@ SELECT customer_id, created_at, id, agent_id, event_type, severity, subject_type
 FROM events
 WHERE
     customer_id = $1
+    AND created_at <= coalesce($2::timestamptz, 'infinity')
     AND (created_at, id) < (
         coalesce($2::timestamptz, 'infinity'),
         coalesce($3::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
@@ -239,6 +240,7 @@ SELECT customer_id, created_at, id, agent_id, event_type, severity, subject_type
 FROM events
 WHERE
     agent_id = $1::uuid
+    AND created_at <= coalesce($2::timestamptz, 'infinity')
     AND (created_at, id) < (
         coalesce($2::timestamptz, 'infinity'),
         coalesce($3::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
@@ -279,6 +281,7 @@ FROM events
 WHERE
     customer_id = $1
     AND subject_id = $2::uuid
+    AND created_at <= coalesce($3::timestamptz, 'infinity')
     AND (created_at, id) < (
         coalesce($3::timestamptz, 'infinity'),
         coalesce($4::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')

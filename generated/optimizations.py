@@ -228,40 +228,53 @@ def list_workflow_optimizations(
 
 
 START_OPTIMIZATION: typing.Final = """-- name: start_optimization :one
-WITH started AS (
-    UPDATE optimizations
-    SET
-        status = 'executing',
-        started_at = now()
+WITH ready AS MATERIALIZED (
+    SELECT
+        optimizations.customer_id,
+        optimizations.id,
+        optimizations.recommendation_id
+    FROM optimizations
+    INNER JOIN recommendations
+        ON
+            optimizations.customer_id = recommendations.customer_id
+            AND optimizations.recommendation_id = recommendations.id
     WHERE
-        customer_id = $1
-        AND id = $2
-        AND status = 'queued'
-    RETURNING customer_id, id, recommendation_id, agent_id, workflow_execution_id, status, progress, started_at, completed_at, rolled_back_at, actual_savings, actual_improvement, error, result, created_at, updated_at
+        optimizations.customer_id = $1
+        AND optimizations.id = $2
+        AND optimizations.status = 'queued'
+        AND recommendations.status = 'approved'
+    FOR NO KEY UPDATE
 ),
 
 moved AS (
     UPDATE recommendations
     SET status = 'executing'
-    FROM started
+    FROM ready
     WHERE
-        recommendations.customer_id = started.customer_id
-        AND recommendations.id = started.recommendation_id
-        AND recommendations.status = 'approved'
+        recommendations.customer_id = ready.customer_id
+        AND recommendations.id = ready.recommendation_id
 )
 
-SELECT customer_id, id, recommendation_id, agent_id, workflow_execution_id, status, progress, started_at, completed_at, rolled_back_at, actual_savings, actual_improvement, error, result, created_at, updated_at FROM started
+UPDATE optimizations
+SET
+    status = 'executing',
+    started_at = now()
+FROM ready
+WHERE
+    optimizations.customer_id = ready.customer_id
+    AND optimizations.id = ready.id
+RETURNING optimizations.customer_id, optimizations.id, optimizations.recommendation_id, optimizations.agent_id, optimizations.workflow_execution_id, optimizations.status, optimizations.progress, optimizations.started_at, optimizations.completed_at, optimizations.rolled_back_at, optimizations.actual_savings, optimizations.actual_improvement, optimizations.error, optimizations.result, optimizations.created_at, optimizations.updated_at
 """
 
 
 def start_optimization(
     conn: psycopg.Connection[typing.Any],
     *,
-    customer_id: uuid.UUID | None = None,
-    id: uuid.UUID | None = None,
+    customer_id: uuid.UUID,
+    id: uuid.UUID,
 ) -> models.Optimization | None:
     """Move an optimization from queued to executing, and its recommendation from approved with it;
-    None where it was not queued.
+    None where the one was not queued or the other not approved.
     """
     return _runtime.one(conn, START_OPTIMIZATION, (customer_id, id), _make_optimization)
 
@@ -371,6 +384,7 @@ moved AS (
         recommendations.customer_id = failed.customer_id
         AND recommendations.id = failed.recommendation_id
         AND recommendations.status = 'executing'
+        AND failed.started_at IS NOT NULL
 )
 
 SELECT customer_id, id, recommendation_id, agent_id, workflow_execution_id, status, progress, started_at, completed_at, rolled_back_at, actual_savings, actual_improvement, error, result, created_at, updated_at FROM failed
@@ -385,8 +399,8 @@ def fail_optimization(
     customer_id: uuid.UUID | None = None,
     id: uuid.UUID | None = None,
 ) -> models.Optimization | None:
-    """Move an optimization from queued or executing to failed, with the reason, and its executing
-    recommendation with it; None where it was neither.
+    """Move an optimization from queued or executing to failed, with the reason, and its recommendation
+    with it where it was executing; None where it was neither.
     """
     return _runtime.one(
         conn,
@@ -417,6 +431,7 @@ moved AS (
     WHERE
         recommendations.customer_id = rolled_back.customer_id
         AND recommendations.id = rolled_back.recommendation_id
+        AND rolled_back.started_at IS NOT NULL
         AND recommendations.status IN ('completed', 'failed')
 )
 

@@ -31,6 +31,14 @@ _ARTIFACT_TYPE_LABELS: typing.Final = _runtime.labels(models.ArtifactType)
 
 
 REGISTER_WORKFLOW_ARTIFACT: typing.Final = """-- name: register_workflow_artifact :one
+WITH turn AS MATERIALIZED (
+    -- Callers with one path take turns: ON CONFLICT looks at one of the unique indexes only.
+    SELECT
+        pg_advisory_xact_lock(
+            hashtextextended(concat($2::uuid, $7::text), 0)
+        ) AS held
+)
+
 INSERT INTO workflow_artifacts (
     customer_id,
     workflow_execution_id,
@@ -44,19 +52,19 @@ INSERT INTO workflow_artifacts (
     sha256,
     metadata
 )
-VALUES (
-    $1,
-    $2,
+SELECT
+    $1::uuid,
+    $2::uuid,
     coalesce($3::uuid, uuidv7()),
-    $4,
-    $5,
-    $6,
-    $7,
-    $8,
-    $9,
-    $10,
+    $4::uuid,
+    $5::artifact_type,
+    $6::text,
+    $7::text,
+    $8::bigint,
+    $9::text,
+    $10::bytea,
     coalesce($11::jsonb, '{}')
-)
+FROM turn
 ON CONFLICT (customer_id, workflow_execution_id, artifact_path) DO UPDATE
     SET artifact_path = excluded.artifact_path
     WHERE workflow_artifacts.sha256 = excluded.sha256

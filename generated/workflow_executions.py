@@ -22,6 +22,7 @@ __all__ = [
     "HEARTBEAT_WORKFLOW_EXECUTION",
     "LIST_FAILED_WORKFLOWS",
     "LIST_FAILED_WORKFLOWS_BY_CUSTOMER",
+    "LIST_OPEN_WORKFLOW_EXECUTIONS",
     "LIST_RUNNING_WORKFLOWS",
     "LIST_WORKFLOW_EXECUTIONS",
     "LIST_WORKFLOW_EXECUTIONS_BY_AGENT",
@@ -47,6 +48,7 @@ __all__ = [
     "heartbeat_workflow_execution",
     "list_failed_workflows",
     "list_failed_workflows_by_customer",
+    "list_open_workflow_executions",
     "list_running_workflows",
     "list_workflow_executions",
     "list_workflow_executions_by_agent",
@@ -210,6 +212,7 @@ WITH created AS (
         retried_from_id,
         started_at,
         completed_at,
+        deadline_at,
         input_data,
         output_data,
         error_details,
@@ -226,11 +229,12 @@ WITH created AS (
         $7,
         $8,
         $9,
-        coalesce($10::jsonb, '{}'),
+        $10,
         coalesce($11::jsonb, '{}'),
-        $12,
-        coalesce($13::jsonb, '{}'),
-        coalesce($14::timestamptz, $8, now())
+        coalesce($12::jsonb, '{}'),
+        $13,
+        coalesce($14::jsonb, '{}'),
+        coalesce($15::timestamptz, $8, now())
     )
     ON CONFLICT (customer_id, id) DO UPDATE SET id = excluded.id
     RETURNING workflow_executions.customer_id, workflow_executions.id, workflow_executions.agent_id, workflow_executions.workflow_type, workflow_executions.status, workflow_executions.attempt, workflow_executions.retried_from_id, workflow_executions.started_at, workflow_executions.heartbeat_at, workflow_executions.completed_at, workflow_executions.deadline_at, workflow_executions.input_data, workflow_executions.output_data, workflow_executions.error_details, workflow_executions.metadata, workflow_executions.created_at, workflow_executions.updated_at, (xmax = 0) AS is_new
@@ -245,6 +249,7 @@ steps AS (
         status,
         retry_count,
         max_retries,
+        next_attempt_at,
         started_at,
         completed_at,
         input_data,
@@ -261,6 +266,7 @@ steps AS (
         step.status,
         coalesce(step.retry_count, 0),
         coalesce(step.max_retries, 3),
+        step.next_attempt_at,
         step.started_at,
         step.completed_at,
         coalesce(step.input_data, '{}'),
@@ -270,13 +276,14 @@ steps AS (
         created.created_at
     FROM created
     CROSS JOIN
-        jsonb_to_recordset($15::jsonb)
+        jsonb_to_recordset($16::jsonb)
             AS step (
                 step_name text,
                 step_order integer,
                 status step_status,
                 retry_count integer,
                 max_retries integer,
+                next_attempt_at timestamptz,
                 started_at timestamptz,
                 completed_at timestamptz,
                 input_data jsonb,
@@ -305,7 +312,11 @@ artifacts AS (
     SELECT
         created.customer_id,
         created.id,
-        steps.id,
+        -- A step that is not there violates the foreign key.
+        CASE
+            WHEN artifact.step_order IS NOT NULL
+                THEN coalesce(steps.id, '00000000-0000-0000-0000-000000000000')
+        END,
         artifact.artifact_type,
         artifact.artifact_name,
         artifact.artifact_path,
@@ -316,7 +327,7 @@ artifacts AS (
         coalesce(created.completed_at, created.created_at)
     FROM created
     CROSS JOIN
-        jsonb_to_recordset($16::jsonb)
+        jsonb_to_recordset($17::jsonb)
             AS artifact (
                 step_order integer,
                 artifact_type artifact_type,
@@ -365,6 +376,7 @@ def record_workflow_execution(
     retried_from_id: uuid.UUID | None = None,
     started_at: datetime.datetime | None = None,
     completed_at: datetime.datetime | None = None,
+    deadline_at: datetime.datetime | None = None,
     input_data: models.JSON | None = None,
     output_data: models.JSON | None = None,
     error_details: models.JSON | None = None,
@@ -377,8 +389,8 @@ def record_workflow_execution(
     history, or in any other state.
 
     steps is a list of objects with step_name, step_order, status, and where they apply retry_count,
-    max_retries, started_at, completed_at, input_data, output_data, error_details, metadata.
-    artifacts is a list of objects with artifact_type, artifact_name, artifact_path,
+    max_retries, next_attempt_at, started_at, completed_at, input_data, output_data, error_details,
+    metadata. artifacts is a list of objects with artifact_type, artifact_name, artifact_path,
     artifact_size_bytes, content_type, sha256 (in hex), and where they apply step_order (of the step
     that left it) and metadata. Times are ISO 8601 texts. With an id that is taken already, nothing
     is written and the run that is there is returned.
@@ -396,6 +408,7 @@ def record_workflow_execution(
             retried_from_id,
             _runtime.aware("started_at", started_at),
             _runtime.aware("completed_at", completed_at),
+            _runtime.aware("deadline_at", deadline_at),
             _runtime.to_jsonb(input_data),
             _runtime.to_jsonb(output_data),
             _runtime.to_jsonb(error_details),
@@ -607,8 +620,8 @@ LIMIT $3
 @dataclasses.dataclass(frozen=True, slots=True)
 class WorkflowSummary:
     """A row of `list_workflow_executions`, `list_workflow_executions_by_status`,
-    `list_workflow_executions_by_type`, `list_workflow_executions_by_agent`,
-    `list_workflow_retries`.
+    `list_open_workflow_executions`, `list_workflow_executions_by_type`,
+    `list_workflow_executions_by_agent`, `list_workflow_retries`, `heartbeat_workflow_execution`.
     """
 
     customer_id: uuid.UUID
@@ -710,13 +723,55 @@ def list_workflow_executions_by_status(
 ) -> list[WorkflowSummary]:
     """Runs of a customer in one state, paged like list_workflow_executions.
 
-    It reads the customer's runs from the newest on and skips the others; for what is running or
-    failed, list_running_workflows and list_failed_workflows_by_customer go straight to them.
+    It reads the customer's runs from the newest on and skips the others;
+    list_open_workflow_executions and list_failed_workflows_by_customer go straight to what is not
+    over and to what failed.
     """
     return _runtime.many(
         conn,
         LIST_WORKFLOW_EXECUTIONS_BY_STATUS,
         (customer_id, status, before_id, max_rows),
+        _make_workflow_summary,
+    )
+
+
+LIST_OPEN_WORKFLOW_EXECUTIONS: typing.Final = """-- name: list_open_workflow_executions :many
+SELECT
+    customer_id,
+    id,
+    agent_id,
+    workflow_type,
+    status,
+    attempt,
+    retried_from_id,
+    started_at,
+    heartbeat_at,
+    completed_at,
+    deadline_at,
+    created_at,
+    updated_at
+FROM workflow_executions
+WHERE
+    customer_id = $1
+    AND status IN ('pending', 'running')
+    AND id < coalesce($2::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
+ORDER BY id DESC
+LIMIT $3
+"""
+
+
+def list_open_workflow_executions(
+    conn: psycopg.Connection[typing.Any],
+    *,
+    customer_id: uuid.UUID,
+    before_id: uuid.UUID | None = None,
+    max_rows: int,
+) -> list[WorkflowSummary]:
+    """Runs of a customer that are not over (pending or running), paged like list_workflow_executions."""
+    return _runtime.many(
+        conn,
+        LIST_OPEN_WORKFLOW_EXECUTIONS,
+        (customer_id, before_id, max_rows),
         _make_workflow_summary,
     )
 
@@ -1005,10 +1060,12 @@ LEFT JOIN LATERAL (
 ) AS current_step ON true
 WHERE
     workflow_executions.status = 'running'
-    AND workflow_executions.id
-    < coalesce($1::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
-ORDER BY workflow_executions.id DESC
-LIMIT $2
+    AND (workflow_executions.id, workflow_executions.customer_id) < (
+        coalesce($1::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff'),
+        coalesce($2::uuid, '00000000-0000-0000-0000-000000000000')
+    )
+ORDER BY workflow_executions.id DESC, workflow_executions.customer_id DESC
+LIMIT $3
 """
 
 
@@ -1066,17 +1123,18 @@ def list_running_workflows(
     conn: psycopg.Connection[typing.Any],
     *,
     before_id: uuid.UUID | None = None,
+    before_customer_id: uuid.UUID | None = None,
     max_rows: int,
 ) -> list[ListRunningWorkflowsRow]:
     """What runs right now, newest first, with customer and agent, how many of its steps are over
     (completed or skipped), the step that it is at, and how long it has been running; up to
-    max_rows, the next page starts before the last id of this one. For operators: it spans
-    customers.
+    max_rows, the next page starts before the last id and customer_id of this one. For operators: it
+    spans customers.
     """
     return _runtime.many(
         conn,
         LIST_RUNNING_WORKFLOWS,
-        (before_id, max_rows),
+        (before_id, before_customer_id, max_rows),
         _make_list_running_workflows_row,
     )
 
@@ -1117,10 +1175,12 @@ LEFT JOIN LATERAL (
 ) AS failed_step ON true
 WHERE
     workflow_executions.status IN ('failed', 'timeout')
-    AND workflow_executions.id
-    < coalesce($1::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
-ORDER BY workflow_executions.id DESC
-LIMIT $2
+    AND (workflow_executions.id, workflow_executions.customer_id) < (
+        coalesce($1::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff'),
+        coalesce($2::uuid, '00000000-0000-0000-0000-000000000000')
+    )
+ORDER BY workflow_executions.id DESC, workflow_executions.customer_id DESC
+LIMIT $3
 """
 
 
@@ -1186,16 +1246,17 @@ def list_failed_workflows(
     conn: psycopg.Connection[typing.Any],
     *,
     before_id: uuid.UUID | None = None,
+    before_customer_id: uuid.UUID | None = None,
     max_rows: int,
 ) -> list[ListFailedWorkflowsRow]:
     """What failed or timed out, newest first, with customer and agent, and the first failed step with
-    its error; up to max_rows, the next page starts before the last id of this one. For operators:
-    it spans customers.
+    its error; up to max_rows, the next page starts before the last id and customer_id of this one.
+    For operators: it spans customers.
     """
     return _runtime.many(
         conn,
         LIST_FAILED_WORKFLOWS,
-        (before_id, max_rows),
+        (before_id, before_customer_id, max_rows),
         _make_list_failed_workflows_row,
     )
 
@@ -1346,7 +1407,20 @@ WHERE
     customer_id = $1
     AND id = $2
     AND status = 'running'
-RETURNING customer_id, id, agent_id, workflow_type, status, attempt, retried_from_id, started_at, heartbeat_at, completed_at, deadline_at, input_data, output_data, error_details, metadata, created_at, updated_at
+RETURNING
+    customer_id,
+    id,
+    agent_id,
+    workflow_type,
+    status,
+    attempt,
+    retried_from_id,
+    started_at,
+    heartbeat_at,
+    completed_at,
+    deadline_at,
+    created_at,
+    updated_at
 """
 
 
@@ -1355,37 +1429,43 @@ def heartbeat_workflow_execution(
     *,
     customer_id: uuid.UUID,
     id: uuid.UUID,
-) -> models.WorkflowExecution | None:
+) -> WorkflowSummary | None:
     """Note that a running run is alive; None where it is not running (any more), which tells its
-    executor to stop.
+    executor to stop. The payloads are left out: a heartbeat is to cost little.
     """
     return _runtime.one(
         conn,
         HEARTBEAT_WORKFLOW_EXECUTION,
         (customer_id, id),
-        _make_workflow_execution,
+        _make_workflow_summary,
     )
 
 
 COMPLETE_WORKFLOW_EXECUTION: typing.Final = """-- name: complete_workflow_execution :one
+WITH ready AS MATERIALIZED (
+    -- Locked first, so that no step is added once we have looked for open ones.
+    SELECT
+        customer_id,
+        id
+    FROM workflow_executions
+    WHERE
+        customer_id = $2
+        AND id = $3
+        AND status = 'running'
+    FOR NO KEY UPDATE
+)
+
 UPDATE workflow_executions
 SET
     status = 'completed',
-    completed_at = greatest(now(), started_at),
-    output_data = coalesce($1::jsonb, output_data)
+    completed_at = greatest(now(), workflow_executions.started_at),
+    output_data = coalesce($1::jsonb, workflow_executions.output_data)
+FROM ready
 WHERE
-    customer_id = $2
-    AND id = $3
-    AND status = 'running'
-    AND NOT EXISTS (
-        SELECT
-        FROM workflow_steps
-        WHERE
-            workflow_steps.customer_id = workflow_executions.customer_id
-            AND workflow_steps.workflow_execution_id = workflow_executions.id
-            AND workflow_steps.status IN ('pending', 'running', 'retrying')
-    )
-RETURNING customer_id, id, agent_id, workflow_type, status, attempt, retried_from_id, started_at, heartbeat_at, completed_at, deadline_at, input_data, output_data, error_details, metadata, created_at, updated_at
+    workflow_executions.customer_id = ready.customer_id
+    AND workflow_executions.id = ready.id
+    AND NOT workflow_has_open_steps(ready.customer_id, ready.id)
+RETURNING workflow_executions.customer_id, workflow_executions.id, workflow_executions.agent_id, workflow_executions.workflow_type, workflow_executions.status, workflow_executions.attempt, workflow_executions.retried_from_id, workflow_executions.started_at, workflow_executions.heartbeat_at, workflow_executions.completed_at, workflow_executions.deadline_at, workflow_executions.input_data, workflow_executions.output_data, workflow_executions.error_details, workflow_executions.metadata, workflow_executions.created_at, workflow_executions.updated_at
 """
 
 
@@ -1419,38 +1499,20 @@ WITH failed AS (
         AND id = $3
         AND status = 'running'
     RETURNING customer_id, id, agent_id, workflow_type, status, attempt, retried_from_id, started_at, heartbeat_at, completed_at, deadline_at, input_data, output_data, error_details, metadata, created_at, updated_at
-),
-
-closed AS (
-    UPDATE workflow_steps
-    SET
-        status = CASE
-            WHEN workflow_steps.status = 'running' THEN 'failed'
-            ELSE 'skipped'
-        END::step_status,
-        completed_at = greatest(now(), workflow_steps.started_at),
-        next_attempt_at = NULL,
-        error_details = CASE
-            WHEN workflow_steps.status = 'running' THEN failed.error_details
-            ELSE workflow_steps.error_details
-        END
-    FROM failed
-    WHERE
-        workflow_steps.customer_id = failed.customer_id
-        AND workflow_steps.workflow_execution_id = failed.id
-        AND workflow_steps.status IN ('pending', 'running', 'retrying')
 )
 
-SELECT customer_id, id, agent_id, workflow_type, status, attempt, retried_from_id, started_at, heartbeat_at, completed_at, deadline_at, input_data, output_data, error_details, metadata, created_at, updated_at FROM failed
+SELECT failed.customer_id, failed.id, failed.agent_id, failed.workflow_type, failed.status, failed.attempt, failed.retried_from_id, failed.started_at, failed.heartbeat_at, failed.completed_at, failed.deadline_at, failed.input_data, failed.output_data, failed.error_details, failed.metadata, failed.created_at, failed.updated_at
+FROM failed
+CROSS JOIN close_workflow_steps(failed.customer_id, failed.id, failed.error_details)
 """
 
 
 def fail_workflow_execution(
     conn: psycopg.Connection[typing.Any],
     *,
-    error_details: models.JSON | None = None,
-    customer_id: uuid.UUID | None = None,
-    id: uuid.UUID | None = None,
+    error_details: models.JSON,
+    customer_id: uuid.UUID,
+    id: uuid.UUID,
 ) -> models.WorkflowExecution | None:
     """Move a run from running to failed, with the reason (an object: type, message, ...), and close
     its open steps: a running one fails with the same reason, the others are skipped. None where the
@@ -1476,39 +1538,25 @@ WITH cancelled AS (
         AND id = $3
         AND status IN ('pending', 'running')
     RETURNING customer_id, id, agent_id, workflow_type, status, attempt, retried_from_id, started_at, heartbeat_at, completed_at, deadline_at, input_data, output_data, error_details, metadata, created_at, updated_at
-),
-
-closed AS (
-    UPDATE workflow_steps
-    SET
-        status = CASE
-            WHEN workflow_steps.status = 'running' THEN 'failed'
-            ELSE 'skipped'
-        END::step_status,
-        completed_at = greatest(now(), workflow_steps.started_at),
-        next_attempt_at = NULL,
-        error_details = CASE
-            WHEN workflow_steps.status = 'running'
-                THEN jsonb_build_object('type', 'WorkflowCancelled', 'message', $1::text)
-            ELSE workflow_steps.error_details
-        END
-    FROM cancelled
-    WHERE
-        workflow_steps.customer_id = cancelled.customer_id
-        AND workflow_steps.workflow_execution_id = cancelled.id
-        AND workflow_steps.status IN ('pending', 'running', 'retrying')
 )
 
-SELECT customer_id, id, agent_id, workflow_type, status, attempt, retried_from_id, started_at, heartbeat_at, completed_at, deadline_at, input_data, output_data, error_details, metadata, created_at, updated_at FROM cancelled
+SELECT cancelled.customer_id, cancelled.id, cancelled.agent_id, cancelled.workflow_type, cancelled.status, cancelled.attempt, cancelled.retried_from_id, cancelled.started_at, cancelled.heartbeat_at, cancelled.completed_at, cancelled.deadline_at, cancelled.input_data, cancelled.output_data, cancelled.error_details, cancelled.metadata, cancelled.created_at, cancelled.updated_at
+FROM cancelled
+CROSS JOIN
+    close_workflow_steps(
+        cancelled.customer_id,
+        cancelled.id,
+        jsonb_build_object('type', 'WorkflowCancelled', 'message', $1::text)
+    )
 """
 
 
 def cancel_workflow_execution(
     conn: psycopg.Connection[typing.Any],
     *,
-    reason: str | None = None,
-    customer_id: uuid.UUID | None = None,
-    id: uuid.UUID | None = None,
+    reason: str,
+    customer_id: uuid.UUID,
+    id: uuid.UUID,
 ) -> models.WorkflowExecution | None:
     """Move a run from pending or running to cancelled, note the reason (as cancel_reason in its
     metadata), and close its open steps: a running one fails with that reason, the others are

@@ -34,7 +34,7 @@ _STEP_STATUS_LABELS: typing.Final = _runtime.labels(models.StepStatus)
 
 ADD_WORKFLOW_STEP: typing.Final = """-- name: add_workflow_step :one
 WITH open_run AS (
-    -- Locked, so that the run can not end before the step is in.
+    -- Locked, so that the run does not end, nor get another step, before this one is in.
     SELECT
         customer_id,
         id
@@ -43,7 +43,7 @@ WITH open_run AS (
         customer_id = $7
         AND id = $8
         AND status IN ('pending', 'running')
-    FOR SHARE
+    FOR NO KEY UPDATE
 )
 
 INSERT INTO workflow_steps (
@@ -118,7 +118,8 @@ def add_workflow_step(
     given; None where the run is over or unknown. With an id that is taken already, nothing is
     written and the step that is there is returned.
 
-    Raises UniqueViolation where another step of the run has that step_order.
+    Raises UniqueViolation where another step of the run has that step_order, which without one
+    given happens to callers that add steps to one run at the same moment.
     """
     return _runtime.one(
         conn,
@@ -315,8 +316,8 @@ def advance_workflow_step(
 ) -> list[models.WorkflowStep]:
     """Complete a running step and start the next pending one of the plan, in one statement.
 
-    Returns the step completed and the step started; only the first where it was the last of the
-    plan; nothing where it was not running.
+    Returns the step completed and the step started; only the first where none was left to start, or
+    another session took it at that moment; nothing where the step was not running.
     """
     return _runtime.many(
         conn,
@@ -341,8 +342,11 @@ SET
                 + make_interval(
                     secs => least(
                         coalesce($2::double precision, 300),
-                        coalesce($3::double precision, 1)
-                        * power(2, least(retry_count, 60))
+                        greatest(
+                            coalesce($3::double precision, 1), 0
+                        )
+                        * power(2, least(retry_count, 60)),
+                        31536000
                     )
                     -- A spread that is the same whenever it is computed: half the hash of the row.
                     * (0.5 + (hashtext(id::text || retry_count) & 65535) / 131072.0)

@@ -45,6 +45,7 @@ WHERE
     agent_id = @agent_id
     AND metric_name = @metric_name
     AND recorded_at >= @since
+    AND recorded_at <= @until::timestamptz
     AND (recorded_at, id) < (
         @until::timestamptz,
         coalesce(sqlc.narg('before_id')::uuid, '00000000-0000-0000-0000-000000000000')

@@ -2,11 +2,19 @@
 -- Note what an agent is doing. What is not given stays as it was. Its current run is set by
 -- set_agent_current_workflow.
 -- @returns exactly one
-INSERT INTO agent_states (agent_id, current_status, active_workflows, resource_usage, metadata)
+INSERT INTO agent_states (
+    agent_id,
+    current_status,
+    active_workflows,
+    locks,
+    resource_usage,
+    metadata
+)
 VALUES (
     @agent_id,
     @current_status,
     coalesce(sqlc.narg('active_workflows')::jsonb, '[]'),
+    coalesce(sqlc.narg('locks')::jsonb, '{}'),
     coalesce(sqlc.narg('resource_usage')::jsonb, '{}'),
     coalesce(sqlc.narg('metadata')::jsonb, '{}')
 )
@@ -17,6 +25,7 @@ ON CONFLICT (agent_id) DO UPDATE
         active_workflows = coalesce(
             sqlc.narg('active_workflows')::jsonb, agent_states.active_workflows
         ),
+        locks = coalesce(sqlc.narg('locks')::jsonb, agent_states.locks),
         resource_usage = coalesce(sqlc.narg('resource_usage')::jsonb, agent_states.resource_usage),
         metadata = coalesce(sqlc.narg('metadata')::jsonb, agent_states.metadata)
 RETURNING *;

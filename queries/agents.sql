@@ -3,16 +3,24 @@
 -- version, endpoint, capabilities and metadata as given now, starting again. The id counts for a
 -- new row only.
 -- @returns exactly one
+WITH turn AS MATERIALIZED (
+    -- Callers with one name take turns: ON CONFLICT looks at one of the unique indexes only.
+    SELECT
+        pg_advisory_xact_lock(
+            hashtextextended(sqlc.arg('type')::agent_type || ':' || sqlc.arg('name')::text, 0)
+        ) AS held
+)
+
 INSERT INTO agents (id, type, name, version, endpoint, capabilities, metadata)
-VALUES (
+SELECT
     coalesce(sqlc.narg('id')::uuid, uuidv7()),
-    @type,
-    @name,
-    @version,
-    sqlc.narg('endpoint'),
+    @type::agent_type,
+    @name::text,
+    @version::text,
+    sqlc.narg('endpoint')::text,
     coalesce(sqlc.narg('capabilities')::jsonb, '[]'),
     coalesce(sqlc.narg('metadata')::jsonb, '{}')
-)
+FROM turn
 ON CONFLICT (type, name) DO UPDATE
     SET
         version = excluded.version,

@@ -2,15 +2,21 @@
 -- Ask whether a recommendation may be carried out. With an id that is taken already, nothing is
 -- written and the approval that is there is returned.
 --
--- Raises UniqueViolation where another approval of the recommendation is still pending.
+-- Raises UniqueViolation where another approval of the recommendation is still pending, expired or
+-- not: delete_approval withdraws it.
 -- @returns exactly one
-INSERT INTO approvals (customer_id, id, recommendation_id, expires_at)
-VALUES (
-    @customer_id,
-    coalesce(sqlc.narg('id')::uuid, uuidv7()),
-    @recommendation_id,
-    sqlc.narg('expires_at')
+WITH turn AS MATERIALIZED (
+    -- Callers with one id take turns: ON CONFLICT looks at one of the unique indexes only.
+    SELECT pg_advisory_xact_lock(hashtextextended(sqlc.narg('id')::uuid::text, 0)) AS held
 )
+
+INSERT INTO approvals (customer_id, id, recommendation_id, expires_at)
+SELECT
+    @customer_id::uuid,
+    coalesce(sqlc.narg('id')::uuid, uuidv7()),
+    @recommendation_id::uuid,
+    sqlc.narg('expires_at')::timestamptz
+FROM turn
 ON CONFLICT (customer_id, id) DO UPDATE SET id = excluded.id
 RETURNING *;
 
@@ -44,7 +50,7 @@ ORDER BY id;
 
 -- name: list_pending_approvals :many
 -- What a customer has still to decide, oldest first: each approval that is pending and has not
--- expired, with its recommendation.
+-- expired, with its recommendation, if that is pending too.
 SELECT
     sqlc.embed(approvals),
     sqlc.embed(recommendations)
@@ -57,40 +63,58 @@ WHERE
     approvals.customer_id = @customer_id
     AND approvals.status = 'pending'
     AND (approvals.expires_at IS NULL OR approvals.expires_at > now())
+    AND recommendations.status = 'pending'
 ORDER BY approvals.id
 LIMIT @max_rows;
 
 -- name: decide_approval :one
--- Approve or reject (status), by whom and why, and move the recommendation, where it is pending,
--- the same way. None where the approval was decided before or has expired.
-WITH decided AS (
-    UPDATE approvals
-    SET
-        status = @status,
-        approved_by = @approved_by::text,
-        comment = coalesce(sqlc.narg('comment')::text, ''),
-        decided_at = now()
+-- Approve or reject (status), by whom and why, and move the recommendation the same way. None
+-- where the approval was decided before or has expired, or the recommendation is no longer
+-- pending.
+WITH ready AS MATERIALIZED (
+    SELECT
+        approvals.customer_id,
+        approvals.id,
+        approvals.recommendation_id
+    FROM approvals
+    INNER JOIN recommendations
+        ON
+            approvals.customer_id = recommendations.customer_id
+            AND approvals.recommendation_id = recommendations.id
     WHERE
-        customer_id = @customer_id
-        AND id = @id
-        AND status = 'pending'
-        AND (expires_at IS NULL OR expires_at > now())
-    RETURNING *
+        approvals.customer_id = @customer_id
+        AND approvals.id = @id
+        AND approvals.status = 'pending'
+        AND (approvals.expires_at IS NULL OR approvals.expires_at > now())
+        AND recommendations.status = 'pending'
+    FOR NO KEY UPDATE
 ),
 
 moved AS (
     UPDATE recommendations
     SET
-        status = decided.status::text::recommendation_status,
-        approved_at = CASE WHEN decided.status = 'approved' THEN now() END
-    FROM decided
+        status = CASE
+            WHEN @status::approval_status = 'approved' THEN 'approved'
+            ELSE 'rejected'
+        END::recommendation_status,
+        approved_at = CASE WHEN @status::approval_status = 'approved' THEN now() END
+    FROM ready
     WHERE
-        recommendations.customer_id = decided.customer_id
-        AND recommendations.id = decided.recommendation_id
-        AND recommendations.status = 'pending'
+        recommendations.customer_id = ready.customer_id
+        AND recommendations.id = ready.recommendation_id
 )
 
-SELECT * FROM decided;
+UPDATE approvals
+SET
+    status = @status::approval_status,
+    approved_by = @approved_by::text,
+    comment = coalesce(sqlc.narg('comment')::text, ''),
+    decided_at = now()
+FROM ready
+WHERE
+    approvals.customer_id = ready.customer_id
+    AND approvals.id = ready.id
+RETURNING approvals.*;
 
 -- name: delete_approval :execrows
 -- Withdraw a question that is still pending. Returns 1, or 0 where there was none.

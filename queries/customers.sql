@@ -4,15 +4,20 @@
 --
 -- Raises UniqueViolation where the email (ignoring case) or the key's hash belongs to another one.
 -- @returns exactly one
+WITH turn AS MATERIALIZED (
+    -- Callers with one id take turns: ON CONFLICT looks at one of the unique indexes only.
+    SELECT pg_advisory_xact_lock(hashtextextended(sqlc.narg('id')::uuid::text, 0)) AS held
+)
+
 INSERT INTO customers (id, name, email, api_key_hash, plan, metadata)
-VALUES (
+SELECT
     coalesce(sqlc.narg('id')::uuid, uuidv7()),
-    @name,
-    @email,
-    @api_key_hash,
+    @name::text,
+    @email::text,
+    @api_key_hash::bytea,
     coalesce(sqlc.narg('plan')::customer_plan, 'free'),
     coalesce(sqlc.narg('metadata')::jsonb, '{}')
-)
+FROM turn
 ON CONFLICT (id) DO UPDATE SET id = excluded.id
 RETURNING *;
 
@@ -48,6 +53,7 @@ UPDATE customers
 SET
     name = coalesce(sqlc.narg('name'), name),
     email = coalesce(sqlc.narg('email'), email),
+    api_key_hash = coalesce(sqlc.narg('api_key_hash'), api_key_hash),
     plan = coalesce(sqlc.narg('plan'), plan),
     status = coalesce(sqlc.narg('status'), status),
     metadata = coalesce(sqlc.narg('metadata'), metadata)

@@ -69,6 +69,7 @@ SELECT *
 FROM events
 WHERE
     customer_id = @customer_id
+    AND created_at <= coalesce(sqlc.narg('before_created_at')::timestamptz, 'infinity')
     AND (created_at, id) < (
         coalesce(sqlc.narg('before_created_at')::timestamptz, 'infinity'),
         coalesce(sqlc.narg('before_id')::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
@@ -82,6 +83,7 @@ SELECT *
 FROM events
 WHERE
     agent_id = @agent_id::uuid
+    AND created_at <= coalesce(sqlc.narg('before_created_at')::timestamptz, 'infinity')
     AND (created_at, id) < (
         coalesce(sqlc.narg('before_created_at')::timestamptz, 'infinity'),
         coalesce(sqlc.narg('before_id')::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
@@ -97,6 +99,7 @@ FROM events
 WHERE
     customer_id = @customer_id
     AND subject_id = @subject_id::uuid
+    AND created_at <= coalesce(sqlc.narg('before_created_at')::timestamptz, 'infinity')
     AND (created_at, id) < (
         coalesce(sqlc.narg('before_created_at')::timestamptz, 'infinity'),
         coalesce(sqlc.narg('before_id')::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')

@@ -64,30 +64,43 @@ ORDER BY id;
 
 -- name: start_optimization :one
 -- Move an optimization from queued to executing, and its recommendation from approved with it;
--- None where it was not queued.
-WITH started AS (
-    UPDATE optimizations
-    SET
-        status = 'executing',
-        started_at = now()
+-- None where the one was not queued or the other not approved.
+WITH ready AS MATERIALIZED (
+    SELECT
+        optimizations.customer_id,
+        optimizations.id,
+        optimizations.recommendation_id
+    FROM optimizations
+    INNER JOIN recommendations
+        ON
+            optimizations.customer_id = recommendations.customer_id
+            AND optimizations.recommendation_id = recommendations.id
     WHERE
-        customer_id = @customer_id
-        AND id = @id
-        AND status = 'queued'
-    RETURNING *
+        optimizations.customer_id = @customer_id
+        AND optimizations.id = @id
+        AND optimizations.status = 'queued'
+        AND recommendations.status = 'approved'
+    FOR NO KEY UPDATE
 ),
 
 moved AS (
     UPDATE recommendations
     SET status = 'executing'
-    FROM started
+    FROM ready
     WHERE
-        recommendations.customer_id = started.customer_id
-        AND recommendations.id = started.recommendation_id
-        AND recommendations.status = 'approved'
+        recommendations.customer_id = ready.customer_id
+        AND recommendations.id = ready.recommendation_id
 )
 
-SELECT * FROM started;
+UPDATE optimizations
+SET
+    status = 'executing',
+    started_at = now()
+FROM ready
+WHERE
+    optimizations.customer_id = ready.customer_id
+    AND optimizations.id = ready.id
+RETURNING optimizations.*;
 
 -- name: update_optimization_progress :one
 -- Note how far an executing optimization is, 0 to 100; None where it was not executing.
@@ -133,8 +146,8 @@ moved AS (
 SELECT * FROM completed;
 
 -- name: fail_optimization :one
--- Move an optimization from queued or executing to failed, with the reason, and its executing
--- recommendation with it; None where it was neither.
+-- Move an optimization from queued or executing to failed, with the reason, and its recommendation
+-- with it where it was executing; None where it was neither.
 WITH failed AS (
     UPDATE optimizations
     SET
@@ -159,6 +172,7 @@ moved AS (
         recommendations.customer_id = failed.customer_id
         AND recommendations.id = failed.recommendation_id
         AND recommendations.status = 'executing'
+        AND failed.started_at IS NOT NULL
 )
 
 SELECT * FROM failed;
@@ -186,6 +200,7 @@ moved AS (
     WHERE
         recommendations.customer_id = rolled_back.customer_id
         AND recommendations.id = rolled_back.recommendation_id
+        AND rolled_back.started_at IS NOT NULL
         AND recommendations.status IN ('completed', 'failed')
 )
 

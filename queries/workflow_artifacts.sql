@@ -4,6 +4,14 @@
 -- other content, which is left as it is.
 --
 -- Raises ForeignKeyViolation where the run is unknown, or the step is not one of that run.
+WITH turn AS MATERIALIZED (
+    -- Callers with one path take turns: ON CONFLICT looks at one of the unique indexes only.
+    SELECT
+        pg_advisory_xact_lock(
+            hashtextextended(concat(@workflow_execution_id::uuid, @artifact_path::text), 0)
+        ) AS held
+)
+
 INSERT INTO workflow_artifacts (
     customer_id,
     workflow_execution_id,
@@ -17,19 +25,19 @@ INSERT INTO workflow_artifacts (
     sha256,
     metadata
 )
-VALUES (
-    @customer_id,
-    @workflow_execution_id,
+SELECT
+    @customer_id::uuid,
+    @workflow_execution_id::uuid,
     coalesce(sqlc.narg('id')::uuid, uuidv7()),
-    sqlc.narg('workflow_step_id'),
-    @artifact_type,
-    @artifact_name,
-    @artifact_path,
-    @artifact_size_bytes,
-    @content_type,
-    @sha256,
+    sqlc.narg('workflow_step_id')::uuid,
+    @artifact_type::artifact_type,
+    @artifact_name::text,
+    @artifact_path::text,
+    @artifact_size_bytes::bigint,
+    @content_type::text,
+    @sha256::bytea,
     coalesce(sqlc.narg('metadata')::jsonb, '{}')
-)
+FROM turn
 ON CONFLICT (customer_id, workflow_execution_id, artifact_path) DO UPDATE
     SET artifact_path = excluded.artifact_path
     WHERE workflow_artifacts.sha256 = excluded.sha256

@@ -75,8 +75,8 @@ FROM created;
 -- history, or in any other state.
 --
 -- steps is a list of objects with step_name, step_order, status, and where they apply retry_count,
--- max_retries, started_at, completed_at, input_data, output_data, error_details, metadata.
--- artifacts is a list of objects with artifact_type, artifact_name, artifact_path,
+-- max_retries, next_attempt_at, started_at, completed_at, input_data, output_data, error_details,
+-- metadata. artifacts is a list of objects with artifact_type, artifact_name, artifact_path,
 -- artifact_size_bytes, content_type, sha256 (in hex), and where they apply step_order (of the step
 -- that left it) and metadata. Times are ISO 8601 texts. With an id that is taken already, nothing
 -- is written and the run that is there is returned.
@@ -92,6 +92,7 @@ WITH created AS (
         retried_from_id,
         started_at,
         completed_at,
+        deadline_at,
         input_data,
         output_data,
         error_details,
@@ -108,6 +109,7 @@ WITH created AS (
         sqlc.narg('retried_from_id'),
         sqlc.narg('started_at'),
         sqlc.narg('completed_at'),
+        sqlc.narg('deadline_at'),
         coalesce(sqlc.narg('input_data')::jsonb, '{}'),
         coalesce(sqlc.narg('output_data')::jsonb, '{}'),
         sqlc.narg('error_details'),
@@ -127,6 +129,7 @@ steps AS (
         status,
         retry_count,
         max_retries,
+        next_attempt_at,
         started_at,
         completed_at,
         input_data,
@@ -143,6 +146,7 @@ steps AS (
         step.status,
         coalesce(step.retry_count, 0),
         coalesce(step.max_retries, 3),
+        step.next_attempt_at,
         step.started_at,
         step.completed_at,
         coalesce(step.input_data, '{}'),
@@ -159,6 +163,7 @@ steps AS (
                 status step_status,
                 retry_count integer,
                 max_retries integer,
+                next_attempt_at timestamptz,
                 started_at timestamptz,
                 completed_at timestamptz,
                 input_data jsonb,
@@ -187,7 +192,11 @@ artifacts AS (
     SELECT
         created.customer_id,
         created.id,
-        steps.id,
+        -- A step that is not there violates the foreign key.
+        CASE
+            WHEN artifact.step_order IS NOT NULL
+                THEN coalesce(steps.id, '00000000-0000-0000-0000-000000000000')
+        END,
         artifact.artifact_type,
         artifact.artifact_name,
         artifact.artifact_path,
@@ -305,8 +314,8 @@ LIMIT @max_rows;
 
 -- name: list_workflow_executions_by_status :many
 -- Runs of a customer in one state, paged like list_workflow_executions. It reads the customer's
--- runs from the newest on and skips the others; for what is running or failed,
--- list_running_workflows and list_failed_workflows_by_customer go straight to them.
+-- runs from the newest on and skips the others; list_open_workflow_executions and
+-- list_failed_workflows_by_customer go straight to what is not over and to what failed.
 -- @row WorkflowSummary
 SELECT
     customer_id,
@@ -326,6 +335,31 @@ FROM workflow_executions
 WHERE
     customer_id = @customer_id
     AND status = @status
+    AND id < coalesce(sqlc.narg('before_id')::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
+ORDER BY id DESC
+LIMIT @max_rows;
+
+-- name: list_open_workflow_executions :many
+-- Runs of a customer that are not over (pending or running), paged like list_workflow_executions.
+-- @row WorkflowSummary
+SELECT
+    customer_id,
+    id,
+    agent_id,
+    workflow_type,
+    status,
+    attempt,
+    retried_from_id,
+    started_at,
+    heartbeat_at,
+    completed_at,
+    deadline_at,
+    created_at,
+    updated_at
+FROM workflow_executions
+WHERE
+    customer_id = @customer_id
+    AND status IN ('pending', 'running')
     AND id < coalesce(sqlc.narg('before_id')::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
 ORDER BY id DESC
 LIMIT @max_rows;
@@ -458,8 +492,8 @@ LIMIT @max_rows;
 -- name: list_running_workflows :many
 -- What runs right now, newest first, with customer and agent, how many of its steps are over
 -- (completed or skipped), the step that it is at, and how long it has been running; up to
--- max_rows, the next page starts before the last id of this one. For operators: it spans
--- customers.
+-- max_rows, the next page starts before the last id and customer_id of this one. For operators: it
+-- spans customers.
 -- @nullable current_step_name
 SELECT
     workflow_executions.customer_id,
@@ -501,15 +535,17 @@ LEFT JOIN LATERAL (
 ) AS current_step ON true
 WHERE
     workflow_executions.status = 'running'
-    AND workflow_executions.id
-    < coalesce(sqlc.narg('before_id')::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
-ORDER BY workflow_executions.id DESC
+    AND (workflow_executions.id, workflow_executions.customer_id) < (
+        coalesce(sqlc.narg('before_id')::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff'),
+        coalesce(sqlc.narg('before_customer_id')::uuid, '00000000-0000-0000-0000-000000000000')
+    )
+ORDER BY workflow_executions.id DESC, workflow_executions.customer_id DESC
 LIMIT @max_rows;
 
 -- name: list_failed_workflows :many
 -- What failed or timed out, newest first, with customer and agent, and the first failed step with
--- its error; up to max_rows, the next page starts before the last id of this one. For operators:
--- it spans customers.
+-- its error; up to max_rows, the next page starts before the last id and customer_id of this one.
+-- For operators: it spans customers.
 -- @nullable failed_step_id, failed_step_name, failed_step_order, failed_step_error_details
 SELECT
     workflow_executions.customer_id,
@@ -546,9 +582,11 @@ LEFT JOIN LATERAL (
 ) AS failed_step ON true
 WHERE
     workflow_executions.status IN ('failed', 'timeout')
-    AND workflow_executions.id
-    < coalesce(sqlc.narg('before_id')::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
-ORDER BY workflow_executions.id DESC
+    AND (workflow_executions.id, workflow_executions.customer_id) < (
+        coalesce(sqlc.narg('before_id')::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff'),
+        coalesce(sqlc.narg('before_customer_id')::uuid, '00000000-0000-0000-0000-000000000000')
+    )
+ORDER BY workflow_executions.id DESC, workflow_executions.customer_id DESC
 LIMIT @max_rows;
 
 -- name: list_failed_workflows_by_customer :many
@@ -608,36 +646,56 @@ RETURNING *;
 
 -- name: heartbeat_workflow_execution :one
 -- Note that a running run is alive; None where it is not running (any more), which tells its
--- executor to stop.
+-- executor to stop. The payloads are left out: a heartbeat is to cost little.
+-- @row WorkflowSummary
 UPDATE workflow_executions
 SET heartbeat_at = now()
 WHERE
     customer_id = @customer_id
     AND id = @id
     AND status = 'running'
-RETURNING *;
+RETURNING
+    customer_id,
+    id,
+    agent_id,
+    workflow_type,
+    status,
+    attempt,
+    retried_from_id,
+    started_at,
+    heartbeat_at,
+    completed_at,
+    deadline_at,
+    created_at,
+    updated_at;
 
 -- name: complete_workflow_execution :one
 -- Move a run from running to completed, with what came of it; None where it was not running, or
 -- has steps that are still open.
+WITH ready AS MATERIALIZED (
+    -- Locked first, so that no step is added once we have looked for open ones.
+    SELECT
+        customer_id,
+        id
+    FROM workflow_executions
+    WHERE
+        customer_id = @customer_id
+        AND id = @id
+        AND status = 'running'
+    FOR NO KEY UPDATE
+)
+
 UPDATE workflow_executions
 SET
     status = 'completed',
-    completed_at = greatest(now(), started_at),
-    output_data = coalesce(sqlc.narg('output_data')::jsonb, output_data)
+    completed_at = greatest(now(), workflow_executions.started_at),
+    output_data = coalesce(sqlc.narg('output_data')::jsonb, workflow_executions.output_data)
+FROM ready
 WHERE
-    customer_id = @customer_id
-    AND id = @id
-    AND status = 'running'
-    AND NOT EXISTS (
-        SELECT
-        FROM workflow_steps
-        WHERE
-            workflow_steps.customer_id = workflow_executions.customer_id
-            AND workflow_steps.workflow_execution_id = workflow_executions.id
-            AND workflow_steps.status IN ('pending', 'running', 'retrying')
-    )
-RETURNING *;
+    workflow_executions.customer_id = ready.customer_id
+    AND workflow_executions.id = ready.id
+    AND NOT workflow_has_open_steps(ready.customer_id, ready.id)
+RETURNING workflow_executions.*;
 
 -- name: fail_workflow_execution :one
 -- Move a run from running to failed, with the reason (an object: type, message, ...), and close
@@ -654,29 +712,11 @@ WITH failed AS (
         AND id = @id
         AND status = 'running'
     RETURNING *
-),
-
-closed AS (
-    UPDATE workflow_steps
-    SET
-        status = CASE
-            WHEN workflow_steps.status = 'running' THEN 'failed'
-            ELSE 'skipped'
-        END::step_status,
-        completed_at = greatest(now(), workflow_steps.started_at),
-        next_attempt_at = NULL,
-        error_details = CASE
-            WHEN workflow_steps.status = 'running' THEN failed.error_details
-            ELSE workflow_steps.error_details
-        END
-    FROM failed
-    WHERE
-        workflow_steps.customer_id = failed.customer_id
-        AND workflow_steps.workflow_execution_id = failed.id
-        AND workflow_steps.status IN ('pending', 'running', 'retrying')
 )
 
-SELECT * FROM failed;
+SELECT failed.*
+FROM failed
+CROSS JOIN close_workflow_steps(failed.customer_id, failed.id, failed.error_details);
 
 -- name: cancel_workflow_execution :one
 -- Move a run from pending or running to cancelled, note the reason (as cancel_reason in its
@@ -693,30 +733,16 @@ WITH cancelled AS (
         AND id = @id
         AND status IN ('pending', 'running')
     RETURNING *
-),
-
-closed AS (
-    UPDATE workflow_steps
-    SET
-        status = CASE
-            WHEN workflow_steps.status = 'running' THEN 'failed'
-            ELSE 'skipped'
-        END::step_status,
-        completed_at = greatest(now(), workflow_steps.started_at),
-        next_attempt_at = NULL,
-        error_details = CASE
-            WHEN workflow_steps.status = 'running'
-                THEN jsonb_build_object('type', 'WorkflowCancelled', 'message', @reason::text)
-            ELSE workflow_steps.error_details
-        END
-    FROM cancelled
-    WHERE
-        workflow_steps.customer_id = cancelled.customer_id
-        AND workflow_steps.workflow_execution_id = cancelled.id
-        AND workflow_steps.status IN ('pending', 'running', 'retrying')
 )
 
-SELECT * FROM cancelled;
+SELECT cancelled.*
+FROM cancelled
+CROSS JOIN
+    close_workflow_steps(
+        cancelled.customer_id,
+        cancelled.id,
+        jsonb_build_object('type', 'WorkflowCancelled', 'message', @reason::text)
+    );
 
 -- name: delete_workflow_execution :execrows
 -- Delete a run with its steps and artifacts; the events about it stay. Returns 1, or 0 where there

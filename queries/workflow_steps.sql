@@ -3,9 +3,10 @@
 -- given; None where the run is over or unknown. With an id that is taken already, nothing is
 -- written and the step that is there is returned.
 --
--- Raises UniqueViolation where another step of the run has that step_order.
+-- Raises UniqueViolation where another step of the run has that step_order, which without one
+-- given happens to callers that add steps to one run at the same moment.
 WITH open_run AS (
-    -- Locked, so that the run can not end before the step is in.
+    -- Locked, so that the run does not end, nor get another step, before this one is in.
     SELECT
         customer_id,
         id
@@ -14,7 +15,7 @@ WITH open_run AS (
         customer_id = @customer_id
         AND id = @workflow_execution_id
         AND status IN ('pending', 'running')
-    FOR SHARE
+    FOR NO KEY UPDATE
 )
 
 INSERT INTO workflow_steps (
@@ -106,8 +107,8 @@ RETURNING *;
 
 -- name: advance_workflow_step :many
 -- Complete a running step and start the next pending one of the plan, in one statement. Returns
--- the step completed and the step started; only the first where it was the last of the plan;
--- nothing where it was not running.
+-- the step completed and the step started; only the first where none was left to start, or another
+-- session took it at that moment; nothing where the step was not running.
 WITH completed AS (
     UPDATE workflow_steps
     SET
@@ -169,8 +170,11 @@ SET
                 + make_interval(
                     secs => least(
                         coalesce(sqlc.narg('backoff_cap_seconds')::double precision, 300),
-                        coalesce(sqlc.narg('backoff_base_seconds')::double precision, 1)
-                        * power(2, least(retry_count, 60))
+                        greatest(
+                            coalesce(sqlc.narg('backoff_base_seconds')::double precision, 1), 0
+                        )
+                        * power(2, least(retry_count, 60)),
+                        31536000
                     )
                     -- A spread that is the same whenever it is computed: half the hash of the row.
                     * (0.5 + (hashtext(id::text || retry_count) & 65535) / 131072.0)

@@ -2,8 +2,8 @@
 -- the cost, performance, resource and application agents. It registers itself at start under its
 -- type and name (starting again finds the same row) and sends a heartbeat every few seconds.
 --
--- Tens of rows, updated all the time: the pages are left half empty and vacuumed early, so that
--- heartbeats stay heap-only (no index holds status or last_heartbeat). Deleting an agent deletes
+-- Tens of rows, updated all the time: the pages are left half empty, so that heartbeats stay
+-- heap-only (no index holds status or last_heartbeat). Deleting an agent deletes
 -- its state, runs, recommendations and optimizations; the events about them stay.
 
 CREATE TYPE agent_type AS ENUM (
@@ -34,8 +34,8 @@ CREATE TABLE agents (
     CONSTRAINT agents_capabilities_check CHECK (jsonb_typeof(capabilities) = 'array'),
     CONSTRAINT agents_metadata_check CHECK (jsonb_typeof(metadata) = 'object')
 ) WITH (
-    -- A heartbeat every few seconds on few rows: room for the new version on the same page, and
-    -- vacuum by count, as a share of so few rows would mean all the time.
+    -- A heartbeat every few seconds on few rows: room for the new version on the same page,
+    -- and vacuum once there is a page's worth to clean, not after each few dozen updates.
     fillfactor = 50,
     autovacuum_vacuum_scale_factor = 0,
     autovacuum_vacuum_threshold = 1000

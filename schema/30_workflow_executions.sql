@@ -66,6 +66,7 @@ CREATE TABLE workflow_executions (
     CONSTRAINT workflow_executions_completed_at_check CHECK (
         (status IN ('completed', 'failed', 'cancelled', 'timeout')) = (completed_at IS NOT NULL)
         AND (completed_at >= started_at) IS NOT false
+        AND (isfinite(started_at) AND isfinite(completed_at)) IS NOT false
     ),
     CONSTRAINT workflow_executions_error_details_check CHECK (
         (status IN ('failed', 'timeout')) = (error_details IS NOT NULL)
@@ -127,15 +128,23 @@ WHERE retried_from_id IS NOT NULL;
 COMMENT ON INDEX workflow_executions_customer_id_retried_from_id_idx IS
 'Serves list_workflow_retries, and deleting a run that was retried.';
 
-CREATE INDEX workflow_executions_id_running_idx
-ON workflow_executions (id)
+CREATE INDEX workflow_executions_id_customer_id_running_idx
+ON workflow_executions (id, customer_id)
 WHERE status = 'running';
-COMMENT ON INDEX workflow_executions_id_running_idx IS 'Serves list_running_workflows.';
+COMMENT ON INDEX workflow_executions_id_customer_id_running_idx IS
+'Serves list_running_workflows.';
 
-CREATE INDEX workflow_executions_id_failed_idx
-ON workflow_executions (id)
+CREATE INDEX workflow_executions_customer_id_id_open_idx
+ON workflow_executions (customer_id, id)
+WHERE status IN ('pending', 'running');
+COMMENT ON INDEX workflow_executions_customer_id_id_open_idx IS
+'Serves list_open_workflow_executions.';
+
+-- What failed is what people look for, and is little: these two are on final states for that.
+CREATE INDEX workflow_executions_id_customer_id_failed_idx
+ON workflow_executions (id, customer_id)
 WHERE status IN ('failed', 'timeout');
-COMMENT ON INDEX workflow_executions_id_failed_idx IS 'Serves list_failed_workflows.';
+COMMENT ON INDEX workflow_executions_id_customer_id_failed_idx IS 'Serves list_failed_workflows.';
 
 CREATE INDEX workflow_executions_customer_id_id_failed_idx
 ON workflow_executions (customer_id, id)

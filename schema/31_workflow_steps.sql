@@ -6,8 +6,9 @@
 --     retrying -> running | failed | skipped
 --
 -- Written by the agent that executes the run. About five rows a run, each updated two to four times
--- in quick succession and then never again; no index holds a column that those updates change, so
--- they stay heap-only. A run that ends leaves no open step.
+-- in quick succession and then never again. No index holds a column that those updates change, so
+-- they are heap-only where the page has room (all of them for a run that is worked on when it was
+-- made, three quarters for one that waited). A run that ends leaves no open step.
 
 CREATE TYPE step_status AS ENUM (
     'pending', 'running', 'completed', 'failed', 'skipped', 'retrying'
@@ -57,6 +58,7 @@ CREATE TABLE workflow_steps (
     CONSTRAINT workflow_steps_completed_at_check CHECK (
         (status IN ('completed', 'failed', 'skipped')) = (completed_at IS NOT NULL)
         AND (completed_at >= started_at) IS NOT false
+        AND (isfinite(started_at) AND isfinite(completed_at)) IS NOT false
     ),
     CONSTRAINT workflow_steps_error_details_check CHECK (
         (status NOT IN ('failed', 'retrying') OR error_details IS NOT NULL)
@@ -103,3 +105,62 @@ BEFORE UPDATE ON workflow_steps
 FOR EACH ROW WHEN (OLD.* IS DISTINCT FROM NEW.*)
 EXECUTE FUNCTION set_updated_at();
 COMMENT ON TRIGGER workflow_steps_set_updated_at ON workflow_steps IS 'Keeps updated_at.';
+
+-- The two that follow are for functions that end a run. They are VOLATILE so that each call looks
+-- anew: a step that was added while the caller waited for the run's row is seen as well.
+
+CREATE FUNCTION workflow_has_open_steps(customer_id uuid, workflow_execution_id uuid)
+RETURNS boolean
+LANGUAGE sql
+VOLATILE
+AS $$
+    SELECT EXISTS (
+        SELECT
+        FROM workflow_steps AS s
+        WHERE
+            s.customer_id = $1
+            AND s.workflow_execution_id = $2
+            AND s.status IN ('pending', 'running', 'retrying')
+    )
+$$;
+COMMENT ON FUNCTION workflow_has_open_steps(uuid, uuid) IS
+'Whether a run has steps that are not over.';
+
+CREATE FUNCTION close_workflow_steps(
+    customer_id uuid, workflow_execution_id uuid, error_details jsonb
+)
+RETURNS bigint
+LANGUAGE sql
+VOLATILE
+AS $$
+    WITH closed AS (
+        UPDATE workflow_steps AS s
+        SET
+            status = CASE WHEN s.status = 'running' THEN 'failed' ELSE 'skipped' END::step_status,
+            completed_at = greatest(now(), s.started_at),
+            next_attempt_at = NULL,
+            error_details = CASE WHEN s.status = 'running' THEN $3 ELSE s.error_details END
+        WHERE
+            s.customer_id = $1
+            AND s.workflow_execution_id = $2
+            AND s.status IN ('pending', 'running', 'retrying')
+        RETURNING 1
+    )
+
+    SELECT count(*) FROM closed
+$$;
+COMMENT ON FUNCTION close_workflow_steps(uuid, uuid, jsonb) IS
+'Closes the open steps of a run that ends: a running one fails, the others are skipped.';
+
+DO $do$
+BEGIN
+    EXECUTE format(
+        'ALTER FUNCTION workflow_has_open_steps(uuid, uuid) SET search_path = %I, pg_temp',
+        current_schema()
+    );
+    EXECUTE format(
+        'ALTER FUNCTION close_workflow_steps(uuid, uuid, jsonb) SET search_path = %I, pg_temp',
+        current_schema()
+    );
+END
+$do$;

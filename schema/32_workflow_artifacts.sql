@@ -74,7 +74,7 @@ CREATE INDEX workflow_artifacts_workflow_step_id_idx
 ON workflow_artifacts (customer_id, workflow_execution_id, workflow_step_id)
 WHERE workflow_step_id IS NOT NULL;
 COMMENT ON INDEX workflow_artifacts_workflow_step_id_idx IS
-'Serves list_step_artifacts, and deleting a step.';
+'Serves deleting a step, and list_step_artifacts where a run has many artifacts.';
 
 CREATE INDEX workflow_artifacts_customer_id_artifact_type_id_idx
 ON workflow_artifacts (customer_id, artifact_type, id);

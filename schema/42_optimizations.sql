@@ -47,7 +47,10 @@ CREATE TABLE optimizations (
     CONSTRAINT optimizations_actual_improvement_check CHECK (
         actual_improvement BETWEEN 0 AND 99999999.99
     ),
-    CONSTRAINT optimizations_error_check CHECK (status != 'failed' OR char_length(error) > 0),
+    CONSTRAINT optimizations_error_check CHECK (
+        status != 'failed'
+        OR coalesce(char_length(error), 0) > 0
+    ),
     CONSTRAINT optimizations_started_at_check CHECK (
         CASE
             WHEN status = 'queued' THEN started_at IS NULL

@@ -12,20 +12,28 @@ IMMUTABLE
 PARALLEL SAFE
 AS $$
 BEGIN
+    -- The patterns keep out what not every version of PostgreSQL, nor of Python, reads: 0x1F, NaN.
     CASE config_type
-        WHEN 'string' THEN NULL;
-        WHEN 'integer' THEN PERFORM config_value::bigint;
-        WHEN 'float' THEN PERFORM config_value::double precision;
-        WHEN 'boolean' THEN RETURN config_value IN ('true', 'false');
-        WHEN 'json' THEN PERFORM config_value::jsonb;
+        WHEN 'string' THEN
+            RETURN true;
+        WHEN 'integer' THEN
+            PERFORM config_value::bigint;
+            RETURN config_value ~ '^[+-]?[0-9]+$';
+        WHEN 'float' THEN
+            PERFORM config_value::double precision;
+            RETURN config_value ~ '^[+-]?([0-9]+[.]?[0-9]*|[.][0-9]+)([eE][+-]?[0-9]+)?$';
+        WHEN 'boolean' THEN
+            RETURN config_value IN ('true', 'false');
+        WHEN 'json' THEN
+            PERFORM config_value::jsonb;
+            RETURN true;
     END CASE;
-    RETURN true;
 EXCEPTION
     WHEN data_exception THEN RETURN false;
 END
 $$;
 COMMENT ON FUNCTION config_value_parses(text, config_type) IS
-'Whether a config value parses as its type: bigint, double precision, true or false, or JSON.';
+'Whether a config value parses as its type: 64-bit integer, finite float, true or false, or JSON.';
 
 CREATE TABLE agent_configs (
     id uuid NOT NULL DEFAULT uuidv7(),

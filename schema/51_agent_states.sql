@@ -2,7 +2,7 @@
 -- locks that it holds, what it uses.
 --
 -- Written by the agent itself, every few seconds. Tens of rows, updated all the time: the pages are
--- left half empty and vacuumed early, and the only index on a column that changes is that of the
+-- left half empty, and the only index on a column that changes is that of the
 -- current run, which changes once a run.
 
 CREATE TYPE agent_status_detail AS ENUM ('idle', 'busy', 'processing', 'waiting', 'error');
@@ -38,8 +38,8 @@ CREATE TABLE agent_states (
     CONSTRAINT agent_states_resource_usage_check CHECK (jsonb_typeof(resource_usage) = 'object'),
     CONSTRAINT agent_states_metadata_check CHECK (jsonb_typeof(metadata) = 'object')
 ) WITH (
-    -- An update every few seconds on few rows: room for the new version on the same page, and
-    -- vacuum by count, as a share of so few rows would mean all the time.
+    -- An update every few seconds on few rows: room for the new version on the same page,
+    -- and vacuum once there is a page's worth to clean, not after each few dozen updates.
     fillfactor = 50,
     autovacuum_vacuum_scale_factor = 0,
     autovacuum_vacuum_threshold = 1000

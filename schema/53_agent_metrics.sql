@@ -25,6 +25,7 @@ CREATE TABLE agent_metrics (
     CONSTRAINT agent_metrics_metric_name_check CHECK (
         char_length(metric_name) BETWEEN 1 AND 255
     ),
+    CONSTRAINT agent_metrics_recorded_at_check CHECK (isfinite(recorded_at)),
     -- Strict bounds keep NaN and the infinities out: one of them would spoil every average.
     CONSTRAINT agent_metrics_metric_value_check CHECK (
         metric_value > '-Infinity'

@@ -29,6 +29,7 @@ CREATE TABLE events (
     REFERENCES customers (id) ON DELETE CASCADE,
     CONSTRAINT events_agent_id_fkey FOREIGN KEY (agent_id)
     REFERENCES agents (id) ON DELETE SET NULL,
+    CONSTRAINT events_created_at_check CHECK (isfinite(created_at)),
     CONSTRAINT events_event_type_check CHECK (char_length(event_type) BETWEEN 1 AND 100),
     CONSTRAINT events_subject_id_check CHECK ((subject_type IS NULL) = (subject_id IS NULL)),
     CONSTRAINT events_subject_type_check CHECK (char_length(subject_type) BETWEEN 1 AND 100),

@@ -3,12 +3,13 @@
 --
 -- ensure_partitions(n) is called by every migrate, and may be called at any time, by several
 -- sessions at once: it makes the partition of this month, of the n months ahead, and of each month
--- that rows wait for in a DEFAULT partition, and moves those rows. It gives up after 2 s on a lock
--- that it cannot get, with nothing changed, and does no harm when called again.
+-- that rows wait for in a DEFAULT partition, and moves those rows. Where nothing is missing it
+-- keeps no lock. Where something is, readers of the partitioned table and writers of agents and
+-- customers wait for the milliseconds that it takes; it gives up after 2 s on a lock that it
+-- cannot get, with nothing changed, and does no harm when called again.
 
 CREATE FUNCTION ensure_partitions(months_ahead integer) RETURNS SETOF text
 LANGUAGE plpgsql
-SET search_path FROM CURRENT
 SET timezone = 'UTC'
 SET lock_timeout = '2s'
 AS $$
@@ -26,8 +27,33 @@ BEGIN
             coalesce(months_ahead::text, 'NULL')
             USING ERRCODE = 'invalid_parameter_value';
     END IF;
-    -- One caller at a time: each sees what the one before it made.
+
+    -- Nothing is missing and nothing waits, as on most calls: then no lock is kept, by the catalogue
+    -- and the size of the files.
+    IF NOT EXISTS (
+        SELECT
+        FROM (VALUES ('agent_metrics'), ('events')) AS p (table_name)
+        WHERE
+            pg_relation_size((p.table_name || '_default')::regclass) > 0
+            OR (
+                SELECT count(*)
+                FROM pg_inherits
+                INNER JOIN pg_class ON pg_inherits.inhrelid = pg_class.oid
+                INNER JOIN generate_series(0, months_ahead) AS ahead
+                    ON
+                        pg_class.relname = p.table_name || to_char(
+                            date_trunc('month', now()) + make_interval(months => ahead), '_YYYY_MM'
+                        )
+                WHERE pg_inherits.inhparent = p.table_name::regclass
+            ) <= months_ahead
+    ) THEN
+        RETURN;
+    END IF;
+
+    -- One caller at a time, however long the others take; each sees what the one before it made.
+    SET LOCAL lock_timeout = 0;
     PERFORM pg_advisory_xact_lock(hashtextextended('optiinfra_db.ensure_partitions', 0));
+    SET LOCAL lock_timeout = '2s';
 
     FOR parent IN
         SELECT *
@@ -57,7 +83,14 @@ BEGIN
         FOREACH month_start IN ARRAY months LOOP
             month_end := month_start + interval '1 month';
             partition_name := parent.table_name || to_char(month_start, '_YYYY_MM');
-            CONTINUE WHEN to_regclass(quote_ident(partition_name)) IS NOT NULL;
+            CONTINUE WHEN EXISTS (
+                SELECT
+                FROM pg_inherits
+                INNER JOIN pg_class ON pg_inherits.inhrelid = pg_class.oid
+                WHERE
+                    pg_inherits.inhparent = parent.table_name::regclass
+                    AND pg_class.relname = partition_name
+            );
             -- A writer that has chosen DEFAULT for its row when the month appears gets an error, so
             -- where the month may have writers, they wait before they choose.
             EXECUTE format(
@@ -95,6 +128,14 @@ BEGIN
     END LOOP;
 END
 $$;
+-- Whoever calls it, and whatever lies before it on the search path or among temporary tables.
+DO $do$
+BEGIN
+    EXECUTE format(
+        'ALTER FUNCTION ensure_partitions(integer) SET search_path = %I, pg_temp', current_schema()
+    );
+END
+$do$;
 COMMENT ON FUNCTION ensure_partitions(integer) IS
 'Makes the missing monthly partitions of agent_metrics and events, up to so many months '
 'ahead; moves waiting rows out of DEFAULT; returns the names of those made.';

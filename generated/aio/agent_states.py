@@ -46,6 +46,7 @@ async def upsert_agent_state(
     agent_id: uuid.UUID,
     current_status: models.AgentStatusDetail,
     active_workflows: models.JSON | None = None,
+    locks: models.JSON | None = None,
     resource_usage: models.JSON | None = None,
     metadata: models.JSON | None = None,
 ) -> models.AgentState:
@@ -60,6 +61,7 @@ async def upsert_agent_state(
             agent_id,
             current_status,
             _runtime.to_jsonb(active_workflows),
+            _runtime.to_jsonb(locks),
             _runtime.to_jsonb(resource_usage),
             _runtime.to_jsonb(metadata),
         ),

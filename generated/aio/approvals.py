@@ -53,7 +53,8 @@ async def create_approval(
 
     With an id that is taken already, nothing is written and the approval that is there is returned.
 
-    Raises UniqueViolation where another approval of the recommendation is still pending.
+    Raises UniqueViolation where another approval of the recommendation is still pending, expired or
+    not: delete_approval withdraws it.
     """
     return await _runtime.async_exactly_one(
         conn,
@@ -113,7 +114,7 @@ async def list_pending_approvals(
     max_rows: int,
 ) -> list[ListPendingApprovalsRow]:
     """What a customer has still to decide, oldest first: each approval that is pending and has not
-    expired, with its recommendation.
+    expired, with its recommendation, if that is pending too.
     """
     return await _runtime.async_many(
         conn,
@@ -126,14 +127,16 @@ async def list_pending_approvals(
 async def decide_approval(
     conn: psycopg.AsyncConnection[typing.Any],
     *,
-    status: models.ApprovalStatus | None = None,
-    approved_by: str | None = None,
+    status: models.ApprovalStatus,
+    approved_by: str,
     comment: str | None = None,
-    customer_id: uuid.UUID | None = None,
-    id: uuid.UUID | None = None,
+    customer_id: uuid.UUID,
+    id: uuid.UUID,
 ) -> models.Approval | None:
-    """Approve or reject (status), by whom and why, and move the recommendation, where it is pending,
-    the same way. None where the approval was decided before or has expired.
+    """Approve or reject (status), by whom and why, and move the recommendation the same way.
+
+    None where the approval was decided before or has expired, or the recommendation is no longer
+    pending.
     """
     return await _runtime.async_one(
         conn,

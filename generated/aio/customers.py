@@ -109,6 +109,7 @@ async def update_customer(
     *,
     name: str | None = None,
     email: str | None = None,
+    api_key_hash: bytes | None = None,
     plan: models.CustomerPlan | None = None,
     status: models.CustomerStatus | None = None,
     metadata: models.JSON | None = None,
@@ -118,7 +119,7 @@ async def update_customer(
     return await _runtime.async_one(
         conn,
         UPDATE_CUSTOMER,
-        (name, email, plan, status, _runtime.to_jsonb(metadata), id),
+        (name, email, api_key_hash, plan, status, _runtime.to_jsonb(metadata), id),
         _make_customer,
     )
 

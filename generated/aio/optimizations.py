@@ -155,11 +155,11 @@ async def list_workflow_optimizations(
 async def start_optimization(
     conn: psycopg.AsyncConnection[typing.Any],
     *,
-    customer_id: uuid.UUID | None = None,
-    id: uuid.UUID | None = None,
+    customer_id: uuid.UUID,
+    id: uuid.UUID,
 ) -> models.Optimization | None:
     """Move an optimization from queued to executing, and its recommendation from approved with it;
-    None where it was not queued.
+    None where the one was not queued or the other not approved.
     """
     return await _runtime.async_one(conn, START_OPTIMIZATION, (customer_id, id), _make_optimization)
 
@@ -208,8 +208,8 @@ async def fail_optimization(
     customer_id: uuid.UUID | None = None,
     id: uuid.UUID | None = None,
 ) -> models.Optimization | None:
-    """Move an optimization from queued or executing to failed, with the reason, and its executing
-    recommendation with it; None where it was neither.
+    """Move an optimization from queued or executing to failed, with the reason, and its recommendation
+    with it where it was executing; None where it was neither.
     """
     return await _runtime.async_one(
         conn,

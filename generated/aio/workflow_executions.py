@@ -20,6 +20,7 @@ from ..workflow_executions import (
     HEARTBEAT_WORKFLOW_EXECUTION,
     LIST_FAILED_WORKFLOWS,
     LIST_FAILED_WORKFLOWS_BY_CUSTOMER,
+    LIST_OPEN_WORKFLOW_EXECUTIONS,
     LIST_RUNNING_WORKFLOWS,
     LIST_WORKFLOW_EXECUTIONS,
     LIST_WORKFLOW_EXECUTIONS_BY_AGENT,
@@ -55,6 +56,7 @@ __all__ = [
     "HEARTBEAT_WORKFLOW_EXECUTION",
     "LIST_FAILED_WORKFLOWS",
     "LIST_FAILED_WORKFLOWS_BY_CUSTOMER",
+    "LIST_OPEN_WORKFLOW_EXECUTIONS",
     "LIST_RUNNING_WORKFLOWS",
     "LIST_WORKFLOW_EXECUTIONS",
     "LIST_WORKFLOW_EXECUTIONS_BY_AGENT",
@@ -80,6 +82,7 @@ __all__ = [
     "heartbeat_workflow_execution",
     "list_failed_workflows",
     "list_failed_workflows_by_customer",
+    "list_open_workflow_executions",
     "list_running_workflows",
     "list_workflow_executions",
     "list_workflow_executions_by_agent",
@@ -142,6 +145,7 @@ async def record_workflow_execution(
     retried_from_id: uuid.UUID | None = None,
     started_at: datetime.datetime | None = None,
     completed_at: datetime.datetime | None = None,
+    deadline_at: datetime.datetime | None = None,
     input_data: models.JSON | None = None,
     output_data: models.JSON | None = None,
     error_details: models.JSON | None = None,
@@ -154,8 +158,8 @@ async def record_workflow_execution(
     history, or in any other state.
 
     steps is a list of objects with step_name, step_order, status, and where they apply retry_count,
-    max_retries, started_at, completed_at, input_data, output_data, error_details, metadata.
-    artifacts is a list of objects with artifact_type, artifact_name, artifact_path,
+    max_retries, next_attempt_at, started_at, completed_at, input_data, output_data, error_details,
+    metadata. artifacts is a list of objects with artifact_type, artifact_name, artifact_path,
     artifact_size_bytes, content_type, sha256 (in hex), and where they apply step_order (of the step
     that left it) and metadata. Times are ISO 8601 texts. With an id that is taken already, nothing
     is written and the run that is there is returned.
@@ -173,6 +177,7 @@ async def record_workflow_execution(
             retried_from_id,
             _runtime.aware("started_at", started_at),
             _runtime.aware("completed_at", completed_at),
+            _runtime.aware("deadline_at", deadline_at),
             _runtime.to_jsonb(input_data),
             _runtime.to_jsonb(output_data),
             _runtime.to_jsonb(error_details),
@@ -244,13 +249,30 @@ async def list_workflow_executions_by_status(
 ) -> list[WorkflowSummary]:
     """Runs of a customer in one state, paged like list_workflow_executions.
 
-    It reads the customer's runs from the newest on and skips the others; for what is running or
-    failed, list_running_workflows and list_failed_workflows_by_customer go straight to them.
+    It reads the customer's runs from the newest on and skips the others;
+    list_open_workflow_executions and list_failed_workflows_by_customer go straight to what is not
+    over and to what failed.
     """
     return await _runtime.async_many(
         conn,
         LIST_WORKFLOW_EXECUTIONS_BY_STATUS,
         (customer_id, status, before_id, max_rows),
+        _make_workflow_summary,
+    )
+
+
+async def list_open_workflow_executions(
+    conn: psycopg.AsyncConnection[typing.Any],
+    *,
+    customer_id: uuid.UUID,
+    before_id: uuid.UUID | None = None,
+    max_rows: int,
+) -> list[WorkflowSummary]:
+    """Runs of a customer that are not over (pending or running), paged like list_workflow_executions."""
+    return await _runtime.async_many(
+        conn,
+        LIST_OPEN_WORKFLOW_EXECUTIONS,
+        (customer_id, before_id, max_rows),
         _make_workflow_summary,
     )
 
@@ -327,17 +349,18 @@ async def list_running_workflows(
     conn: psycopg.AsyncConnection[typing.Any],
     *,
     before_id: uuid.UUID | None = None,
+    before_customer_id: uuid.UUID | None = None,
     max_rows: int,
 ) -> list[ListRunningWorkflowsRow]:
     """What runs right now, newest first, with customer and agent, how many of its steps are over
     (completed or skipped), the step that it is at, and how long it has been running; up to
-    max_rows, the next page starts before the last id of this one. For operators: it spans
-    customers.
+    max_rows, the next page starts before the last id and customer_id of this one. For operators: it
+    spans customers.
     """
     return await _runtime.async_many(
         conn,
         LIST_RUNNING_WORKFLOWS,
-        (before_id, max_rows),
+        (before_id, before_customer_id, max_rows),
         _make_list_running_workflows_row,
     )
 
@@ -346,16 +369,17 @@ async def list_failed_workflows(
     conn: psycopg.AsyncConnection[typing.Any],
     *,
     before_id: uuid.UUID | None = None,
+    before_customer_id: uuid.UUID | None = None,
     max_rows: int,
 ) -> list[ListFailedWorkflowsRow]:
     """What failed or timed out, newest first, with customer and agent, and the first failed step with
-    its error; up to max_rows, the next page starts before the last id of this one. For operators:
-    it spans customers.
+    its error; up to max_rows, the next page starts before the last id and customer_id of this one.
+    For operators: it spans customers.
     """
     return await _runtime.async_many(
         conn,
         LIST_FAILED_WORKFLOWS,
-        (before_id, max_rows),
+        (before_id, before_customer_id, max_rows),
         _make_list_failed_workflows_row,
     )
 
@@ -396,15 +420,15 @@ async def heartbeat_workflow_execution(
     *,
     customer_id: uuid.UUID,
     id: uuid.UUID,
-) -> models.WorkflowExecution | None:
+) -> WorkflowSummary | None:
     """Note that a running run is alive; None where it is not running (any more), which tells its
-    executor to stop.
+    executor to stop. The payloads are left out: a heartbeat is to cost little.
     """
     return await _runtime.async_one(
         conn,
         HEARTBEAT_WORKFLOW_EXECUTION,
         (customer_id, id),
-        _make_workflow_execution,
+        _make_workflow_summary,
     )
 
 
@@ -429,9 +453,9 @@ async def complete_workflow_execution(
 async def fail_workflow_execution(
     conn: psycopg.AsyncConnection[typing.Any],
     *,
-    error_details: models.JSON | None = None,
-    customer_id: uuid.UUID | None = None,
-    id: uuid.UUID | None = None,
+    error_details: models.JSON,
+    customer_id: uuid.UUID,
+    id: uuid.UUID,
 ) -> models.WorkflowExecution | None:
     """Move a run from running to failed, with the reason (an object: type, message, ...), and close
     its open steps: a running one fails with the same reason, the others are skipped. None where the
@@ -448,9 +472,9 @@ async def fail_workflow_execution(
 async def cancel_workflow_execution(
     conn: psycopg.AsyncConnection[typing.Any],
     *,
-    reason: str | None = None,
-    customer_id: uuid.UUID | None = None,
-    id: uuid.UUID | None = None,
+    reason: str,
+    customer_id: uuid.UUID,
+    id: uuid.UUID,
 ) -> models.WorkflowExecution | None:
     """Move a run from pending or running to cancelled, note the reason (as cancel_reason in its
     metadata), and close its open steps: a running one fails with that reason, the others are

@@ -56,7 +56,8 @@ async def add_workflow_step(
     given; None where the run is over or unknown. With an id that is taken already, nothing is
     written and the step that is there is returned.
 
-    Raises UniqueViolation where another step of the run has that step_order.
+    Raises UniqueViolation where another step of the run has that step_order, which without one
+    given happens to callers that add steps to one run at the same moment.
     """
     return await _runtime.async_one(
         conn,
@@ -151,8 +152,8 @@ async def advance_workflow_step(
 ) -> list[models.WorkflowStep]:
     """Complete a running step and start the next pending one of the plan, in one statement.
 
-    Returns the step completed and the step started; only the first where it was the last of the
-    plan; nothing where it was not running.
+    Returns the step completed and the step started; only the first where none was left to start, or
+    another session took it at that moment; nothing where the step was not running.
     """
     return await _runtime.async_many(
         conn,

@@ -129,8 +129,8 @@ CREATE TABLE agents (
     CONSTRAINT agents_capabilities_check CHECK (jsonb_typeof(capabilities) = 'array'),
     CONSTRAINT agents_metadata_check CHECK (jsonb_typeof(metadata) = 'object')
 ) WITH (
-    -- A heartbeat every few seconds on few rows: room for the new version on the same page, and
-    -- vacuum by count, as a share of so few rows would mean all the time.
+    -- A heartbeat every few seconds on few rows: room for the new version on the same page,
+    -- and vacuum once there is a page's worth to clean, not after each few dozen updates.
     fillfactor = 50,
     autovacuum_vacuum_scale_factor = 0,
     autovacuum_vacuum_threshold = 1000
@@ -357,7 +357,10 @@ CREATE TABLE optimizations (
     CONSTRAINT optimizations_actual_improvement_check CHECK (
         actual_improvement BETWEEN 0 AND 99999999.99
     ),
-    CONSTRAINT optimizations_error_check CHECK (status != 'failed' OR char_length(error) > 0),
+    CONSTRAINT optimizations_error_check CHECK (
+        status != 'failed'
+        OR coalesce(char_length(error), 0) > 0
+    ),
     CONSTRAINT optimizations_started_at_check CHECK (
         CASE
             WHEN status = 'queued' THEN started_at IS NULL
@@ -444,6 +447,7 @@ CREATE TABLE events (
     REFERENCES customers (id) ON DELETE CASCADE,
     CONSTRAINT events_agent_id_fkey FOREIGN KEY (agent_id)
     REFERENCES agents (id) ON DELETE SET NULL,
+    CONSTRAINT events_created_at_check CHECK (isfinite(created_at)),
     CONSTRAINT events_event_type_check CHECK (char_length(event_type) BETWEEN 1 AND 100),
     CONSTRAINT events_subject_id_check CHECK ((subject_type IS NULL) = (subject_id IS NULL)),
     CONSTRAINT events_subject_type_check CHECK (char_length(subject_type) BETWEEN 1 AND 100),

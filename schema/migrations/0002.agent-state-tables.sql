@@ -14,20 +14,28 @@ IMMUTABLE
 PARALLEL SAFE
 AS $$
 BEGIN
+    -- The patterns keep out what not every version of PostgreSQL, nor of Python, reads: 0x1F, NaN.
     CASE config_type
-        WHEN 'string' THEN NULL;
-        WHEN 'integer' THEN PERFORM config_value::bigint;
-        WHEN 'float' THEN PERFORM config_value::double precision;
-        WHEN 'boolean' THEN RETURN config_value IN ('true', 'false');
-        WHEN 'json' THEN PERFORM config_value::jsonb;
+        WHEN 'string' THEN
+            RETURN true;
+        WHEN 'integer' THEN
+            PERFORM config_value::bigint;
+            RETURN config_value ~ '^[+-]?[0-9]+$';
+        WHEN 'float' THEN
+            PERFORM config_value::double precision;
+            RETURN config_value ~ '^[+-]?([0-9]+[.]?[0-9]*|[.][0-9]+)([eE][+-]?[0-9]+)?$';
+        WHEN 'boolean' THEN
+            RETURN config_value IN ('true', 'false');
+        WHEN 'json' THEN
+            PERFORM config_value::jsonb;
+            RETURN true;
     END CASE;
-    RETURN true;
 EXCEPTION
     WHEN data_exception THEN RETURN false;
 END
 $$;
 COMMENT ON FUNCTION config_value_parses(text, config_type) IS
-'Whether a config value parses as its type: bigint, double precision, true or false, or JSON.';
+'Whether a config value parses as its type: 64-bit integer, finite float, true or false, or JSON.';
 
 CREATE TABLE agent_configs (
     id uuid NOT NULL DEFAULT uuidv7(),
@@ -98,8 +106,8 @@ CREATE TABLE agent_states (
     CONSTRAINT agent_states_resource_usage_check CHECK (jsonb_typeof(resource_usage) = 'object'),
     CONSTRAINT agent_states_metadata_check CHECK (jsonb_typeof(metadata) = 'object')
 ) WITH (
-    -- An update every few seconds on few rows: room for the new version on the same page, and
-    -- vacuum by count, as a share of so few rows would mean all the time.
+    -- An update every few seconds on few rows: room for the new version on the same page,
+    -- and vacuum once there is a page's worth to clean, not after each few dozen updates.
     fillfactor = 50,
     autovacuum_vacuum_scale_factor = 0,
     autovacuum_vacuum_threshold = 1000
@@ -204,6 +212,7 @@ CREATE TABLE agent_metrics (
     CONSTRAINT agent_metrics_metric_name_check CHECK (
         char_length(metric_name) BETWEEN 1 AND 255
     ),
+    CONSTRAINT agent_metrics_recorded_at_check CHECK (isfinite(recorded_at)),
     -- Strict bounds keep NaN and the infinities out: one of them would spoil every average.
     CONSTRAINT agent_metrics_metric_value_check CHECK (
         metric_value > '-Infinity'
@@ -232,7 +241,6 @@ COMMENT ON TABLE agent_metrics_default IS
 
 CREATE FUNCTION ensure_partitions(months_ahead integer) RETURNS SETOF text
 LANGUAGE plpgsql
-SET search_path FROM CURRENT
 SET timezone = 'UTC'
 SET lock_timeout = '2s'
 AS $$
@@ -250,8 +258,33 @@ BEGIN
             coalesce(months_ahead::text, 'NULL')
             USING ERRCODE = 'invalid_parameter_value';
     END IF;
-    -- One caller at a time: each sees what the one before it made.
+
+    -- Nothing is missing and nothing waits, as on most calls: then no lock is kept, by the catalogue
+    -- and the size of the files.
+    IF NOT EXISTS (
+        SELECT
+        FROM (VALUES ('agent_metrics'), ('events')) AS p (table_name)
+        WHERE
+            pg_relation_size((p.table_name || '_default')::regclass) > 0
+            OR (
+                SELECT count(*)
+                FROM pg_inherits
+                INNER JOIN pg_class ON pg_inherits.inhrelid = pg_class.oid
+                INNER JOIN generate_series(0, months_ahead) AS ahead
+                    ON
+                        pg_class.relname = p.table_name || to_char(
+                            date_trunc('month', now()) + make_interval(months => ahead), '_YYYY_MM'
+                        )
+                WHERE pg_inherits.inhparent = p.table_name::regclass
+            ) <= months_ahead
+    ) THEN
+        RETURN;
+    END IF;
+
+    -- One caller at a time, however long the others take; each sees what the one before it made.
+    SET LOCAL lock_timeout = 0;
     PERFORM pg_advisory_xact_lock(hashtextextended('optiinfra_db.ensure_partitions', 0));
+    SET LOCAL lock_timeout = '2s';
 
     FOR parent IN
         SELECT *
@@ -281,7 +314,14 @@ BEGIN
         FOREACH month_start IN ARRAY months LOOP
             month_end := month_start + interval '1 month';
             partition_name := parent.table_name || to_char(month_start, '_YYYY_MM');
-            CONTINUE WHEN to_regclass(quote_ident(partition_name)) IS NOT NULL;
+            CONTINUE WHEN EXISTS (
+                SELECT
+                FROM pg_inherits
+                INNER JOIN pg_class ON pg_inherits.inhrelid = pg_class.oid
+                WHERE
+                    pg_inherits.inhparent = parent.table_name::regclass
+                    AND pg_class.relname = partition_name
+            );
             -- A writer that has chosen DEFAULT for its row when the month appears gets an error, so
             -- where the month may have writers, they wait before they choose.
             EXECUTE format(
@@ -319,6 +359,14 @@ BEGIN
     END LOOP;
 END
 $$;
+-- Whoever calls it, and whatever lies before it on the search path or among temporary tables.
+DO $do$
+BEGIN
+    EXECUTE format(
+        'ALTER FUNCTION ensure_partitions(integer) SET search_path = %I, pg_temp', current_schema()
+    );
+END
+$do$;
 COMMENT ON FUNCTION ensure_partitions(integer) IS
 'Makes the missing monthly partitions of agent_metrics and events, up to so many months '
 'ahead; moves waiting rows out of DEFAULT; returns the names of those made.';

@@ -1,7 +1,7 @@
 -- Drops the workflow history with all that is in it.
 --
 -- Dropping is what a rollback is for:
--- squawk-ignore-file ban-drop-table, ban-drop-type, ban-drop-constraint
+-- squawk-ignore-file ban-drop-function, ban-drop-table, ban-drop-type, ban-drop-constraint
 
 SET LOCAL lock_timeout = '5s';
 SET LOCAL statement_timeout = '60s';
@@ -9,6 +9,9 @@ SET LOCAL statement_timeout = '60s';
 ALTER TABLE agent_states DROP CONSTRAINT agent_states_current_workflow_id_fkey;
 ALTER TABLE optimizations DROP CONSTRAINT optimizations_workflow_execution_id_fkey;
 ALTER TABLE recommendations DROP CONSTRAINT recommendations_workflow_execution_id_fkey;
+
+DROP FUNCTION close_workflow_steps(uuid, uuid, jsonb);
+DROP FUNCTION workflow_has_open_steps(uuid, uuid);
 
 DROP TABLE workflow_artifacts;
 DROP TABLE workflow_steps;

@@ -64,6 +64,7 @@ CREATE TABLE workflow_executions (
     CONSTRAINT workflow_executions_completed_at_check CHECK (
         (status IN ('completed', 'failed', 'cancelled', 'timeout')) = (completed_at IS NOT NULL)
         AND (completed_at >= started_at) IS NOT false
+        AND (isfinite(started_at) AND isfinite(completed_at)) IS NOT false
     ),
     CONSTRAINT workflow_executions_error_details_check CHECK (
         (status IN ('failed', 'timeout')) = (error_details IS NOT NULL)
@@ -125,15 +126,23 @@ WHERE retried_from_id IS NOT NULL;
 COMMENT ON INDEX workflow_executions_customer_id_retried_from_id_idx IS
 'Serves list_workflow_retries, and deleting a run that was retried.';
 
-CREATE INDEX workflow_executions_id_running_idx
-ON workflow_executions (id)
+CREATE INDEX workflow_executions_id_customer_id_running_idx
+ON workflow_executions (id, customer_id)
 WHERE status = 'running';
-COMMENT ON INDEX workflow_executions_id_running_idx IS 'Serves list_running_workflows.';
+COMMENT ON INDEX workflow_executions_id_customer_id_running_idx IS
+'Serves list_running_workflows.';
 
-CREATE INDEX workflow_executions_id_failed_idx
-ON workflow_executions (id)
+CREATE INDEX workflow_executions_customer_id_id_open_idx
+ON workflow_executions (customer_id, id)
+WHERE status IN ('pending', 'running');
+COMMENT ON INDEX workflow_executions_customer_id_id_open_idx IS
+'Serves list_open_workflow_executions.';
+
+-- What failed is what people look for, and is little: these two are on final states for that.
+CREATE INDEX workflow_executions_id_customer_id_failed_idx
+ON workflow_executions (id, customer_id)
 WHERE status IN ('failed', 'timeout');
-COMMENT ON INDEX workflow_executions_id_failed_idx IS 'Serves list_failed_workflows.';
+COMMENT ON INDEX workflow_executions_id_customer_id_failed_idx IS 'Serves list_failed_workflows.';
 
 CREATE INDEX workflow_executions_customer_id_id_failed_idx
 ON workflow_executions (customer_id, id)
@@ -195,6 +204,7 @@ CREATE TABLE workflow_steps (
     CONSTRAINT workflow_steps_completed_at_check CHECK (
         (status IN ('completed', 'failed', 'skipped')) = (completed_at IS NOT NULL)
         AND (completed_at >= started_at) IS NOT false
+        AND (isfinite(started_at) AND isfinite(completed_at)) IS NOT false
     ),
     CONSTRAINT workflow_steps_error_details_check CHECK (
         (status NOT IN ('failed', 'retrying') OR error_details IS NOT NULL)
@@ -241,6 +251,65 @@ BEFORE UPDATE ON workflow_steps
 FOR EACH ROW WHEN (OLD.* IS DISTINCT FROM NEW.*)
 EXECUTE FUNCTION set_updated_at();
 COMMENT ON TRIGGER workflow_steps_set_updated_at ON workflow_steps IS 'Keeps updated_at.';
+
+-- The two that follow are for functions that end a run. They are VOLATILE so that each call looks
+-- anew: a step that was added while the caller waited for the run's row is seen as well.
+
+CREATE FUNCTION workflow_has_open_steps(customer_id uuid, workflow_execution_id uuid)
+RETURNS boolean
+LANGUAGE sql
+VOLATILE
+AS $$
+    SELECT EXISTS (
+        SELECT
+        FROM workflow_steps AS s
+        WHERE
+            s.customer_id = $1
+            AND s.workflow_execution_id = $2
+            AND s.status IN ('pending', 'running', 'retrying')
+    )
+$$;
+COMMENT ON FUNCTION workflow_has_open_steps(uuid, uuid) IS
+'Whether a run has steps that are not over.';
+
+CREATE FUNCTION close_workflow_steps(
+    customer_id uuid, workflow_execution_id uuid, error_details jsonb
+)
+RETURNS bigint
+LANGUAGE sql
+VOLATILE
+AS $$
+    WITH closed AS (
+        UPDATE workflow_steps AS s
+        SET
+            status = CASE WHEN s.status = 'running' THEN 'failed' ELSE 'skipped' END::step_status,
+            completed_at = greatest(now(), s.started_at),
+            next_attempt_at = NULL,
+            error_details = CASE WHEN s.status = 'running' THEN $3 ELSE s.error_details END
+        WHERE
+            s.customer_id = $1
+            AND s.workflow_execution_id = $2
+            AND s.status IN ('pending', 'running', 'retrying')
+        RETURNING 1
+    )
+
+    SELECT count(*) FROM closed
+$$;
+COMMENT ON FUNCTION close_workflow_steps(uuid, uuid, jsonb) IS
+'Closes the open steps of a run that ends: a running one fails, the others are skipped.';
+
+DO $do$
+BEGIN
+    EXECUTE format(
+        'ALTER FUNCTION workflow_has_open_steps(uuid, uuid) SET search_path = %I, pg_temp',
+        current_schema()
+    );
+    EXECUTE format(
+        'ALTER FUNCTION close_workflow_steps(uuid, uuid, jsonb) SET search_path = %I, pg_temp',
+        current_schema()
+    );
+END
+$do$;
 
 CREATE TYPE artifact_type AS ENUM (
     'report', 'config', 'log', 'recommendation', 'chart', 'metrics', 'alert', 'diagnostic'
@@ -311,7 +380,7 @@ CREATE INDEX workflow_artifacts_workflow_step_id_idx
 ON workflow_artifacts (customer_id, workflow_execution_id, workflow_step_id)
 WHERE workflow_step_id IS NOT NULL;
 COMMENT ON INDEX workflow_artifacts_workflow_step_id_idx IS
-'Serves list_step_artifacts, and deleting a step.';
+'Serves deleting a step, and list_step_artifacts where a run has many artifacts.';
 
 CREATE INDEX workflow_artifacts_customer_id_artifact_type_id_idx
 ON workflow_artifacts (customer_id, artifact_type, id);

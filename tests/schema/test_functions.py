@@ -12,6 +12,7 @@ import pytest
 from optiinfra_db import connect
 from optiinfra_db.generated import agents, customers, events, partitions
 from optiinfra_db.generated.models import AgentType, CustomerPlan
+from optiinfra_db.migrate import migrate
 
 
 def make_customer(conn):
@@ -111,3 +112,39 @@ def test_ensure_partitions_gives_up_on_a_lock_it_cannot_get_and_changes_nothing(
 
         reader.rollback()
         assert len(partitions.ensure_partitions(conn, months_ahead=12)) == 18
+
+
+def test_ensure_partitions_with_nothing_to_do_waits_for_nobody(database_url):
+    with connect(database_url) as other, connect(database_url) as conn:
+        other.autocommit = False
+        other.execute("LOCK TABLE events_default, events, agents IN ROW EXCLUSIVE MODE")
+        other.execute(
+            "SELECT pg_advisory_xact_lock(hashtextextended('optiinfra_db.ensure_partitions', 0))"
+        )
+
+        assert partitions.ensure_partitions(conn, months_ahead=3) == []
+
+
+def test_a_table_that_only_has_the_name_of_a_partition_does_not_pass_for_it(database_url):
+    with connect(database_url) as conn:
+        month = conn.execute(
+            "SELECT to_char(now() + interval '4 months', 'events_YYYY_MM')"
+        ).fetchone()[0]
+        conn.execute(f"CREATE TEMPORARY TABLE {month} (x integer)")
+        assert month in partitions.ensure_partitions(conn, months_ahead=4)
+
+        rows = "SELECT to_char(now() + interval '5 months', 'events_YYYY_MM')"
+        conn.execute(f"CREATE TABLE {conn.execute(rows).fetchone()[0]} (x integer)")
+        with pytest.raises(psycopg.errors.DuplicateTable):
+            partitions.ensure_partitions(conn, months_ahead=5)
+
+
+def test_ensure_partitions_finds_its_schema_whoever_calls_it(empty_database_url):
+    with connect(empty_database_url) as conn:
+        conn.execute("CREATE SCHEMA own")
+        conn.execute(f"ALTER DATABASE {conn.info.dbname} SET search_path = own")
+    migrate(empty_database_url)
+
+    with connect(empty_database_url) as conn:
+        conn.execute("SET search_path = public")
+        assert len(conn.execute("SELECT own.ensure_partitions(4)").fetchall()) == 2
