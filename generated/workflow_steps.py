@@ -340,13 +340,17 @@ SET
             THEN
                 now()
                 + make_interval(
-                    secs => least(
-                        coalesce($2::double precision, 300),
-                        greatest(
-                            coalesce($3::double precision, 1), 0
-                        )
-                        * power(2, least(retry_count, 60)),
-                        31536000
+                    secs => greatest(
+                        least(
+                            coalesce($2::double precision, 300),
+                            least(
+                                coalesce($3::double precision, 1),
+                                31536000
+                            )
+                            * power(2, least(retry_count, 60)),
+                            31536000
+                        ),
+                        0
                     )
                     -- A spread that is the same whenever it is computed: half the hash of the row.
                     * (0.5 + (hashtext(id::text || retry_count) & 65535) / 131072.0)

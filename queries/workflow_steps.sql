@@ -168,13 +168,17 @@ SET
             THEN
                 now()
                 + make_interval(
-                    secs => least(
-                        coalesce(sqlc.narg('backoff_cap_seconds')::double precision, 300),
-                        greatest(
-                            coalesce(sqlc.narg('backoff_base_seconds')::double precision, 1), 0
-                        )
-                        * power(2, least(retry_count, 60)),
-                        31536000
+                    secs => greatest(
+                        least(
+                            coalesce(sqlc.narg('backoff_cap_seconds')::double precision, 300),
+                            least(
+                                coalesce(sqlc.narg('backoff_base_seconds')::double precision, 1),
+                                31536000
+                            )
+                            * power(2, least(retry_count, 60)),
+                            31536000
+                        ),
+                        0
                     )
                     -- A spread that is the same whenever it is computed: half the hash of the row.
                     * (0.5 + (hashtext(id::text || retry_count) & 65535) / 131072.0)

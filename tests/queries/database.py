@@ -25,13 +25,13 @@ class Database:
         self._call = call
         self.execute = execute
         self._numbers = count(1)
+        self.functions = {}
 
     def __getattr__(self, noun):
         module = importlib.import_module(f"optiinfra_db.generated{self._package}.{noun}")
-        functions = {
-            name: self._bind(getattr(module, name)) for name in module.__all__ if name.islower()
-        }
-        return SimpleNamespace(**functions)
+        names = [name for name in module.__all__ if name.islower()]
+        self.functions |= {(noun, name): getattr(module, name) for name in names}
+        return SimpleNamespace(**{name: self._bind(getattr(module, name)) for name in names})
 
     def _bind(self, function):
         return lambda *args, **kwargs: self._call(function, *args, **kwargs)

@@ -68,6 +68,21 @@ def test_a_decision_moves_the_recommendation_and_is_final(db, recommendation, st
     assert db.approvals.get_approval(**key(made)) == decided
 
 
+@pytest.mark.parametrize("way", ["approve_recommendation", "reject_recommendation"])
+def test_what_was_settled_without_the_question_is_not_decided_again(db, recommendation, way):
+    made = ask(db, recommendation)
+    settled = getattr(db.recommendations, way)(**key(recommendation))
+
+    for status in (ApprovalStatus.APPROVED, ApprovalStatus.REJECTED):
+        decided = db.approvals.decide_approval(**key(made), status=status, approved_by="ada")
+        assert decided is None
+
+    assert db.approvals.get_approval(**key(made)) == made
+    assert db.recommendations.get_recommendation(**key(recommendation)) == settled
+    pending = db.approvals.list_pending_approvals
+    assert pending(customer_id=recommendation.customer_id, max_rows=9) == []
+
+
 def test_a_decision_of_nobody_or_of_nothing_is_refused(db, recommendation):
     made = ask(db, recommendation)
 

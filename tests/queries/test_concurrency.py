@@ -2,6 +2,8 @@
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from hashlib import sha256
+from itertools import count
 from uuid import uuid4
 
 import pytest
@@ -9,7 +11,9 @@ import pytest
 from optiinfra_db import connect
 from optiinfra_db.generated import (
     agents,
+    approvals,
     customers,
+    recommendations,
     workflow_artifacts,
     workflow_executions,
     workflow_steps,
@@ -96,6 +100,124 @@ def test_registering_an_agent_or_an_artifact_at_once_gives_one_row(database_url,
 
     for number in range(ROUNDS):
         assert len(set(together(register, number))) == 1
+
+
+def test_creating_anything_with_one_id_at_once_gives_one_row(database_url, owner, together):
+    """Also where another unique index sees the second caller before the primary key does."""
+
+    def create_all(conn, number, ids):
+        customer = customers.create_customer(
+            conn,
+            id=ids[0],
+            name="Ada",
+            email=f"{number}@example.com",
+            api_key_hash=sha256(b"%d" % number).digest(),
+        )
+        agent = agents.upsert_agent(
+            conn, id=ids[1], type=AgentType.COST, name=f"b{number}", version="1"
+        )
+        approval = approvals.create_approval(
+            conn, id=ids[2], customer_id=owner["customer_id"], recommendation_id=ids[5]
+        )
+        artifact = workflow_artifacts.register_workflow_artifact(
+            conn,
+            id=ids[3],
+            customer_id=owner["customer_id"],
+            workflow_execution_id=ids[6],
+            artifact_type=ArtifactType.LOG,
+            artifact_name="Log",
+            artifact_path="s3://bucket/log",
+            artifact_size_bytes=0,
+            content_type="text/plain",
+            sha256=bytes(32),
+        )
+        step = workflow_steps.add_workflow_step(
+            conn,
+            id=ids[4],
+            customer_id=owner["customer_id"],
+            workflow_execution_id=ids[6],
+            step_name="d",
+            step_order=4,
+        )
+        return [row.id for row in (customer, agent, approval, artifact, step)]
+
+    for number in range(ROUNDS):
+        ids = [uuid4() for _ in range(7)]
+        with connect(database_url) as conn:
+            create(conn, owner, ids[6])
+            recommendations.create_recommendation(conn, **owner, id=ids[5], type="x", title="x")
+        assert together(create_all, number, ids) == [ids[:5]] * WRITERS
+
+
+@pytest.mark.parametrize("end", ["complete", "fail", "cancel"])
+def test_a_run_that_ends_while_steps_are_added_leaves_none_open(database_url, owner, together, end):
+    arguments = {"fail": {"error_details": {"message": "x"}}, "cancel": {"reason": "x"}}
+    function = getattr(workflow_executions, f"{end}_workflow_execution")
+
+    def add_or_end(conn, run_id, turns):
+        if next(turns) % 2:
+            key = {"customer_id": owner["customer_id"], "id": run_id}
+            return function(conn, **key, **arguments.get(end, {}))
+        return workflow_steps.add_workflow_step(
+            conn,
+            customer_id=owner["customer_id"],
+            workflow_execution_id=run_id,
+            step_name="late",
+            step_order=1 + next(turns),
+        )
+
+    for _ in range(ROUNDS):
+        with connect(database_url) as conn:
+            run = workflow_executions.create_workflow_execution(
+                conn, **owner, workflow_type=WorkflowType.COST_ANALYSIS, step_names=[]
+            )
+            workflow_executions.start_workflow_execution(
+                conn, customer_id=run.customer_id, id=run.id
+            )
+        together(add_or_end, run.id, count())
+        with connect(database_url) as conn:
+            run = workflow_executions.get_workflow_execution(
+                conn, customer_id=run.customer_id, id=run.id
+            )
+            steps = workflow_steps.list_workflow_steps(
+                conn, customer_id=run.customer_id, workflow_execution_id=run.id
+            )
+        still_open = [step for step in steps if step.completed_at is None]
+        assert (run.completed_at is None) or not still_open
+
+
+def test_a_step_added_before_the_run_ends_is_seen_by_what_ends_it(database_url, owner):
+    """The end waits for the step's transaction, and then looks anew."""
+    with (
+        connect(database_url) as adder,
+        connect(database_url) as ender,
+        ThreadPoolExecutor(1) as executor,
+    ):
+        run = workflow_executions.create_workflow_execution(
+            adder, **owner, workflow_type=WorkflowType.COST_ANALYSIS, step_names=[]
+        )
+        key = {"customer_id": run.customer_id, "id": run.id}
+        workflow_executions.start_workflow_execution(adder, **key)
+        with adder.transaction():
+            step = workflow_steps.add_workflow_step(
+                adder,
+                customer_id=run.customer_id,
+                workflow_execution_id=run.id,
+                step_name="late",
+            )
+            completing = executor.submit(
+                workflow_executions.complete_workflow_execution, ender, **key
+            )
+            waits = "SELECT wait_event_type = 'Lock' FROM pg_stat_activity WHERE pid = %s"
+            while adder.execute(waits, [ender.info.backend_pid]).fetchone() != (True,):
+                pass
+        assert completing.result() is None
+
+        workflow_executions.cancel_workflow_execution(ender, **key, reason="x")
+        (closed,) = workflow_steps.list_workflow_steps(
+            ender, customer_id=run.customer_id, workflow_execution_id=run.id
+        )
+        assert (closed.id, closed.status) == (step.id, StepStatus.SKIPPED)
 
 
 @pytest.mark.parametrize("move", ["start_workflow_execution", "fail_workflow_execution"])

@@ -101,6 +101,8 @@ def test_update_changes_what_is_given_only(db):
     assert (updated.name, updated.email) == (customer.name, customer.email)
     assert updated.metadata == {"a": 1}
     assert db.customers.get_customer(id=customer.id) == updated
+    rotated = db.customers.update_customer(id=customer.id, api_key_hash=ZERO_DIGEST)
+    assert (rotated.api_key_hash, rotated.status) == (ZERO_DIGEST, CustomerStatus.SUSPENDED)
     assert db.customers.update_customer(id=ID, name="Nobody") is None
 
 

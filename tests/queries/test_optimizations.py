@@ -89,6 +89,29 @@ def test_one_that_fails_in_the_queue_leaves_the_recommendation_approved(db, reco
     assert status_of(db, recommendation) is RecommendationStatus.APPROVED
 
 
+def test_what_is_not_approved_cannot_be_started(db):
+    pending = db.make_recommendation()
+    made = queue(db, pending)
+    assert db.optimizations.start_optimization(**key(made)) is None
+
+    db.recommendations.approve_recommendation(**key(pending))
+    db.recommendations.reject_recommendation(**key(pending))
+    assert db.optimizations.start_optimization(**key(made)) is None
+    assert db.optimizations.get_optimization(**key(made)) == made
+
+
+def test_one_that_never_started_does_not_move_the_recommendation_of_another(db, recommendation):
+    executing, waiting = queue(db, recommendation), queue(db, recommendation)
+    db.optimizations.start_optimization(**key(executing))
+    assert db.optimizations.start_optimization(**key(waiting)) is None
+
+    db.optimizations.fail_optimization(**key(waiting), error="superseded")
+    assert status_of(db, recommendation) is RecommendationStatus.EXECUTING
+    db.optimizations.complete_optimization(**key(executing))
+    db.optimizations.roll_back_optimization(**key(waiting))
+    assert status_of(db, recommendation) is RecommendationStatus.COMPLETED
+
+
 def test_transitions_from_the_wrong_state_change_nothing(db, recommendation):
     functions = db.optimizations
     moves = {
@@ -132,6 +155,8 @@ def test_savings_that_are_no_number_are_refused(db, recommendation):
         db.optimizations.complete_optimization(**key(made), actual_savings=Decimal("NaN"))
     with db.refused(CheckViolation, "optimizations_error_check"):
         db.optimizations.fail_optimization(**key(made), error="")
+    with db.refused(CheckViolation, "optimizations_error_check"):
+        db.optimizations.fail_optimization(**key(made), error=None)
 
 
 def test_another_customers_recommendation_or_run_cannot_be_referenced(db, recommendation):

@@ -219,6 +219,20 @@ def test_a_finished_run_is_recorded_with_steps_and_artifacts(db):
             {"steps": [{"step_name": "a", "step_order": 1, "status": "running"}]},
             "workflow_steps_started_at_check",
         ),
+        (
+            {
+                "steps": [
+                    {
+                        "step_name": "a",
+                        "step_order": 1,
+                        "status": "completed",
+                        "started_at": "infinity",
+                        "completed_at": "infinity",
+                    }
+                ]
+            },
+            "workflow_steps_completed_at_check",
+        ),
     ],
 )
 def test_a_record_that_cannot_be_is_refused_whole(db, given, constraint):
@@ -228,6 +242,21 @@ def test_a_record_that_cannot_be_is_refused_whole(db, given, constraint):
         record(db, customer, agent, **given)
     runs = db.workflow_executions.list_workflow_executions(customer_id=customer.id, max_rows=9)
     assert runs == []
+
+
+def test_an_artifact_of_a_step_that_is_not_there_is_refused_with_the_whole_record(db):
+    artifact = {
+        "artifact_type": "log",
+        "artifact_name": "Log",
+        "artifact_path": "s3://bucket/log",
+        "artifact_size_bytes": 0,
+        "content_type": "text/plain",
+        "sha256": ZERO_DIGEST.hex(),
+        "step_order": 99,
+    }
+
+    with db.refused(ForeignKeyViolation, "workflow_artifacts_workflow_step_id_fkey"):
+        record(db, db.make_customer(), db.make_agent(), artifacts=[artifact])
 
 
 def test_a_record_with_two_steps_in_one_place_is_refused_whole(db):
@@ -380,10 +409,12 @@ def test_lists_filter_and_page_without_gaps_or_repeats(db):
         db.start_run(run)
     db.make_run(None, agent)
     functions = db.workflow_executions
+    functions.cancel_workflow_execution(**key(runs[9]), reason="not wanted")
 
     for function, arguments, expected in (
         (functions.list_workflow_executions, {}, runs),
         (functions.list_workflow_progress, {}, runs),
+        (functions.list_open_workflow_executions, {}, runs[:9]),
         (
             functions.list_workflow_executions_by_status,
             {"status": WorkflowStatus.RUNNING},
@@ -444,12 +475,33 @@ def test_running_workflows_are_listed_with_progress(db):
     assert page.id == first.id
 
 
+def test_runs_of_two_customers_with_one_id_are_both_listed_page_by_page(db):
+    runs = [db.make_run(id=ID) for _ in range(2)]
+    functions = db.workflow_executions
+    for list_page, end in (
+        (functions.list_running_workflows, db.start_run),
+        (
+            functions.list_failed_workflows,
+            lambda run: functions.fail_workflow_execution(**key(run), error_details=ERROR),
+        ),
+    ):
+        for run in runs:
+            end(run)
+        listed, cursor = [], {}
+        while page := list_page(max_rows=1, **cursor):
+            listed += page
+            cursor = {"before_id": page[-1].id, "before_customer_id": page[-1].customer_id}
+        assert sorted(row.customer_id for row in listed) == sorted(run.customer_id for run in runs)
+
+
 def test_failed_workflows_are_listed_with_the_first_failed_step(db):
     customer, agent = db.make_customer(), db.make_agent()
     runs = in_each_state(db, customer, agent)
-    failed = db.make_run(agent=agent, step_names=["a", "b"])
+    failed = db.make_run(agent=agent, step_names=["fine", "a", "b"])
     db.start_run(failed)
-    a, b = db.steps_of(failed)
+    fine, a, b = db.steps_of(failed)
+    db.workflow_steps.start_workflow_step(**step_key(fine))
+    db.workflow_steps.complete_workflow_step(**step_key(fine))
     for step in (b, a):
         error = {"type": "E", "message": step.step_name}
         db.workflow_steps.start_workflow_step(**step_key(step))

@@ -170,6 +170,23 @@ def test_a_retryable_failure_is_tried_again_with_growing_pauses_until_none_is_le
     assert failed.completed_at is not None
 
 
+@pytest.mark.parametrize(("base", "cap"), [(-5, 10), (1e300, 1e300), (1, -1)])
+def test_a_pause_is_never_negative_and_at_most_a_year(db, run, base, cap):
+    step = add(db, run, max_retries=1)
+    db.workflow_steps.start_workflow_step(**step_key(step))
+    now = next(iter(db.execute("SELECT now()")))[0]
+
+    failed = db.workflow_steps.fail_workflow_step(
+        **step_key(step),
+        retryable=True,
+        error_details=ERROR,
+        backoff_base_seconds=base,
+        backoff_cap_seconds=cap,
+    )
+
+    assert timedelta(0) <= failed.next_attempt_at - now <= timedelta(days=365)
+
+
 def test_a_failure_that_is_not_retryable_is_final(db, run):
     step, *_ = db.steps_of(run)
     db.workflow_steps.start_workflow_step(**step_key(step))

@@ -10,8 +10,8 @@ import psycopg
 import pytest
 
 from optiinfra_db import connect
-from optiinfra_db.generated import agents, customers, events, partitions
-from optiinfra_db.generated.models import AgentType, CustomerPlan
+from optiinfra_db.generated import agents, customers, events, partitions, workflow_executions
+from optiinfra_db.generated.models import AgentType, CustomerPlan, WorkflowType
 from optiinfra_db.migrate import migrate
 
 
@@ -49,6 +49,27 @@ def test_updated_at_is_kept_by_the_database_for_every_writer(database_url):
         assert customers.update_customer(conn, id=customer.id, plan=CustomerPlan.FREE) == changed
         beaten = agents.record_agent_heartbeat(conn, id=agent.id)
         assert beaten.updated_at == beaten.last_heartbeat > agent.updated_at
+
+
+def test_a_heartbeat_moves_on_and_a_run_takes_as_long_as_it_took(database_url):
+    with connect(database_url) as conn:
+        customer = make_customer(conn)
+        agent = agents.upsert_agent(conn, type=AgentType.COST, name="a", version="1")
+        run = workflow_executions.create_workflow_execution(
+            conn,
+            customer_id=customer.id,
+            agent_id=agent.id,
+            workflow_type=WorkflowType.HEALTH_CHECK,
+            step_names=[],
+        )
+        key = {"customer_id": customer.id, "id": run.id}
+        started = workflow_executions.start_workflow_execution(conn, **key)
+        beaten = workflow_executions.heartbeat_workflow_execution(conn, **key)
+        completed = workflow_executions.complete_workflow_execution(conn, **key)
+
+    assert run.created_at < started.started_at == started.heartbeat_at
+    assert started.heartbeat_at < beaten.heartbeat_at < completed.completed_at
+    assert completed.heartbeat_at == beaten.heartbeat_at
 
 
 def test_ensure_partitions_by_many_at_once_under_load_loses_nothing(database_url):
