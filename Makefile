@@ -18,7 +18,7 @@ help: ## Show this help
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' \
 		$(MAKEFILE_LIST)
 
-demo: $(VENV)/run ## Record a workflow on the embedded PostgreSQL and show it
+demo: $(VENV)/run ## Record a workflow and show it (OPTIINFRA_DATABASE_URL, else the embedded one)
 	@$(BIN)/optiinfra-db demo $(ARGS)
 
 migrate: $(VENV)/run ## Bring the database up to date (OPTIINFRA_DATABASE_URL, else the embedded one)

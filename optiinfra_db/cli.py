@@ -2,12 +2,14 @@
 
 Data goes to stdout, messages to stderr. Exit codes: 0 done; 1 something is pending (status), or an
 unexpected error; 2 wrong usage or configuration; 3 no server to talk to; 4 refused, to protect the
-database; 5 a migration failed; 130 interrupted.
+database; 5 a migration failed; 130 interrupted; 141 the reader of the output went away.
 """
 
+import io
 import os
 import shlex
 import shutil
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from optiinfra_db import __version__
-from optiinfra_db.connection import configured_url, connect, resolve_url
+from optiinfra_db.connection import configured_url, connect, describe, resolve_url
 from optiinfra_db.errors import OptiInfraError
 
 app = typer.Typer(
@@ -76,6 +78,7 @@ def migrate(url: Url = None) -> None:
     """
     from optiinfra_db import migrate as migrations  # noqa: PLC0415
 
+    _announce(url)
     with _progress() as say:
         result = migrations.migrate(url, say=say)
     for name in result.applied:
@@ -98,22 +101,24 @@ def rollback(
 ) -> None:
     """Undo the last migration. The data in what it had created is lost.
 
-    Asks first when run in a terminal.
+    Asks first when run in a terminal. The bookkeeping (tables _yoyo_...) stays.
     """
     from optiinfra_db import migrate as migrations  # noqa: PLC0415
 
     if undo_all and to is not None:
         raise typer.BadParameter("--to and --all exclude each other.")
     to = 0 if undo_all else to
-    if not yes and sys.stdin.isatty():
+    _announce(url)
+    if not yes and sys.stdin and sys.stdin.isatty():
         which = "the last migration" if to is None else f"every migration after number {to}"
+        which = "all migrations" if undo_all else which
         typer.confirm(f"Roll back {which}, losing the data in it?", abort=True, err=True)
     with _progress() as say:
         undone = migrations.rollback(url, to=to, say=say)
     for name in undone:
         print(f"rolled back {name}")
     if not undone:
-        print("Nothing to do: no such migration is applied.", file=sys.stderr)
+        print("Nothing to do: nothing of that is applied.", file=sys.stderr)
 
 
 @app.command(epilog="Example: optiinfra-db status || optiinfra-db migrate")
@@ -144,8 +149,15 @@ def seed(url: Url = None) -> None:
     """
     from optiinfra_db import seed as seeding  # noqa: PLC0415
 
+    _announce(url)
     with connect(url) as conn:
-        print(seeding.seed(conn))
+        try:
+            print(seeding.seed(conn))
+        except (psycopg.errors.UniqueViolation, psycopg.errors.ForeignKeyViolation) as error:
+            raise OptiInfraError(
+                "Rows of others hold keys of the sample data, so nothing was written: "
+                f"{error.diag.message_primary}. {error.diag.message_detail} Seed another database."
+            ) from error
 
 
 @app.command(epilog="Example: optiinfra-db demo")
@@ -164,9 +176,18 @@ def demo(
     from optiinfra_db import demo as demonstration  # noqa: PLC0415
     from optiinfra_db import embedded  # noqa: PLC0415
 
-    artifacts_dir = artifacts_dir or embedded.default_data_dir().with_name("artifacts")
+    _announce(url)
+    artifacts_dir = artifacts_dir or embedded.default_data_dir() / "artifacts"
     command, _ = _psql(url)
-    demonstration.run(resolve_url(url), shlex.join(command), artifacts_dir)
+    try:
+        demonstration.run(
+            resolve_url(url), shlex.join(command), artifacts_dir.expanduser().resolve()
+        )
+    except OSError as error:
+        raise OptiInfraError(
+            f"Cannot write {error.filename}: {error.strerror}. "
+            "Choose another folder with --artifacts-dir."
+        ) from error
 
 
 @app.command(
@@ -211,26 +232,31 @@ def stop() -> None:
     print(f"The embedded server in {server.data_dir} {was}.", file=sys.stderr)
 
 
+def _announce(url: str | None) -> None:
+    """Say which database is about to change; the embedded one is named when it is started."""
+    if configured := configured_url(url):
+        print(f"Database: {describe(configured)}", file=sys.stderr)
+
+
 @contextmanager
 def _progress() -> Iterator[Callable[[str], None]]:
-    """Show what is going on, on stderr: a line each, and in a terminal a spinner."""
+    """Show what is going on, on stderr: by a spinner in a terminal, else by a line each."""
     console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
     with console.status("Connecting") as spinner:
-
-        def say(text: str) -> None:
-            console.print(text)
-            spinner.update(text)
-
-        yield say
+        yield spinner.update if console.is_terminal else console.print
 
 
 def main() -> None:
     """Run the command line: where a command fails, one message and an exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # where the locale has no box-drawing characters
     try:
         try:
             app(prog_name="optiinfra-db")
         finally:
-            sys.stdout.flush()
+            if sys.stdout:
+                sys.stdout.flush()
     except OptiInfraError as error:
         _fail(str(error), error.exit_code)
     except (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedFunction) as error:
@@ -239,7 +265,9 @@ def main() -> None:
         _fail(str(error), 1)
     except BrokenPipeError:  # whoever read our output has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
+        sys.exit(128 + signal.SIGPIPE)
+    except OSError as error:
+        _fail(f"{error.filename or 'output'}: {error.strerror}", 1)
 
 
 def _fail(message: str, exit_code: int) -> NoReturn:

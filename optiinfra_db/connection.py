@@ -10,7 +10,6 @@ import asyncio
 import os
 import sys
 from typing import TYPE_CHECKING
-from urllib.parse import quote
 
 import psycopg
 from psycopg import sql
@@ -168,7 +167,13 @@ def _session(actor: str | None, customer_id: "UUID | None") -> sql.Composed:
 
     Not the startup parameter `options`, which PgBouncer refuses.
     """
-    settings = {"TimeZone": "UTC", "optiinfra.actor": actor, "optiinfra.customer_id": customer_id}
+    settings = {
+        "TimeZone": "UTC",
+        "DateStyle": "ISO",  # which psycopg reads
+        "IntervalStyle": "postgres",
+        "optiinfra.actor": actor,
+        "optiinfra.customer_id": customer_id,
+    }
     return sql.SQL("SELECT {}").format(
         sql.SQL(", ").join(
             sql.SQL("set_config({}, {}, false)").format(name, str(value))
@@ -180,23 +185,28 @@ def _session(actor: str | None, customer_id: "UUID | None") -> sql.Composed:
 
 def _conninfo(url: str) -> str:
     timeout = {} if os.environ.get("PGCONNECT_TIMEOUT") else {"connect_timeout": CONNECT_TIMEOUT}
-    return make_conninfo(
-        "", **{"fallback_application_name": "optiinfra_db", **timeout, **conninfo_to_dict(url)}
+    defaults = {"fallback_application_name": "optiinfra_db", "client_encoding": "UTF8"}
+    return make_conninfo("", **{**defaults, **timeout, **conninfo_to_dict(url)})
+
+
+def describe(url: str) -> str:
+    """Name a database for people: its name, host, port and user, and no password."""
+    parameters = conninfo_to_dict(url)
+
+    def value(name: str, variable: str, default: object) -> object:
+        return parameters.get(name) or os.environ.get(variable) or default
+
+    host = parameters.get("host") or parameters.get("hostaddr") or os.environ.get("PGHOST")
+    return (
+        f"host {host or 'local socket'}, port {value('port', 'PGPORT', 5432)}, "
+        f"database {value('dbname', 'PGDATABASE', 'of the user')}, "
+        f"user {value('user', 'PGUSER', 'of the system')}"
     )
 
 
 def _unreachable(conninfo: str, error: psycopg.Error) -> DatabaseUnreachable:
-    parameters = {key: str(value) for key, value in conninfo_to_dict(conninfo).items()}
-    reason = str(error).strip()
-    for secret in ("password", "sslpassword"):
-        if value := parameters.get(secret):
-            reason = reason.replace(value, "***").replace(quote(value, safe=""), "***")
-    host = parameters.get("host") or parameters.get("hostaddr") or os.environ.get("PGHOST")
     return DatabaseUnreachable(
-        f"Cannot connect to PostgreSQL at host {host or 'local socket'}, "
-        f"port {parameters.get('port') or os.environ.get('PGPORT') or 5432}, "
-        f"database {parameters.get('dbname') or os.environ.get('PGDATABASE') or 'of the user'}, "
-        f"user {parameters.get('user') or os.environ.get('PGUSER') or 'of the system'}: {reason}\n"
+        f"Cannot connect to PostgreSQL at {describe(conninfo)}: {str(error).strip()}\n"
         "Check that the server runs and accepts connections from here, and that the URL "
         "(OPTIINFRA_DATABASE_URL) names the right host, port, database and user."
     )

@@ -6,6 +6,7 @@ operator sees of it: the board of all runs, and this one in detail.
 
 import hashlib
 import json
+import tempfile
 from datetime import datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -79,6 +80,9 @@ def run(url: str, psql_command: str, artifacts_dir: Path) -> None:
 
 def _analyze_cost(conn: Connection, artifacts_dir: Path) -> UUID:
     """Do a small cost analysis of the sample customer, recording every step; return the run."""
+    artifacts_dir.mkdir(parents=True, exist_ok=True)
+    # Before the run is created: one that cannot leave a file is not begun.
+    folder = Path(tempfile.mkdtemp(dir=artifacts_dir))
     run = workflow_executions.create_workflow_execution(
         conn,
         customer_id=ATLAS,
@@ -89,22 +93,33 @@ def _analyze_cost(conn: Connection, artifacts_dir: Path) -> UUID:
         metadata={"trigger": "demo"},
     )
     workflow_executions.start_workflow_execution(conn, customer_id=ATLAS, id=run.id)
-    plan = workflow_steps.list_workflow_steps(conn, customer_id=ATLAS, workflow_execution_id=run.id)
+    try:
+        _do_steps(conn, run.id, folder.rename(artifacts_dir / str(run.id)))
+    except BaseException as error:
+        details = {"type": type(error).__name__, "message": str(error)}
+        workflow_executions.fail_workflow_execution(
+            conn, customer_id=ATLAS, id=run.id, error_details=details
+        )
+        raise
+    return run.id
+
+
+def _do_steps(conn: Connection, run_id: UUID, folder: Path) -> None:
+    """Work through the plan of a run that was started."""
+    plan = workflow_steps.list_workflow_steps(conn, customer_id=ATLAS, workflow_execution_id=run_id)
     collect, analyze_gpu, analyze_cost, recommend, write_report = (step.id for step in plan)
-    folder = artifacts_dir / str(run.id)
-    folder.mkdir(parents=True)
 
     def advance(step_id: UUID, output: dict[str, object]) -> None:
         workflow_steps.advance_workflow_step(
             conn,
             customer_id=ATLAS,
-            workflow_execution_id=run.id,
+            workflow_execution_id=run_id,
             id=step_id,
             output_data=output,
         )
 
     workflow_steps.start_workflow_step(
-        conn, customer_id=ATLAS, workflow_execution_id=run.id, id=collect
+        conn, customer_id=ATLAS, workflow_execution_id=run_id, id=collect
     )
     utilization = _latest(conn, "gpu_utilization_percent")
     monthly_cost = _latest(conn, "monthly_cost_usd")
@@ -120,7 +135,7 @@ def _analyze_cost(conn: Connection, artifacts_dir: Path) -> UUID:
         conn,
         customer_id=ATLAS,
         agent_id=COST,
-        workflow_execution_id=run.id,
+        workflow_execution_id=run_id,
         type="rightsize_gpu",
         title=f"Release idle GPUs ({idle_percent:.0f} % of their time)",
         estimated_savings=Decimal(str(savings)),
@@ -129,7 +144,7 @@ def _analyze_cost(conn: Connection, artifacts_dir: Path) -> UUID:
     )
     _store(
         conn,
-        run.id,
+        run_id,
         recommend,
         folder / "recommendation.json",
         json.dumps({"title": recommendation.title, "savings_usd": savings}, indent=2),
@@ -140,7 +155,7 @@ def _analyze_cost(conn: Connection, artifacts_dir: Path) -> UUID:
 
     _store(
         conn,
-        run.id,
+        run_id,
         write_report,
         folder / "report.md",
         f"# Cost analysis\n\nGPUs are idle {idle_percent:.1f} % of the time. "
@@ -151,14 +166,13 @@ def _analyze_cost(conn: Connection, artifacts_dir: Path) -> UUID:
     workflow_steps.complete_workflow_step(
         conn,
         customer_id=ATLAS,
-        workflow_execution_id=run.id,
+        workflow_execution_id=run_id,
         id=write_report,
         output_data={"format": "markdown"},
     )
     workflow_executions.complete_workflow_execution(
-        conn, customer_id=ATLAS, id=run.id, output_data={"potential_savings_usd": savings}
+        conn, customer_id=ATLAS, id=run_id, output_data={"potential_savings_usd": savings}
     )
-    return run.id
 
 
 def _latest(conn: Connection, metric_name: str) -> float:
@@ -198,7 +212,11 @@ def _board(conn: Connection, width: int) -> Table:
     """Show the newest runs of each customer; in a narrow terminal on two lines each."""
     is_wide = width >= 110  # noqa: PLR2004
     table = Table(
-        title="Workflows", title_justify="left", title_style="bold", box=box.SIMPLE, pad_edge=False
+        title="Workflows, the newest 10 of each customer",
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE,
+        pad_edge=False,
     )
     for column in ("Type", "Customer", "Agent") if is_wide else ("Workflow",):
         table.add_column(column, no_wrap=True)
@@ -208,7 +226,7 @@ def _board(conn: Connection, width: int) -> Table:
     table.add_column("First failure", overflow="fold")
     for customer in customers.list_customers(conn, max_rows=10):
         for row in workflow_executions.list_workflow_progress(
-            conn, customer_id=customer.id, max_rows=5
+            conn, customer_id=customer.id, max_rows=10
         ):
             names = [row.workflow_type, customer.name, row.agent_name]
             if not is_wide:

@@ -76,8 +76,18 @@ class Server:
     @property
     def is_running(self) -> bool:
         """Whether the server accepts connections."""
-        conninfo = make_conninfo(host=str(self.socket_dir), port=_PORT, connect_timeout=5)
-        return self.is_private and PGconn.ping(conninfo.encode()) == Ping.OK
+        if not self.is_private:
+            return False
+        # An empty hostaddr keeps PGHOSTADDR out.
+        host = str(self.socket_dir)
+        conninfo = make_conninfo(host=host, hostaddr="", port=_PORT, connect_timeout=5)
+        answer = PGconn.ping(conninfo.encode())
+        if answer == Ping.NO_ATTEMPT:
+            raise EmbeddedServerError(
+                "libpq does not even try to reach the embedded server: some PG... variable of the "
+                "environment, such as PGSERVICE, is wrong. Unset it."
+            )
+        return answer == Ping.OK
 
     @property
     def is_private(self) -> bool:
@@ -95,7 +105,7 @@ class Server:
     def url(self, dbname: str = DATABASE) -> str:
         """Return the URL of a database of this server."""
         host = quote(str(self.socket_dir), safe="")
-        return f"postgresql://postgres@/{quote(dbname, safe='')}?host={host}&port={_PORT}"
+        return f"postgresql://postgres@/{quote(dbname, safe='')}?host={host}&hostaddr=&port={_PORT}"
 
     def psql_command(self, dbname: str = DATABASE) -> str:
         """Return the shell command that opens a database in psql."""
@@ -122,6 +132,9 @@ class Server:
                 return False
             os.kill(postmaster, signal.SIGINT)  # fast shutdown
             if _wait(lambda: not _processes(self.pgdata), _STOP_SECONDS):
+                if self.socket_dir != self.pgdata:
+                    with suppress(OSError):
+                        self.socket_dir.rmdir()
                 return True
         raise EmbeddedServerError(
             f"The embedded server (process {postmaster}) did not stop within {_STOP_SECONDS} s; "
@@ -181,9 +194,9 @@ def _boot(server: Server, options: Mapping[str, str]) -> None:
             )
     if not server.pgdata.exists():
         _initialise(server, version, account, sync=options.get("fsync") != "off")
+    _make_socket_dir(server, account)
     if _is_starting_or_stopping(server):
         return
-    _make_socket_dir(server, account)
     settings = {
         "listen_addresses": "",
         "unix_socket_directories": str(server.socket_dir),
@@ -334,20 +347,16 @@ def _lock(data_dir: Path) -> Iterator[None]:
 
 
 def _make_socket_dir(server: Server, account: pwd.struct_passwd | None) -> None:
-    if server.socket_dir == server.pgdata:
-        return
-    try:
-        server.socket_dir.mkdir(mode=0o700)
-    except FileExistsError:
-        pass
-    else:
-        if account:
-            os.chown(server.socket_dir, account.pw_uid, account.pw_gid)
+    if server.socket_dir != server.pgdata:
+        with suppress(FileExistsError):
+            server.socket_dir.mkdir(mode=0o700)
+            if account:
+                os.chown(server.socket_dir, account.pw_uid, account.pw_gid)
     if not server.is_private:
         raise EmbeddedServerError(
-            f"{server.socket_dir}, made for the server's socket because the path of "
-            f"{server.pgdata} is too long for one, belongs to somebody else or is open to others. "
-            "Remove it, or choose a shorter path with OPTIINFRA_DATA_DIR."
+            f"{server.socket_dir}, the directory of the server's socket, belongs to somebody else "
+            f"or is open to others. If it is yours, run chmod 700 {server.socket_dir}; "
+            "else choose another data directory with OPTIINFRA_DATA_DIR."
         )
 
 

@@ -355,7 +355,7 @@ def _compare(conn: Connection, migrations: MigrationList) -> list[MigrationStatu
     """Compare the files with what the database says was applied."""
     applied: dict[str, tuple[datetime, str | None]] = {}
     checksums: dict[str, str] = {}
-    with _explained(conn, "the bookkeeping of migrations"):
+    try:
         if _exists(conn, "_yoyo_migration"):
             rows = conn.execute(
                 """
@@ -371,6 +371,12 @@ def _compare(conn: Connection, migrations: MigrationList) -> list[MigrationStatu
             applied = {name: (applied_at, applied_by) for name, applied_at, applied_by in rows}
         if _exists(conn, "_yoyo_checksum"):
             checksums = dict(conn.execute("SELECT migration_id, sha256 FROM _yoyo_checksum"))
+    except psycopg.errors.InsufficientPrivilege as error:
+        raise InsufficientPrivileges(
+            f"Role {conn.info.user} may not read which migrations are applied: "
+            f"{error.diag.message_primary}. As their owner run: "
+            "GRANT SELECT ON _yoyo_migration, _yoyo_log, _yoyo_checksum TO the role."
+        ) from error
     known = {migration.id: migration.sha256 for migration in migrations}
     found = []
     for name in sorted(known.keys() | applied.keys()):

@@ -10,19 +10,24 @@ import psycopg
 import pytest
 from typer.testing import CliRunner
 
+from optiinfra_db import connect
 from optiinfra_db.cli import app
+from optiinfra_db.generated import agents, workflow_executions
+from optiinfra_db.generated.models import AgentType
+from optiinfra_db.seed import ATLAS
 
 COMMAND = Path(sys.executable).with_name("optiinfra-db")
 COMMANDS = ["migrate", "rollback", "status", "seed", "demo", "psql", "stop"]
 SECRET = "hun%25ter2"
 
 
-def run(*args, url=None, data_dir="/nonexistent/optiinfra", **kwargs):
+def run(*args, url=None, data_dir="/nonexistent/optiinfra", env=None, **kwargs):
     environment = {
         "PATH": os.environ["PATH"],
         "HOME": "/nonexistent",
         "OPTIINFRA_DATA_DIR": str(data_dir),
         "OPTIINFRA_DATABASE_URL": url or "",
+        **(env or {}),
     }
     return subprocess.run(
         [COMMAND, *args], env=environment, capture_output=True, text=True, check=False, **kwargs
@@ -178,6 +183,7 @@ def test_ctrl_c_ends_with_130_and_no_traceback(empty_database_url):
             [COMMAND, "migrate", "--url", empty_database_url], stderr=subprocess.PIPE, text=True
         )
         assert process.stderr is not None
+        assert process.stderr.readline().startswith("Database: host ")
         line = process.stderr.readline()
         assert "Waiting for another migrate to finish: process" in line
         time.sleep(0.1)
@@ -185,6 +191,43 @@ def test_ctrl_c_ends_with_130_and_no_traceback(empty_database_url):
         _, err = process.communicate(timeout=10)
     assert process.returncode == 130
     assert "Traceback" not in err
+
+
+def test_closed_and_full_outputs_are_no_tracebacks(empty_database_url):
+    shell = f"{COMMAND} migrate --url '{empty_database_url}'"
+    options = {"shell": True, "capture_output": True, "text": True, "check": False}
+    closed = subprocess.run(f"{shell} <&- >&-", **options)
+    assert (closed.returncode, "Traceback" in closed.stderr) == (0, False)
+    full = subprocess.run(f"{COMMAND} status --url '{empty_database_url}' > /dev/full", **options)
+    assert full.returncode == 1
+    assert full.stderr == "Error: output: No space left on device\n"
+
+
+def test_output_in_a_poor_encoding_is_no_traceback(database_url, tmp_path):
+    result = run(
+        "demo", "--artifacts-dir", tmp_path, url=database_url, env={"PYTHONIOENCODING": "ascii"}
+    )
+    assert result.returncode == 0
+    assert "cost_analysis" in result.stdout
+
+
+def test_a_folder_that_cannot_be_written_stops_the_demo_before_its_run(database_url, tmp_path):
+    file = tmp_path / "file"
+    file.touch()
+    result = run("demo", "--artifacts-dir", file / "artifacts", url=database_url)
+    assert result.returncode == 1
+    assert "Choose another folder with --artifacts-dir" in result.stderr
+    with connect(database_url) as conn:
+        runs = workflow_executions.list_workflow_executions(conn, customer_id=ATLAS, max_rows=9)
+    assert len(runs) == 1
+
+
+def test_seeding_among_the_rows_of_others_says_why_it_cannot(database_url):
+    with connect(database_url) as conn:
+        agents.upsert_agent(conn, type=AgentType.COST, name="cost-1", version="9")
+    result = run("seed", url=database_url)
+    assert result.returncode == 1
+    assert "Rows of others hold keys of the sample data, so nothing was written" in result.stderr
 
 
 def test_a_reader_that_stops_reading_is_no_error(empty_database_url):
@@ -213,7 +256,8 @@ def test_rollback_asks_in_a_terminal(empty_database_url, answer, is_undone):
     out, err = process.communicate(timeout=20)
     os.close(ours)
     os.close(theirs)
-    assert "every migration after number 0" in err
+    assert err.startswith("Database: host ")
+    assert "Roll back all migrations, losing the data in it?" in err
     assert ("rolled back" in out) == is_undone
     assert (process.returncode == 0) == is_undone
     assert run("status", url=empty_database_url).returncode == int(is_undone)

@@ -107,14 +107,29 @@ def test_a_path_too_long_for_a_socket(tmp_path):
         assert query(server, "SELECT 1") == (1,)
         assert not server.socket_dir.stat().st_mode & 0o077
         server.stop()
-        server.socket_dir.chmod(0o755)
+        assert not server.socket_dir.exists()
+        server.socket_dir.mkdir(mode=0o755)
         assert not server.is_running
         with pytest.raises(EmbeddedServerError, match="open to others"):
             embedded.start(server.data_dir)
-        server.socket_dir.chmod(0o700)
+        server.socket_dir.rmdir()
     finally:
         server.stop()
-        server.socket_dir.rmdir()
+
+
+def test_data_open_to_others_and_a_misleading_environment_are_told_at_once(data_dir, monkeypatch):
+    server = embedded.start(data_dir, options=FAST)
+    monkeypatch.setenv("PGHOSTADDR", "127.0.0.1")
+    assert query(server, "SELECT 1") == (1,)
+    monkeypatch.setenv("PGSERVICE", "nosuch")
+    with pytest.raises(EmbeddedServerError, match="PGSERVICE"):
+        embedded.start(data_dir)
+    monkeypatch.delenv("PGSERVICE")
+    server.pgdata.chmod(0o750)
+    with pytest.raises(EmbeddedServerError, match="chmod 700"):
+        embedded.start(data_dir)
+    server.pgdata.chmod(0o700)
+    assert embedded.start(data_dir).is_running
 
 
 def _crash(server):

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from optiinfra_db import connect
 from optiinfra_db.migrate import migrate, rollback, status
+from optiinfra_db.seed import seed
 
 from .catalogue import catalogue
 
@@ -29,6 +30,7 @@ def test_schema_and_migrations_build_the_same_database(empty_database_url, datab
 
 def test_migrations_go_up_down_to_nothing_and_up_again(empty_database_url):
     with connect(empty_database_url) as conn:
+        conn.prepare_threshold = None  # the types of the results come and go
         migrate(empty_database_url)
         whole = catalogue(conn)
         count = len(status(empty_database_url))
@@ -43,6 +45,12 @@ def test_migrations_go_up_down_to_nothing_and_up_again(empty_database_url):
 
         migrate(empty_database_url)
         assert catalogue(conn) == whole
+        seed(conn)
+        for number in range(count - 1, -1, -1):
+            rollback(empty_database_url, to=number)
+            migrate(empty_database_url)
+            assert catalogue(conn) == whole
+            seed(conn)
         assert rollback(empty_database_url, to=0) == [
             item.id for item in reversed(status(empty_database_url))
         ]
