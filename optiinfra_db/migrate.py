@@ -374,8 +374,8 @@ def _compare(conn: Connection, migrations: MigrationList) -> list[MigrationStatu
     except psycopg.errors.InsufficientPrivilege as error:
         raise InsufficientPrivileges(
             f"Role {conn.info.user} may not read which migrations are applied: "
-            f"{error.diag.message_primary}. As their owner run: "
-            "GRANT SELECT ON _yoyo_migration, _yoyo_log, _yoyo_checksum TO the role."
+            f"{error.diag.message_primary}. Migrate as the role that owns them; to let this one "
+            "look, run GRANT SELECT ON _yoyo_migration, _yoyo_log, _yoyo_checksum TO it."
         ) from error
     known = {migration.id: migration.sha256 for migration in migrations}
     found = []

@@ -195,10 +195,12 @@ def test_ctrl_c_ends_with_130_and_no_traceback(empty_database_url):
 
 def test_closed_and_full_outputs_are_no_tracebacks(empty_database_url):
     shell = f"{COMMAND} migrate --url '{empty_database_url}'"
-    options = {"shell": True, "capture_output": True, "text": True, "check": False}
-    closed = subprocess.run(f"{shell} <&- >&-", **options)
+    options = {"shell": True, "capture_output": True, "text": True}
+    closed = subprocess.run(f"{shell} <&- >&-", check=False, **options)
     assert (closed.returncode, "Traceback" in closed.stderr) == (0, False)
-    full = subprocess.run(f"{COMMAND} status --url '{empty_database_url}' > /dev/full", **options)
+    full = subprocess.run(
+        f"{COMMAND} status --url '{empty_database_url}' > /dev/full", check=False, **options
+    )
     assert full.returncode == 1
     assert full.stderr == "Error: output: No space left on device\n"
 
