@@ -119,6 +119,15 @@ def test_pending_approvals_come_with_their_recommendations(db, recommendation):
     assert (row.approval, row.recommendation) == (made, recommendation)
 
 
+def test_pending_approvals_are_listed_oldest_first(db):
+    customer, agent = db.make_customer(), db.make_agent()
+    made = [ask(db, db.make_recommendation(customer, agent)) for _ in range(3)]
+
+    rows = db.approvals.list_pending_approvals(customer_id=customer.id, max_rows=2)
+
+    assert [row.approval for row in rows] == made[:2]
+
+
 def test_approvals_are_listed_newest_first_page_by_page(db):
     customer, agent = db.make_customer(), db.make_agent()
     made = [ask(db, db.make_recommendation(customer, agent)) for _ in range(4)]

@@ -39,9 +39,10 @@ def test_every_field_is_kept(db):
     assert made.estimated_improvement == Decimal("1.80")
     assert made.confidence_score == 0.1
     assert made.priority is RecommendationPriority.CRITICAL
+    second = db.make_recommendation(customer, agent, workflow_execution_id=run.id)
     assert db.recommendations.list_workflow_recommendations(
         customer_id=customer.id, workflow_execution_id=run.id
-    ) == [made]
+    ) == [made, second]
 
 
 def test_creating_twice_with_one_id_returns_the_first(db):

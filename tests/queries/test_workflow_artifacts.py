@@ -72,14 +72,19 @@ def test_a_step_of_another_run_or_a_run_of_another_customer_is_refused(db, run):
 
 def test_artifacts_are_listed_by_run_step_and_type(db, run):
     step, *_ = db.steps_of(run)
-    chart = db.make_artifact(run, step, artifact_type=ArtifactType.CHART)
+    chart, other_chart = (
+        db.make_artifact(run, step, artifact_type=ArtifactType.CHART) for _ in range(2)
+    )
     reports = [db.make_artifact(run) for _ in range(3)]
     db.make_artifact(db.make_run())
     functions = db.workflow_artifacts
     of_run = {"customer_id": run.customer_id, "workflow_execution_id": run.id}
 
-    assert functions.list_workflow_artifacts(**of_run) == [chart, *reports]
-    assert functions.list_step_artifacts(**of_run, workflow_step_id=step.id) == [chart]
+    assert functions.list_workflow_artifacts(**of_run) == [chart, other_chart, *reports]
+    assert functions.list_step_artifacts(**of_run, workflow_step_id=step.id) == [
+        chart,
+        other_chart,
+    ]
     by_type = {"customer_id": run.customer_id, "artifact_type": ArtifactType.REPORT, "max_rows": 2}
     first = functions.list_artifacts_by_type(**by_type)
     rest = functions.list_artifacts_by_type(**by_type, before_id=first[-1].id)
