@@ -186,7 +186,10 @@ def _session(actor: str | None, customer_id: "UUID | None") -> sql.Composed:
 def _conninfo(url: str) -> str:
     timeout = {} if os.environ.get("PGCONNECT_TIMEOUT") else {"connect_timeout": CONNECT_TIMEOUT}
     defaults = {"fallback_application_name": "optiinfra_db", "client_encoding": "UTF8"}
-    return make_conninfo("", **{**defaults, **timeout, **conninfo_to_dict(url)})
+    parameters = conninfo_to_dict(url)
+    if str(parameters.get("host") or "").startswith("/"):
+        defaults["hostaddr"] = ""  # of a socket there is none, whatever PGHOSTADDR says
+    return make_conninfo("", **{**defaults, **timeout, **parameters})
 
 
 def describe(url: str) -> str:

@@ -105,7 +105,7 @@ class Server:
     def url(self, dbname: str = DATABASE) -> str:
         """Return the URL of a database of this server."""
         host = quote(str(self.socket_dir), safe="")
-        return f"postgresql://postgres@/{quote(dbname, safe='')}?host={host}&hostaddr=&port={_PORT}"
+        return f"postgresql://postgres@/{quote(dbname, safe='')}?host={host}&port={_PORT}"
 
     def psql_command(self, dbname: str = DATABASE) -> str:
         """Return the shell command that opens a database in psql."""
@@ -113,7 +113,8 @@ class Server:
 
     def ensure_database(self, dbname: str = DATABASE) -> None:
         """Create the database if it does not exist."""
-        with psycopg.connect(self.url("postgres"), autocommit=True) as conn:
+        conninfo = make_conninfo(self.url("postgres"), hostaddr="")
+        with psycopg.connect(conninfo, autocommit=True) as conn:
             query = "SELECT FROM pg_database WHERE datname = %s"
             if conn.execute(query, [dbname]).fetchone() is not None:
                 return

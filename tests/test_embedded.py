@@ -10,7 +10,7 @@ import psutil
 import psycopg
 import pytest
 
-from optiinfra_db import embedded
+from optiinfra_db import connect, embedded
 from optiinfra_db.errors import EmbeddedServerError, NoDatabaseConfigured
 
 FAST = {"fsync": "off"}
@@ -120,7 +120,9 @@ def test_a_path_too_long_for_a_socket(tmp_path):
 def test_data_open_to_others_and_a_misleading_environment_are_told_at_once(data_dir, monkeypatch):
     server = embedded.start(data_dir, options=FAST)
     monkeypatch.setenv("PGHOSTADDR", "127.0.0.1")
-    assert query(server, "SELECT 1") == (1,)
+    server.ensure_database()
+    with connect(server.url()) as conn:
+        assert conn.execute("SELECT 1").fetchone() == (1,)
     monkeypatch.setenv("PGSERVICE", "nosuch")
     with pytest.raises(EmbeddedServerError, match="PGSERVICE"):
         embedded.start(data_dir)

@@ -49,12 +49,12 @@ def pooled_url(database_url, server, tmp_path):
         "ignore_startup_parameters = extra_float_digits\n"
     )
     owner = server.pgdata.stat()  # who may enter the server's socket directory
-    for path in (config, tmp_path):
-        os.chown(path, owner.st_uid, owner.st_gid)
-    for path in list(tmp_path.parents)[:3]:
-        path.chmod(path.stat().st_mode | 0o011)
     identity = {}
     if os.geteuid() == 0:
+        for path in (config, tmp_path):
+            os.chown(path, owner.st_uid, owner.st_gid)
+        for path in list(tmp_path.parents)[:3]:
+            path.chmod(path.stat().st_mode | 0o011)
         identity = {"user": pwd.getpwuid(owner.st_uid).pw_name, "group": owner.st_gid}
     process = subprocess.Popen([PGBOUNCER, "-q", config], stderr=subprocess.PIPE, **identity)
     url = f"postgresql://postgres@/{target['dbname']}?host={quote(str(tmp_path))}&port=6432"
