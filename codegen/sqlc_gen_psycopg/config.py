@@ -1,5 +1,7 @@
 """The plugin's options: upstream's names, checked, with defaults."""
 
+import ast
+import builtins
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +17,8 @@ _BOOLEANS = {
 }
 _OTHERS = ("package", "out", "query_parameter_limit", "inflection_exclude_table_names", "overrides")
 _OVERRIDE_KEYS = ("db_type", "column", "py_import", "py_type")
+# Modules that the generated code knows without a py_import.
+STANDARD = ("dataclasses", "datetime", "decimal", "enum", "ipaddress", "typing", "uuid")
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +28,7 @@ class Override:
     db_type: str
     column: str
     py_import: str
-    py_type: str
+    py_type: str  # as the generated code writes it: with the module's name
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,17 +111,73 @@ def _overrides(options: Mapping[str, Any], problems: Problems) -> tuple[Override
         return ()
     overrides = []
     for number, raw in enumerate(value, 1):
-        place = f"option overrides, entry {number}"
-        if not isinstance(raw, dict) or not all(isinstance(v, str) for v in raw.values()):
-            problems.add(place, f"must be a mapping of {', '.join(_OVERRIDE_KEYS)} to text")
-            continue
-        for key in sorted(set(raw) - set(_OVERRIDE_KEYS)):
-            problems.add(place, f"there is no key {key}; the keys are {', '.join(_OVERRIDE_KEYS)}")
-        override = Override(*(raw.get(key, "").strip() for key in _OVERRIDE_KEYS))
-        if bool(override.db_type) == bool(override.column):
-            problems.add(place, "give either db_type or column")
-        elif not override.py_type:
-            problems.add(place, "give py_type, the Python type to use")
-        else:
-            overrides.append(override)
+        override = _entry(raw, f"option overrides, entry {number}", problems)
+        overrides += [override] if override else []
     return tuple(overrides)
+
+
+def _entry(raw: object, place: str, problems: Problems) -> Override | None:
+    keys = ", ".join(_OVERRIDE_KEYS)
+    if not isinstance(raw, dict):
+        problems.add(place, f"must be a mapping of {keys} to text")
+        return None
+    for key in sorted(set(raw) - set(_OVERRIDE_KEYS)):
+        problems.add(place, f"there is no key {key}; the keys are {keys}")
+    values = [raw.get(key, "") for key in _OVERRIDE_KEYS]
+    if not all(isinstance(value, str) for value in values):
+        problems.add(place, f"must be a mapping of {keys} to text")
+        return None
+    db_type, column, module, written = (value.strip() for value in values)
+    py_type = ""
+    if bool(db_type) == bool(column):
+        problems.add(place, "give either db_type or column")
+    elif not written:
+        problems.add(place, "give py_type, the Python type to use")
+    elif module and not all(part.isidentifier() for part in module.split(".")):
+        problems.add(place, f"py_import {module}: must be a dotted module name")
+    else:
+        try:
+            py_type = ast.unparse(_Qualified(module).visit(ast.parse(written, mode="eval").body))
+        except (SyntaxError, ValueError) as error:
+            reason = error if type(error) is ValueError else "it is no Python"
+            problems.add(place, f"py_type {written}: must be a type; {reason}")
+    return Override(db_type, column, module, py_type) if py_type else None
+
+
+class _Qualified(ast.NodeTransformer):
+    """Puts the module before the names in a type; ValueError where it is none."""
+
+    def __init__(self, module: str) -> None:
+        self._module = module
+
+    def generic_visit(self, node: ast.AST) -> ast.AST:
+        kinds = (ast.Subscript, ast.BinOp, ast.BitOr, ast.Tuple, ast.List, ast.Load)
+        if not isinstance(node, kinds):
+            msg = f"{ast.unparse(node)} is none"
+            raise ValueError(msg)
+        return super().generic_visit(node)
+
+    def visit_Constant(self, node: ast.Constant) -> ast.AST:
+        return node if node.value in (None, ...) else self.generic_visit(node)
+
+    def visit_BinOp(self, node: ast.BinOp) -> ast.AST:
+        sides = [s for s in (node.left, node.right) if ast.unparse(s) != "None"]
+        return self.visit(sides[0]) if len(sides) == 1 else self.generic_visit(node)
+
+    def visit_Attribute(self, node: ast.Attribute) -> ast.AST:
+        return self._named(ast.unparse(node))
+
+    def visit_Name(self, node: ast.Name) -> ast.AST:
+        return node if hasattr(builtins, node.id) else self._named(node.id)
+
+    def _named(self, name: str) -> ast.AST:
+        root = name.partition(".")[0]
+        if not all(part.isidentifier() for part in name.split(".")):
+            msg = f"{name} is none"
+            raise ValueError(msg)
+        if self._module and not name.startswith(self._module + "."):
+            name = f"{self._module}.{name}"
+        elif not self._module and (root == name or root not in STANDARD):
+            msg = f"give py_import, the module of {name}"
+            raise ValueError(msg)
+        return ast.parse(name, mode="eval").body

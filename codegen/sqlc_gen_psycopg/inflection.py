@@ -4,10 +4,11 @@ import re
 from collections.abc import Iterable
 
 _UNCHANGED = (
-    "aircraft analytics apparatus atlas alias bias bus canvas census chaos chassis consensus "
-    "corpus cosmos css data deer dns equipment ethos fish gas hiatus https info information iris "
-    "js kudos lens lettuce logistics mathematics media meta metadata money moose news oasis "
-    "octopus physics politics rice series sheep species tls"
+    "aircraft alias analytics apparatus atlas bias bus canvas census chaos chassis clothes "
+    "consensus corpus cosmos css data deer dns equipment ethos fish gas hiatus https info "
+    "information ios iris jeans js kubernetes kudos lens lettuce logistics mathematics media meta "
+    "metadata money moose news oasis octopus os physics politics rice series sheep sms species "
+    "tls"
 )
 _SAME = frozenset(_UNCHANGED.split())
 _IRREGULAR = {
@@ -43,6 +44,11 @@ _IRREGULAR = {
     "heroes": "hero",
     "potatoes": "potato",
     "tomatoes": "tomato",
+    "echoes": "echo",
+    "menus": "menu",
+    "zombies": "zombie",
+    "dice": "die",
+    "geese": "goose",
     "axes": "axis",
     "octopuses": "octopus",
     "gases": "gas",

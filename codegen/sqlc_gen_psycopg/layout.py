@@ -9,30 +9,32 @@ _INDENT = "    "
 _SENTENCE = re.compile(r"(.+?[.!?])(?:\s+(?=[^a-z])|$)", re.DOTALL)
 
 
-def call(prefix: str, items: Sequence[str], suffix: str = "", indent: int = 0) -> str:
-    """Write `prefix(items)suffix` on one line where it fits, else an item a line."""
-    flat = ", ".join(items)
-    line = f"{prefix}({flat}){suffix}"
-    if "\n" not in line and indent + len(line) <= WIDTH:
+def call(prefix: str, items: Sequence[str], suffix: str = "", *, around: int = 0) -> str:
+    """Write `prefix(items)suffix` on one line where it fits, else an item a line.
+
+    `around` is the width of what is before and after it on its line. Without a prefix it is a
+    tuple.
+    """
+    comma = "," if len(items) == 1 and not prefix else ""
+    line = f"{prefix}({', '.join(items)}{comma}){suffix}"
+    if not items or ("\n" not in line and around + len(line) <= WIDTH):
         return line
     body = "".join(f"{_INDENT}{shift(item)},\n" for item in items)
     return f"{prefix}(\n{body}){suffix}"
 
 
-def tuple_of(items: Sequence[str], indent: int) -> str:
-    """Write a tuple on one line where it fits, else an item a line."""
-    if len(items) == 1 and "\n" not in items[0]:
-        return f"({items[0]},)"
-    return call("", items, indent=indent)
+def subscript(prefix: str, index: str, *, around: int) -> str:
+    """Write `prefix[index]` on one line where it fits."""
+    line = f"{prefix}[{index}]"
+    return line if around + len(line) <= WIDTH else f"{prefix}[\n{_INDENT}{index}\n]"
 
 
-def signature(prefix: str, items: Sequence[str], suffix: str) -> str:
-    """Open a function: its first line or lines."""
-    line = f"{prefix}({', '.join(items)}){suffix}"
-    if "\n" not in line and len(line) <= WIDTH:
+def assignment(target: str, value: str, *, around: int = 0) -> str:
+    """Write `target = value`, the value in parentheses where that makes it fit."""
+    line = f"{target} = {value}"
+    if around + len(line) <= WIDTH or around + len(_INDENT + value) > WIDTH:
         return line
-    body = "".join(f"{_INDENT}{shift(item)},\n" for item in items)
-    return f"{prefix}(\n{body}){suffix}"
+    return f"{target} = (\n{_INDENT}{value}\n)"
 
 
 def parameter(name: str, annotation: str, default: str) -> str:

@@ -6,15 +6,29 @@ Names are settled here and nowhere else, so that a clash is found here and repor
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import product
 from pathlib import PurePosixPath
 
 from .comments import Comment, parse_comment
 from .config import Config
 from .inflection import singular
 from .naming import class_name, identifier, member_names, snake_case, unique
-from .pgtypes import PyType, TypeMap, UnknownTypeError, enum_class
+from .pgtypes import PyType, TypeMap, UnknownTypeError, canonical, enum_class
 from .problems import Problems
 from .request import Column, Identifier, Query, Request, Table
+from .request import Parameter as QueryParameter
+from .sqltext import (
+    Insert,
+    folded,
+    insert,
+    is_grouped,
+    may_be_null,
+    outer_joined,
+    select_list,
+    tokens,
+    unquoted,
+)
 
 ROW_COMMANDS = (":one", ":many", ":batchone", ":batchmany")
 STREAM_COMMANDS = (":copyfrom", ":batchexec", ":batchone", ":batchmany")
@@ -26,12 +40,7 @@ _PYDANTIC_NAMES = (
     "schema_json update_forward_refs validate"
 )
 _PYDANTIC = frozenset(_PYDANTIC_NAMES.split())
-_INSERT = re.compile(
-    r"INSERT\s+INTO\s+(?P<table>[^(]+?)\s*\((?P<columns>[^)]*)\)\s*"
-    r"VALUES\s*\((?P<values>(?:[^()]|\([^()]*\))*)\)\s*;?\s*",
-    re.IGNORECASE,
-)
-_PLACEHOLDER = re.compile(r"\$(\d+)(?:\s*::[\w\s.\"\[\]]+(?:\([\d,\s]*\))?)?")
+_TEXT_AFTER = {"?": 0, "?|": 1, "?&": 1}  # jsonb operators, and the depth of what follows them
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +162,7 @@ def build(request: Request, config: Config, problems: Problems) -> Package:
     for filename in sorted(files):
         package.modules.append(builder.module(filename, files[filename]))
     _check_modules(package, problems)
-    _check_overrides(request, config, problems)
+    _check_overrides(request, config, types, problems)
     return package
 
 
@@ -201,6 +210,7 @@ def _model_class(name: str) -> str:
 
 def _field_name(name: str, config: Config, fallback: str) -> str:
     word = identifier(name, fallback)
+    word = "mro_" if word == "mro" else word  # to dataclasses, every class has a default for it
     if not config.pydantic:
         return word
     word = word.lstrip("_") or fallback
@@ -212,11 +222,16 @@ def _type(types: TypeMap, column: Column, place: str, problems: Problems) -> PyT
     try:
         return types.of(column)
     except UnknownTypeError as error:
-        problems.add(
-            place,
+        complaint = (
             f"PostgreSQL type {error} has no Python type here; "
-            "give it one with an overrides entry (db_type, py_type), or cast it",
+            "give it one with an overrides entry (db_type, py_type), or cast it"
         )
+        if error.missing:
+            complaint += (
+                f" (no schema file is at {', '.join(error.missing)}: "
+                "run sqlc in the folder of its configuration)"
+            )
+        problems.add(place, complaint)
         return PyType("typing.Any")
 
 
@@ -247,7 +262,7 @@ def _check_classes(package: Package, request: Request, problems: Problems) -> No
         seen.setdefault(name, source)
 
 
-def _check_overrides(request: Request, config: Config, problems: Problems) -> None:
+def _check_overrides(request: Request, config: Config, types: TypeMap, problems: Problems) -> None:
     columns = {f"{t.id.schema}.{t.id.name}.{c.name}" for t in request.tables for c in t.columns}
     for override in config.overrides:
         name = override.column.replace('"', "")
@@ -255,6 +270,12 @@ def _check_overrides(request: Request, config: Config, problems: Problems) -> No
             problems.add("option overrides", f"column {override.column}: write table.column")
         elif name and not {name, f"{request.default_schema}.{name}"} & columns:
             problems.add("option overrides", f"column {name}: there is no such column")
+        if override.db_type and not types.knows(override.db_type):
+            problems.add(
+                "option overrides",
+                f"db_type {override.db_type}: there is no such type"
+                + "; name the type of the elements" * override.db_type.endswith("[]"),
+            )
 
 
 def _check_modules(package: Package, problems: Problems) -> None:
@@ -280,6 +301,46 @@ def _check_modules(package: Package, problems: Problems) -> None:
                         f"{place}, {query}",
                         f"{names[name]} takes the Python name {name} as well; rename one",
                     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Selected:
+    """What a query's text says of one of its columns."""
+
+    model: Model | None = None  # embedded
+    alias: str = ""  # that tells it from others of its table
+    nullable: bool = False
+    complaint: str = ""
+
+
+def _fitted(
+    items: Sequence[Sequence[str]], models: Sequence[Model | None]
+) -> list[tuple[Model | None, Sequence[str]]]:
+    """Give each column or embed its item of the select list; nothing where they do not fit."""
+    fitted: list[tuple[Model | None, Sequence[str]]] = []
+    index = 0
+    for model in models:
+        columns = [column.name for column in model.table.columns] if model else [""]
+        part = items[index : index + len(columns)]
+        index += len(columns)
+        if len(part) < len(columns):
+            return []
+        if model and any(
+            [*item[:-1], unquoted(item[-1])] != [part[0][0], ".", name]
+            for item, name in zip(part, columns, strict=True)
+        ):
+            return []
+        fitted.append((model, part[0]))
+    return fitted if index == len(items) else []
+
+
+def _unfitted(column: Column, tables: Sequence[Model | None]) -> _Selected:
+    if len(tables) == 1:
+        return _Selected(tables[0])
+    complaint = f"there is no table {column.embed}"
+    if tables:
+        complaint = f"it is unclear which table {column.embed} is; give it an alias in FROM"
+    return _Selected(complaint=complaint)
 
 
 class _QueryBuilder:
@@ -331,6 +392,7 @@ class _QueryBuilder:
             self._problems.add(place, "@returns exactly one is for :one queries")
         name = identifier(snake_case(query.name), "query")
         cls = class_name(query.name)
+        query = replace(query, parameters=self._described(query))
         params_class = self._params_class(query, cls, place)
         parameters = self._parameters(query, place, spread=not params_class)
         result = None
@@ -393,21 +455,40 @@ class _QueryBuilder:
             parameters.append(Parameter(name, type_))
         return tuple(parameters)
 
+    def _described(self, query: Query) -> tuple[QueryParameter, ...]:
+        """Correct what sqlc says of parameters: jsonb's operators, INSERT without columns."""
+        words = tokens(query.text)
+        after = dict(zip(words[1:], words, strict=False))
+        target = insert(words) if query.command == ":copyfrom" else None
+        table = self._models.get(self._key(target.table)) if target else None
+        described = []
+        for parameter in query.parameters:
+            column = parameter.column
+            place = f"${parameter.number}"
+            operator = after.get(place, "")
+            if operator in _TEXT_AFTER and canonical(column.type) in ("json", "jsonb"):
+                dims = _TEXT_AFTER[operator]
+                column = replace(column, type=Identifier("", "text"), dims=dims, table=None)
+            elif target and table and not target.columns and place in target.values:
+                declared = table.table.columns[target.values.index(place)]
+                column = replace(declared, table=table.table.id, original_name=declared.name)
+            described.append(replace(parameter, column=column))
+        return tuple(described)
+
     def _result(self, query: Query, cls: str, comment: Comment, place: str) -> Result | None:
         items: list[Item] = []
         sources: dict[str, str] = {}
-        unmet = {*comment.nullable, *comment.many}
-        aliases = self._embed_aliases(query)
-        for position, column in enumerate(query.columns, 1):
+        unmet = {*comment.nullable, *comment.not_null, *comment.many}
+        selected = self._selected(query)
+        for position, (column, found) in enumerate(zip(query.columns, selected, strict=True), 1):
             source = column.name or f"column_{position}"
             model = None
             if column.embed:
-                model = self._models.get(self._key(column.embed))
+                model = found.model
                 if model is None:
-                    self._problems.add(place, f"sqlc.embed: there is no table {column.embed}")
+                    self._problems.add(place, f"sqlc.embed: {found.complaint}")
                     continue
-                alias = aliases.get(position, "")
-                source = alias or snake_case(model.row.name).strip("_")
+                source = found.alias or snake_case(model.row.name).strip("_")
             if column.name in comment.many:
                 table = comment.many[column.name]
                 unmet.discard(column.name)
@@ -416,8 +497,11 @@ class _QueryBuilder:
                     self._problems.add(place, f"@many {column.name}: there is no table {table}")
                     continue
             name = _field_name(source, self._config, f"column_{position}")
-            marks = {source, name, column.name} & comment.nullable
-            unmet -= marks
+            names = {source, name, column.name}
+            nullable = bool(names & comment.nullable) or (
+                found.nullable and not names & comment.not_null
+            )
+            unmet -= names & (comment.nullable | comment.not_null)
             if sources.get(name, source) != source:
                 self._problems.add(
                     place,
@@ -428,16 +512,17 @@ class _QueryBuilder:
             name = unique(name, [item.name for item in items])
             if model:
                 many = not column.embed
-                items.append(Item(name, None, embed=model, nullable=bool(marks), many=many))
+                items.append(Item(name, None, embed=model, nullable=nullable, many=many))
                 continue
             type_ = _type(self._types, column, f"{place}, column {source}", self._problems)
-            if marks:
-                type_ = replace(type_, nullable=True)
+            if nullable or names & comment.not_null:
+                type_ = replace(type_, nullable=nullable)
             items.append(Item(name, type_, self._comment_of(column)))
         for name in sorted(unmet):
             known = ", ".join(item.name for item in items)
-            mark = "@many" if name in comment.many else "@nullable"
-            self._problems.add(place, f"{mark} {name}: there is no such column; it has {known}")
+            marks = ("many" if name in comment.many else "notnull", "nullable")
+            mark = marks[name in comment.nullable]
+            self._problems.add(place, f"@{mark} {name}: there is no such column; it has {known}")
         if not items:
             self._problems.add(
                 place, f"a {query.command} query has to return columns; use :exec if it does not"
@@ -467,22 +552,39 @@ class _QueryBuilder:
                     place, f"@many has rows sent in binary, which {name} ({kind}) cannot be read in"
                 )
 
-    def _embed_aliases(self, query: Query) -> dict[int, str]:
-        """Positions of tables embedded more than once, with the alias that tells them apart."""
-        keys = [self._key(c.embed) if c.embed else None for c in query.columns]
-        aliases = {}
-        cursor = 0
-        for position, key in enumerate(keys, 1):
-            if key is None or keys.count(key) == 1 or key not in self._models:
-                continue
-            columns = self._models[key].table.columns
-            quoted = [rf'"?{re.escape(c.name)}"?' for c in columns]
-            pattern = rf"(\w+)\.{quoted[0]}" + "".join(rf"\s*,\s*\1\.{name}" for name in quoted[1:])
-            match = re.compile(pattern).search(query.text, cursor)
-            if match:
-                cursor = match.end()
-                aliases[position] = match[1]
-        return aliases
+    def _selected(self, query: Query) -> list[_Selected]:
+        """Find in the text which tables are embedded, under which names, and what may be NULL."""
+        words = tokens(query.text)
+        items = select_list(words)
+        choices = [self._embeddable(column, words) for column in query.columns]
+        fitting = [f for f in map(partial(_fitted, items), product(*choices)) if f]
+        if len(fitting) != 1:
+            return [_unfitted(c, found) for c, found in zip(query.columns, choices, strict=True)]
+        keys = [self._key(model.table.id) if model else None for model, _ in fitting[0]]
+        outer, grouped = outer_joined(words), is_grouped(words)
+        return [
+            _Selected(
+                model,
+                alias=unquoted(item[0]) if key and keys.count(key) > 1 else "",
+                nullable=may_be_null(item, outer, grouped=grouped),
+            )
+            for (model, item), key in zip(fitting[0], keys, strict=True)
+        ]
+
+    def _embeddable(self, column: Column, words: Sequence[str]) -> list[Model | None]:
+        """List the tables that an embed may mean; sqlc leaves out the schema of one in FROM."""
+        if not column.embed:
+            return [None]
+        wanted = column.embed
+        text = [folded(word) for word in words]
+        qualified = {
+            schema
+            for schema, dot, name in zip(text, text[1:], text[2:], strict=False)
+            if (dot, name) == (".", wanted.name)
+        }
+        schemas = {wanted.schema} if wanted.schema else {self._default, *qualified}
+        keys = [(schema, wanted.name) for schema in sorted(schemas)]
+        return [self._models[key] for key in keys if key in self._models]
 
     def _comment_of(self, column: Column) -> str:
         model = self._models.get(self._key(column.table)) if column.table else None
@@ -514,21 +616,24 @@ class _QueryBuilder:
     def _copy(
         self, query: Query, parameters: tuple[Parameter, ...], place: str
     ) -> tuple[str, tuple[Parameter, ...], tuple[str, ...]]:
-        match = _INSERT.fullmatch(query.text.strip())
-        values = [part.strip() for part in match["values"].split(",")] if match else []
-        numbers = [_PLACEHOLDER.fullmatch(value) for value in values]
-        if match is None or len(numbers) != len(match["columns"].split(",")) or None in numbers:
+        target = insert(tokens(query.text))
+        columns = target and (target.columns or self._unnamed_columns(target))
+        if not target or not columns:
             self._problems.add(
                 place, ":copyfrom takes INSERT INTO table (columns) VALUES ($1, ...) and no more"
             )
             return query.text, parameters, ()
-        ordered = tuple(parameters[int(n[1]) - 1] for n in numbers if n)
+        ordered = tuple(parameters[int(value[1:]) - 1] for value in target.values)
         types = tuple(p.type.copy_type for p in ordered)
-        binary = all(types)
-        columns = " ".join(match["columns"].split())
+        binary = all(types) and not target.has_casts
         form = "binary" if binary else "text"
-        sql = f"COPY {match['table']} ({columns}) FROM STDIN (FORMAT {form})"
+        sql = f"COPY {target.written} ({', '.join(columns)}) FROM STDIN (FORMAT {form})"
         return sql, ordered, types if binary else ()
+
+    def _unnamed_columns(self, target: Insert) -> tuple[str, ...]:
+        model = self._models.get(self._key(target.table))
+        columns = model.table.columns[: len(target.values)] if model else ()
+        return tuple('"{}"'.format(column.name.replace('"', '""')) for column in columns)
 
     def _key(self, name: Identifier) -> tuple[str, str]:
         return name.schema or self._default, name.name

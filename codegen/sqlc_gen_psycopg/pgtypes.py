@@ -4,6 +4,7 @@ sqlc spells one type in several ways (`int4`, `integer`, `pg_catalog.int4`, `ser
 settles on PostgreSQL's internal name.
 """
 
+import glob
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -12,6 +13,7 @@ from pathlib import Path
 from .config import Override
 from .naming import class_name, identifier
 from .request import Column, Enum, Identifier, Request
+from .sqltext import folded, unquoted, without_comments
 
 _ALIASES = {
     "smallint": "int2",
@@ -86,19 +88,24 @@ _BINARY_COPY = frozenset(_BINARY_SCALARS.split()) | frozenset(
 # Types whose arrays psycopg does not know.
 _FOREIGN = frozenset(("citext", "ltree", "lquery", "ltxtquery", "hstore", "vector", "pg_snapshot"))
 _BUILTIN_ANNOTATIONS = ("int", "float", "bool", "str", "bytes")
+_CLASS = re.compile(r"(?!typing\.)[\w.]+")
 _IDENT = r'(?:"(?:[^"]|"")+"|[\w$]+)'
 _NAME = re.compile(rf"(?:(?P<schema>{_IDENT})\.)?(?P<name>{_IDENT})")
 _DOMAIN = re.compile(
-    rf"""\bCREATE\s+DOMAIN\s+(?:{_IDENT}\s*\.\s*)?(?P<name>{_IDENT})\s+(?:AS\s+)?
+    rf"""\bCREATE\s+DOMAIN\s+(?:(?P<schema>{_IDENT})\s*\.\s*)?(?P<name>{_IDENT})\s+(?:AS\s+)?
         (?P<base>(?:{_IDENT}\.)?{_IDENT}
             (?:\s+(?:precision|varying|with(?:out)?\s+time\s+zone))?)
-        (?:\s*\([\d\s,]*\))?(?P<brackets>(?:\s*\[\d*\])*)""",
+        (?:\s*\([\d\s,]*\))?(?P<array>\s+ARRAY\b)?(?P<brackets>(?:\s*\[\d*\])*)""",
     re.IGNORECASE | re.VERBOSE,
 )
 
 
 class UnknownTypeError(Exception):
     """A PostgreSQL type that has no Python type."""
+
+    def __init__(self, name: str, missing: Sequence[str]) -> None:
+        super().__init__(name)
+        self.missing = missing  # schema paths that might have told
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,8 +118,9 @@ class PyType:
     base: str = ""  # the canonical name; empty for what psycopg does not know
     is_enum: bool = False
     is_domain: bool = False
+    is_split: bool = False  # an array that psycopg loads as text
     reader: str = ""  # name of the constant that converts what psycopg loads
-    reader_source: str = ""  # the expression that makes that constant
+    reader_made: tuple[str, str] = ("", "")  # by what function of what that constant is made
     imports: tuple[str, ...] = ()
 
     @property
@@ -135,7 +143,7 @@ class PyType:
             return "text"  # the binary form is the text
         if self.is_enum:
             return ""
-        if self.base not in _BINARY_COPY or (self.is_domain and self.dims):
+        if self.base not in _BINARY_COPY or self.is_split:
             return ""
         return self.base + "[]" * bool(self.dims)
 
@@ -145,15 +153,27 @@ class TypeMap:
 
     def __init__(self, request: Request, overrides: Sequence[Override]) -> None:
         self._default = request.default_schema
-        self._enums = {(e.id.schema, _unquoted(e.id.name)): e for e in request.enums}
-        self._composites = {_unquoted(name.name) for name in request.composites}
-        self._domains = _domains(request.schema_paths)
+        self._enums = {(e.id.schema, unquoted(e.id.name)): e for e in request.enums}
+        self._composites = {unquoted(name.name) for name in request.composites}
+        files, self._missing = _schema_files(request.schema_paths)
+        self._domains = _domains(files, self._default)
+        self._declared_dims = {
+            (t.id.schema, t.id.name, c.name): c.dims for t in request.tables for c in t.columns
+        }
+        self._used: set[str] = set()
         self._by_type = {canonical(Identifier("", o.db_type)): o for o in overrides if o.db_type}
         self._by_column = {o.column.replace('"', ""): o for o in overrides if o.column}
 
+    def knows(self, name: str) -> bool:
+        """Tell whether there is a PostgreSQL type of this name, as far as is known."""
+        wanted = Identifier("", name)
+        known = (*_ANNOTATIONS, *_FOREIGN, *self._composites, *self._used)
+        return bool(self._enum(wanted) or self._domain(wanted)) or canonical(wanted) in known
+
     def of(self, column: Column) -> PyType:
         """Find a column's Python type; raise UnknownTypeError where there is none."""
-        type_name, dims = column.type, column.dims
+        self._used.add(canonical(column.type))
+        type_name, dims = column.type, self._dims_of(column)
         if type_name.name.endswith("[]"):
             bare = type_name.name.rstrip("[]")
             dims = dims or (len(type_name.name) - len(bare)) // 2
@@ -163,21 +183,29 @@ class TypeMap:
         override = self._override(column, type_name)
         if override:
             found = _overridden(found, override)
+        found = found and _array_of(found, dims)
         if found is None:
-            raise UnknownTypeError(str(type_name))
-        return replace(found, dims=found.dims + dims, nullable=nullable)
+            raise UnknownTypeError(str(type_name), self._missing)
+        return replace(found, nullable=nullable)
 
     def key(self, column: Column) -> tuple[str, int]:
         """Tell what makes two columns the same type, however sqlc spells it."""
         enum = self._enum(column.type)
-        return (str(enum.id) if enum else canonical(column.type), column.dims)
+        return (str(enum.id) if enum else canonical(column.type), self._dims_of(column))
+
+    def _dims_of(self, column: Column) -> int:
+        """Tell an array's depth: where sqlc asked the database, only the catalogue has it."""
+        if not column.table or not column.dims:
+            return column.dims
+        schema, name = column.table.schema or self._default, column.table.name
+        return self._declared_dims.get((schema, name, column.original_name)) or column.dims
 
     def _scalar(self, name: Identifier, dims: int) -> PyType | None:
         enum = self._enum(name)
         if enum:
             cls = f"models.{enum_class(enum, self._default)}"
             reader = f"_{identifier(enum.id.name, 'enum').upper()}_LABELS"
-            return PyType(cls, is_enum=True, reader=reader, reader_source=f"_runtime.labels({cls})")
+            return PyType(cls, is_enum=True, reader=reader, reader_made=("_runtime.labels", cls))
         base = canonical(name)
         if base in _FOREIGN or base in self._composites:  # psycopg gives a text, such as "(1,a)"
             return PyType("str", is_domain=True)
@@ -185,11 +213,20 @@ class TypeMap:
             return PyType(_ANNOTATIONS[base], base=base)
         if base.startswith("_") and base[1:] in _ANNOTATIONS and not dims:
             return PyType(_ANNOTATIONS[base[1:]], base=base[1:], dims=1)
-        domain = self._domains.get(base)
+        domain = self._domain(name)
         if domain:
-            under = self._scalar(Identifier("", domain[0]), domain[1])
-            return under and replace(under, dims=domain[1], is_domain=True)
+            under = self._scalar(domain[0], domain[1])
+            under = under and _array_of(under, domain[1])
+            return under and replace(under, is_domain=True)
         return None
+
+    def _domain(self, name: Identifier) -> tuple[Identifier, int] | None:
+        wanted = _split(name)
+        found = self._domains.get((wanted.schema or self._default, wanted.name))
+        if found or wanted.schema:
+            return found
+        others = [domain for (_, label), domain in self._domains.items() if label == wanted.name]
+        return others[0] if len(others) == 1 else None
 
     def _enum(self, name: Identifier) -> Enum | None:
         wanted = _split(name)
@@ -219,29 +256,27 @@ def canonical(name: Identifier) -> str:
 def enum_class(enum: Enum, default_schema: str) -> str:
     """Name an enum's class, the schema first if it is not the default one."""
     schema = "" if enum.id.schema == default_schema else enum.id.schema + "_"
-    return class_name(schema + _unquoted(enum.id.name))
+    return class_name(schema + unquoted(enum.id.name))
 
 
 def _overridden(found: PyType | None, override: Override) -> PyType:
     imports = (override.py_import,) if override.py_import else ()
-    prefix = f"{override.py_import}." if override.py_import else ""
-    annotation = prefix + override.py_type
+    annotation = override.py_type
     if found is None:
         found = PyType("str", is_domain=True)
     if found.annotation == annotation:
         return found
-    reader = f"_READ_{identifier(override.py_type, 'value').strip('_').upper()}"
+    made = ("", "")
     if found.base in ("json", "jsonb"):
-        source = f"_runtime.json_reader({annotation})"
-    elif not imports and annotation not in _BUILTIN_ANNOTATIONS:
-        reader = source = ""
-    else:
-        source = f"_runtime.reader({annotation})"
+        made = ("_runtime.json_reader", annotation)
+    elif annotation in _BUILTIN_ANNOTATIONS or (imports and _CLASS.fullmatch(annotation)):
+        made = ("_runtime.reader", annotation)
+    name = annotation.removeprefix(f"{override.py_import}.")
     return replace(
         found,
         annotation=annotation,
-        reader=reader,
-        reader_source=source,
+        reader=f"_READ_{identifier(name, 'value').strip('_').upper()}" if made[0] else "",
+        reader_made=made,
         imports=imports,
         is_enum=False,
         is_domain=found.is_domain or found.is_enum,
@@ -254,27 +289,42 @@ def _split(name: Identifier) -> Identifier:
     if not found:
         return name
     schema, bare = found["schema"] or "", found["name"]
-    return Identifier(name.schema or _unquoted(schema), _unquoted(bare))
+    return Identifier(name.schema or unquoted(schema), unquoted(bare))
 
 
-def _unquoted(name: str) -> str:
-    return name[1:-1].replace('""', '"') if name[:1] == name[-1:] == '"' else name
+def _array_of(element: PyType, dims: int) -> PyType | None:
+    """Make a type an array; None for an array of a domain that is an array itself."""
+    if not dims:
+        return element
+    if element.dims and element.is_domain:
+        return None
+    split = element.is_domain or element.is_enum
+    return replace(element, dims=element.dims + dims, is_split=split)
 
 
-def _domains(paths: Sequence[str]) -> dict[str, tuple[str, int]]:
+def _domains(
+    files: Sequence[Path], default_schema: str
+) -> dict[tuple[str, str], tuple[Identifier, int]]:
     """Read from the schema what sqlc does not send: the types under the domains."""
-    domains: dict[str, tuple[str, int]] = {}
-    for path in [file for given in paths for file in _sql_files(Path(given))]:
-        text = re.sub(r"--[^\n]*", "", path.read_text(encoding="utf-8", errors="replace"))
+    domains: dict[tuple[str, str], tuple[Identifier, int]] = {}
+    for path in files:
+        text = without_comments(path.read_text(encoding="utf-8", errors="replace"))
         for match in _DOMAIN.finditer(text):
-            quoted = match["name"].startswith('"')
-            name = _unquoted(match["name"]) if quoted else match["name"].lower()
-            base = canonical(Identifier("", " ".join(match["base"].split())))
-            domains[name] = (base, match["brackets"].count("["))
+            schema, name = (folded(match[part] or "") for part in ("schema", "name"))
+            base = _split(Identifier("", " ".join(match["base"].split())))
+            depth = match["brackets"].count("[") or bool(match["array"])
+            domains[schema or default_schema, name] = (base, depth)
     return domains
 
 
-def _sql_files(path: Path) -> list[Path]:
-    if path.is_dir():
-        return sorted(path.glob("*.sql"))
-    return [path] if path.is_file() else []
+def _schema_files(paths: Sequence[str]) -> tuple[list[Path], tuple[str, ...]]:
+    """Find the schema's files as sqlc does; second, the paths at which there is nothing."""
+    files: list[Path] = []
+    missing = []
+    for given in paths:
+        found = sorted(Path(name) for name in glob.glob(given))  # noqa: PTH207 (may be absolute)
+        if not found:
+            missing.append(given)
+        for path in found:
+            files += sorted(path.glob("*.sql")) if path.is_dir() else [path]
+    return files, tuple(missing)

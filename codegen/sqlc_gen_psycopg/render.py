@@ -5,7 +5,7 @@ from pathlib import Path
 
 from . import layout
 from .config import Config
-from .layout import WIDTH, block, call, docstring, signature, sql_literal, string
+from .layout import WIDTH, block, call, docstring, sql_literal, string
 from .model import (
     STREAM_COMMANDS,
     EnumClass,
@@ -88,7 +88,8 @@ def _cidr(source: Source) -> str:
 def _enum_class(source: Source, cls: EnumClass, config: Config) -> str:
     bases = "enum.StrEnum" if config.str_enum else "str, enum.Enum"
     doc = docstring(cls.comment or f"The labels of the enum `{cls.name}`.", 4)
-    members = "".join(f"{name} = {string(label)}\n" for name, label in cls.members)
+    lines = (layout.assignment(name, string(label), around=4) for name, label in cls.members)
+    members = "".join(f"{line}\n" for line in lines)
     body = f"{doc}\n\n{members}" if members else doc
     return f"class {cls.name}({source.ref(bases)}):\n{block(body).rstrip()}"
 
@@ -106,7 +107,7 @@ def _row_class(
         head = f"class {row.name}({source.ref('pydantic.BaseModel')}):\n"
         options = ["frozen=True", "arbitrary_types_allowed=True", "protected_namespaces=()"]
         config_dict = f"model_config = {source.ref('pydantic.ConfigDict')}"
-        lines = [call(config_dict, options, indent=4), ""]
+        lines = [call(config_dict, options, around=4), ""]
     else:
         flags = "frozen=True, slots=True" + ", kw_only=True" * params
         head = f"@{source.ref('dataclasses.dataclass')}({flags})\nclass {row.name}:\n"
@@ -165,10 +166,7 @@ class _ModuleWriter:
                 parts.append(self._function(source, function, asynchronous=False))
                 source.exported.append(function.name)
         final = source.ref("typing.Final") if self._readers else ""
-        readers = [
-            call(f"{name}: {final} = {made}", [argument])
-            for name, (made, argument) in self._readers.items()
-        ]
+        readers = [_reader(f"{name}: {final}", *how) for name, how in self._readers.items()]
         source.parts = (["\n".join(readers)] if readers else []) + parts
         return source.text()
 
@@ -219,8 +217,8 @@ class _ModuleWriter:
             name = self._new_private(f"_{function.name}_values")
             self._values[function.name] = name
             returns = f" -> {source.ref('_runtime.Row')}:"
-            head = signature(f"def {name}", [f"params: {function.params_class}"], returns)
-            body = "return " + _args(source, function.parameters, "params.", 4)
+            head = call(f"def {name}", [f"params: {function.params_class}"], returns)
+            body = _args(source, function.parameters, "params.", 4, "return ")
             parts.append(f"{head}\n{block(body)}")
         return parts
 
@@ -251,35 +249,41 @@ class _ModuleWriter:
     ) -> str:
         if not cls:
             type_ = result.items[0].type or PyType("typing.Any")
-            lead = f"value: {source.typed(type_)} = "
-            return lead + self._read(source, type_, 0, 4 + len(lead)) + "\nreturn value"
+            target = f"value: {source.typed(type_)}"
+            if type_.is_enum and not type_.dims:
+                value = self._read(source, type_, 0, 0, "", after=0)
+                return layout.assignment(target, value, around=4) + "\nreturn value"
+            return self._read(source, type_, 0, 4, f"{target} = ", after=0) + "\nreturn value"
         if result.model:
-            return "return " + self._construct(source, result.model, 0)
+            return self._construct(source, result.model, 0, 4, "return ", after=0)
         parts, index = [], 0
         for item in result.items:
+            lead = f"{item.name}=" if self._config.pydantic else ""
             if item.embed is None:
-                value = self._read(source, item.type, index) if item.type else ""
+                type_ = item.type or PyType("typing.Any")
+                value = self._read(source, type_, index, 8, lead)
                 index += 1
             elif item.many:
                 maker = self._record_maker(source, item.embed, private)
-                value = f"[{maker}(record) for record in row[{index}]]"
+                value = f"{lead}[{maker}(record) for record in row[{index}]]"
                 index += 1
             else:
-                value = self._construct(source, item.embed, index)
                 if item.nullable:
-                    value = self._nullable_embed(
+                    value = lead + self._nullable_embed(
                         source, item, index, f"{name}_{item.name}", private
                     )
+                else:
+                    value = self._construct(source, item.embed, index, 8, lead)
                 index += len(item.embed.row.fields)
-            parts.append(f"{item.name}={value}" if self._config.pydantic else value)
-        return "return " + call(cls, parts, indent=11)
+            parts.append(value)
+        return self._made("return ", cls, parts, 4, after=0)
 
     def _record_maker(self, source: Source, model: Model, private: list[str]) -> str:
         """Find the function that makes a table's row of a record."""
         wanted = f"_make_{snake_case(model.row.name)}"
         if wanted not in self._private:
             self._new_private(wanted)
-            body = "return " + self._construct(source, model, 0)
+            body = self._construct(source, model, 0, 4, "return ", after=0)
             cls = source.ref(f"models.{model.row.name}")
             private.append(_row_function(source, wanted, cls, body))
         return wanted
@@ -296,36 +300,61 @@ class _ModuleWriter:
             test = f"if all(value is None for value in row[{index}:{end}]):"
         else:
             test = f"if row[{index + required}] is None:"
-        body = f"{test}\n    return None\nreturn {self._construct(source, item.embed, index)}"
+        made = self._construct(source, item.embed, index, 4, "return ", after=0)
+        body = f"{test}\n    return None\n{made}"
         cls = source.ref(f"models.{item.embed.row.name} | None")
         private.append(_row_function(source, name, cls, body))
         return f"{name}(row)"
 
-    def _construct(self, source: Source, model: Model, index: int) -> str:
-        values = [self._read(source, f.type, index + i) for i, f in enumerate(model.row.fields)]
-        if self._config.pydantic:
-            pairs = zip(model.row.fields, values, strict=True)
-            values = [f"{field.name}={value}" for field, value in pairs]
-        return call(source.ref(f"models.{model.row.name}"), values, indent=12)
+    def _construct(
+        self, source: Source, model: Model, index: int, indent: int, lead: str, *, after: int = 1
+    ) -> str:
+        """Write a table's row after `lead`, on a line of that indentation."""
+        values = [
+            self._read(source, f.type, i, indent + 4, f"{f.name}=" * self._config.pydantic)
+            for i, f in enumerate(model.row.fields, index)
+        ]
+        return self._made(lead, source.ref(f"models.{model.row.name}"), values, indent, after=after)
 
-    def _read(self, source: Source, type_: PyType, index: int, indent: int = 12) -> str:
+    def _made(self, lead: str, cls: str, values: list[str], indent: int, *, after: int) -> str:
+        """Call a class; psycopg has given the values their types, so pydantic need not check."""
+        method = ".model_construct" * self._config.pydantic
+        return call(f"{lead}{cls}{method}", values, around=indent + after)
+
+    def _read(
+        self,
+        source: Source,
+        type_: PyType,
+        index: int,
+        indent: int,
+        lead: str,
+        *,
+        after: int = 1,
+    ) -> str:
+        """Write a value of the row after `lead`, on a line of that indentation."""
         value = f"row[{index}]"
-        if type_.dims and (type_.is_enum or type_.is_domain):
-            element = f", {string(type_.base)}" if type_.base not in ("", "text") else ""
-            value = f"{source.ref('_runtime.array')}({value}{element})"
+        around = indent + after
+        if type_.is_split:
+            array = source.ref("_runtime.array")
+            arguments = [value, string(type_.base)] if type_.base not in ("", "text") else [value]
+            if not type_.reader:
+                return call(lead + array, arguments, around=around)
+            value = call(array, arguments, around=indent + 5)
         if not type_.reader:
-            return value
+            return lead + value
         reader = self._reader(source, type_)
         if type_.dims:
-            function = f"{reader}.__getitem__" if type_.is_enum else reader
+            items = [f"{reader}.__getitem__" if type_.is_enum else reader, value]
             if type_.base in ("json", "jsonb"):
-                items = [function, value, str(type_.dims)]
-                return call(source.ref("_runtime.each_json"), items, indent=indent)
-            return call(source.ref("_runtime.each"), [function, value], indent=indent)
-        return f"{reader}[{value}]" if type_.is_enum else f"{reader}({value})"
+                each = source.ref("_runtime.each_json")
+                return call(lead + each, [*items, str(type_.dims)], around=around)
+            return call(lead + source.ref("_runtime.each"), items, around=around)
+        if type_.is_enum:
+            return layout.subscript(lead + reader, value, around=around)
+        return call(lead + reader, [value], around=around)
 
     def _reader(self, source: Source, type_: PyType) -> str:
-        made, _, argument = type_.reader_source.rstrip(")").partition("(")
+        made, argument = type_.reader_made
         constant = (source.ref(made), source.ref(argument, type_.imports))
         for name, known in self._readers.items():
             if known == constant:
@@ -335,7 +364,7 @@ class _ModuleWriter:
         return name
 
     def _converts(self, type_: PyType) -> bool:
-        return bool(type_.reader) or bool(type_.dims and type_.is_domain)
+        return bool(type_.reader) or type_.is_split
 
     def _result_class(self, result: Result) -> str:
         return f"models.{result.model.row.name}" if result.model else result.row_class
@@ -363,7 +392,7 @@ class _ModuleWriter:
                 items.append(layout.parameter(parameter.name, annotation, default))
         returns = self._returns(source, function, asynchronous=asynchronous)
         prefix = "async def" if asynchronous else "def"
-        head = signature(f"{prefix} {function.name}", items, f" -> {returns}:")
+        head = call(f"{prefix} {function.name}", items, f" -> {returns}:")
         body = (
             docstring(function.doc, 4)
             + "\n"
@@ -388,12 +417,12 @@ class _ModuleWriter:
         if not cls and result.items[0].type:
             element = source.typed(result.items[0].type)
         optional = element if element.endswith(("None", "typing.Any")) else f"{element} | None"
-        return {
-            ":one": element if function.exactly_one else optional,
-            ":many": source.ref("list") + f"[{element}]",
-            ":batchone": source.ref("list") + f"[{optional}]",
-            ":batchmany": source.ref("list[list") + f"[{element}]]",
-        }[function.command]
+        if function.command == ":one":
+            return element if function.exactly_one else optional
+        inner = optional if function.command == ":batchone" else element
+        for _ in range(2 if function.command == ":batchmany" else 1):
+            inner = f"{source.ref('list')}[{inner}]"
+        return inner
 
     def _body(self, source: Source, function: Function, *, asynchronous: bool) -> str:
         name = _RUNTIME_FUNCTIONS[function.command]
@@ -402,12 +431,12 @@ class _ModuleWriter:
         verb = source.ref(f"_runtime.{'async_' * asynchronous}{name}")
         items = ["conn", function.constant]
         if function.command == ":copyfrom":
-            items.append(layout.tuple_of([string(name) for name in function.copy_types], 8))
+            items.append(call("", [string(name) for name in function.copy_types], around=9))
         if function.command in STREAM_COMMANDS:
             items += [self._values[function.name], "rows"]
         else:
             prefix = "params." if function.params_class else ""
-            items.append(_args(source, function.parameters, prefix, 8))
+            items.append(_args(source, function.parameters, prefix, 8, after=1))
         if function.result:
             maker = self._makers[function.name]
             items.append(source.ref(maker) if "." in maker else maker)
@@ -417,8 +446,8 @@ class _ModuleWriter:
         verb = "await " * asynchronous + verb
         if function.exactly_one and items[-1].endswith(".first"):
             value = unique("value", [parameter.name for parameter in function.parameters])
-            return call(f"{value}: {returns} = {verb}", items, indent=4) + f"\nreturn {value}"
-        return call(("" if returns == "None" else "return ") + verb, items, indent=4)
+            return call(f"{value}: {returns} = {verb}", items, around=4) + f"\nreturn {value}"
+        return call(("" if returns == "None" else "return ") + verb, items, around=4)
 
 
 _RUNTIME_FUNCTIONS = {
@@ -437,28 +466,41 @@ _RUNTIME_FUNCTIONS = {
 def _row_function(source: Source, name: str, returns: str, body: str) -> str:
     """Write a helper that makes something of a row."""
     row = f"row: {source.ref('_runtime.Row')}"
-    return signature(f"def {name}", [row], f" -> {returns}:") + "\n" + block(body)
+    return call(f"def {name}", [row], f" -> {returns}:") + "\n" + block(body)
 
 
-def _args(source: Source, parameters: Sequence[Parameter], prefix: str, indent: int) -> str:
-    """Write the tuple of arguments of a query."""
-    inner = indent + 4
-    values = [_write(source, p, prefix + p.name, inner) for p in parameters]
-    return layout.tuple_of(values, indent + len("return "))
+def _args(
+    source: Source,
+    parameters: Sequence[Parameter],
+    prefix: str,
+    indent: int,
+    lead: str = "",
+    *,
+    after: int = 0,
+) -> str:
+    """Write the tuple of arguments of a query after `lead`, on a line of that indentation."""
+    values = [_write(source, p, prefix + p.name, indent + 5) for p in parameters]
+    return lead + call("", values, around=indent + len(lead) + after)
 
 
-def _write(source: Source, parameter: Parameter, value: str, indent: int) -> str:
+def _write(source: Source, parameter: Parameter, value: str, around: int) -> str:
     type_ = parameter.type
     if type_.base in ("json", "jsonb"):
         function = source.ref(f"_runtime.to_{type_.base}")
         if type_.dims:
             items = [function, value, str(type_.dims)]
-            return call(source.ref("_runtime.each_json"), items, indent=indent)
-        return call(function, [value], indent=indent)
+            return call(source.ref("_runtime.each_json"), items, around=around)
+        return call(function, [value], around=around)
     if type_.base == "timestamptz" and type_.annotation == "datetime.datetime":
         function = source.ref("_runtime.each_aware" if type_.dims else "_runtime.aware")
-        return call(function, [string(parameter.name), value], indent=indent)
+        return call(function, [string(parameter.name), value], around=around)
     return value
+
+
+def _reader(target: str, made: str, argument: str) -> str:
+    if len(f"{target} = {made}(") > WIDTH:
+        return layout.assignment(target, f"{made}({argument})")
+    return call(f"{target} = {made}", [argument])
 
 
 def _item_field(item: Item) -> Field:

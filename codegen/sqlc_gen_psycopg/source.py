@@ -3,33 +3,24 @@
 import re
 from collections.abc import Callable, Iterable
 
-from .config import Config
+from .config import STANDARD, Config
 from .layout import docstring, string
 from .pgtypes import PyType
 
 # Lint rules that names and texts out of SQL may break.
 _NOQA = (
-    "# ruff: noqa: A001, ANN401, D205, D301, D401, D403, E501, N801, N803, N815, N816, PLC2401, "
-    "RUF001, RUF002, RUF003, RUF100, UP042, W291, W293"
+    "# ruff: noqa: A001, ANN401, D205, D301, D401, D403, E501, E741, E742, I001, N801, N803, N815, "
+    "N816, N999, PLC2401, PYI016, RUF001, RUF002, RUF003, RUF022, RUF100, UP042, W291, W293"
 )
-_NOQA_UNSORTED = _NOQA.replace(" N801", " I001, N801")  # where a module belongs, ruff has to guess
-_STANDARD = (
-    "builtins",
-    "dataclasses",
-    "datetime",
-    "decimal",
-    "enum",
-    "ipaddress",
-    "typing",
-    "uuid",
-)
+_STANDARD = ("builtins", *STANDARD)
 _FROM = {
     "AsyncIterable": "collections.abc",
     "Iterable": "collections.abc",
     "Multirange": "psycopg.types.multirange",
     "Range": "psycopg.types.range",
 }
-_BUILTINS = ("bool", "bytes", "dict", "float", "frozenset", "int", "list", "object", "str")
+_BUILTIN_NAMES = "bool bytes dict float frozenset int list object set str tuple"
+_BUILTINS = frozenset(_BUILTIN_NAMES.split())
 NAME = re.compile(r"(?<![\w.])[A-Za-z_]\w*")
 
 
@@ -54,7 +45,7 @@ class Source:
 
     def ref(self, expression: str, imports: Iterable[str] = ()) -> str:
         """Write an expression in this module's names."""
-        aliases = {name: self._user_module(name) for name in imports}
+        aliases = {name: self._user_module(name) for name in imports if name not in STANDARD}
         self._modules.update(aliases)
         for name, alias in aliases.items():
             expression = expression.replace(f"{name}.", f"{alias}.")
@@ -86,9 +77,7 @@ class Source:
         )
         parts = [f"__all__ = [\n{exported}]"] if exported else []
         parts += self.parts
-        unsorted = bool(self._config.package or self._modules)
-        noqa = _NOQA_UNSORTED if unsorted else _NOQA
-        head = f"{self._header}\n{noqa}\n{self._doc}\n" + (f"\n{imports}\n" if imports else "")
+        head = f"{self._header}\n{_NOQA}\n{self._doc}\n" + (f"\n{imports}\n" if imports else "")
         first_is_block = bool(parts) and parts[0].startswith(("class", "def", "@", "async"))
         body = "\n\n\n".join(parts) + "\n" if parts else ""
         return head + ("\n\n" if first_is_block else "\n") * bool(body) + body

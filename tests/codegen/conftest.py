@@ -60,6 +60,9 @@ def other_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
                 {"column": "books.links", "py_import": "library_types", "py_type": "Link"},
                 {"db_type": "isbn", "py_type": "str"},
                 {"db_type": "pg_catalog.numeric", "py_type": "float"},
+                {"column": "extras.kind", "py_import": "library_types", "py_type": "Kind"},
+                {"column": "extras.facts", "py_import": "typing", "py_type": "dict[str, Any]"},
+                {"column": "extras.numbers", "py_type": "list[int] | None"},
                 {"column": "authors.born", "py_import": "library_types", "py_type": "Year"},
             ],
         },
@@ -194,7 +197,8 @@ def _empty(url: str) -> None:
     with psycopg.connect(url, autocommit=True) as conn:
         conn.execute(
             'TRUNCATE everything, list, "model", "Odd Table", people, addresses, optional,'
-            " other.statuses, measurements, documents RESTART IDENTITY"
+            " other.statuses, measurements, documents, shapes, accounts, words, books, other.books"
+            " RESTART IDENTITY"
         )
 
 

@@ -87,7 +87,7 @@ COMPLAINTS = [
     "table states: columns 'a-b' and 'a_b' are both a_b in Python; rename one",
     "table things, column shape: PostgreSQL type mystery has no Python type here; give it one with",
     "query.sql, query last_id: :execlastid is not supported; PostgreSQL has no last id; use :one",
-    "query.sql, query typo: there is no mark @nulable; the marks are @returns, @nullable, ",
+    "query.sql, query typo: there is no mark @nulable; @nullable seems to be meant",
     "query.sql, query ghost: @nullable notes: there is no such column; it has id, note",
     "query.sql, query several: @returns exactly one is for :one queries",
     "query.sql, query some: @returns one: the only form is '@returns exactly one'",
@@ -138,9 +138,27 @@ def request(**changes: Any) -> dict[str, Any]:
         ({"overrides": {}}, "option overrides: must be a list"),
         ({"overrides": [{"py_type": "x"}]}, "entry 1: give either db_type or column"),
         ({"overrides": [{"db_type": "uuid"}]}, "entry 1: give py_type"),
-        ({"overrides": [{"db_type": "x", "py_type": "y", "go": "z"}]}, "there is no key go"),
-        ({"overrides": [{"column": "uuid", "py_type": "x"}]}, "write table.column"),
-        ({"overrides": [{"column": "a.b", "py_type": "x"}]}, "column a.b: there is no such column"),
+        (
+            {"overrides": [{"db_type": "uuid", "py_type": "str", "nullable": True}]},
+            "there is no key nullable; the keys are",
+        ),
+        ({"overrides": [{"column": "uuid", "py_type": "int"}]}, "write table.column"),
+        (
+            {"overrides": [{"column": "a.b", "py_type": "int"}]},
+            "column a.b: there is no such column",
+        ),
+        ({"overrides": [{"db_type": "int4[]", "py_type": "int"}]}, "type of the elements"),
+        ({"overrides": [{"db_type": "mystery", "py_type": "int"}]}, "mystery: there is no such"),
+        ({"overrides": [{"db_type": "uuid", "py_type": "'x'"}]}, "must be a type; 'x' is none"),
+        ({"overrides": [{"db_type": "uuid", "py_type": "a b"}]}, "a b: must be a type; it is no"),
+        (
+            {"overrides": [{"db_type": "uuid", "py_type": "list[PM]"}]},
+            "py_import, the module of PM",
+        ),
+        (
+            {"overrides": [{"db_type": "uuid", "py_type": "X", "py_import": "no such"}]},
+            "py_import no such: must be a dotted module name",
+        ),
     ],
 )
 def test_a_wrong_option_is_named(options: dict[str, Any], complaint: str) -> None:
@@ -182,6 +200,45 @@ def test_a_command_that_the_query_cannot_have_is_refused(
     params = [{"number": 1, "column": column}] if "$1" in text else []
     query = {"name": "x", "cmd": command, "text": text, "filename": "q.sql", "params": params}
     assert f"q.sql, query x: {complaint}" in run(request(queries=[query]))
+
+
+def test_marks_of_other_tools_are_prose() -> None:
+    comments = [" @author bob", " @param id the key", " @Deprecated", " @nullabel a", " @Row X"]
+    query = {"name": "x", "cmd": ":exec", "text": "SELECT 1", "filename": "q.sql"}
+    complaints = run(request(queries=[{**query, "comments": comments}])).splitlines()
+    assert complaints == [
+        "q.sql, query x: there is no mark @nullabel; @nullable seems to be meant",
+        "q.sql, query x: there is no mark @Row; @row seems to be meant",
+    ]
+
+
+def test_a_schema_file_that_is_not_found_is_named() -> None:
+    column = {"name": "a", "type": {"name": "email"}}
+    table = {"rel": {"name": "t"}, "columns": [column]}
+    catalog = {"schemas": [{"name": "public", "tables": [table]}]}
+    settings = {"engine": "postgresql", "schema": ["there/*.sql"]}
+    complaints = run(request(catalog=catalog, settings=settings))
+    assert "no schema file is at there/*.sql: run sqlc in the folder of its config" in complaints
+
+
+@pytest.mark.parametrize("schema", ["schema/*.sql", "schema", "schema/b.sql"])
+def test_domains_are_found_wherever_the_schema_is(tmp_path: Path, schema: str) -> None:
+    folder = tmp_path / "schema"
+    folder.mkdir()
+    (folder / "b.sql").write_text("/* x */ CREATE DOMAIN email AS /* y */ integer ARRAY;")
+    column = {"name": "a", "type": {"name": "email"}, "not_null": True}
+    table = {"rel": {"name": "t"}, "columns": [column]}
+    catalog = {"schemas": [{"name": "public", "tables": [table]}]}
+    settings = {"engine": "postgresql", "schema": [schema]}
+    made = subprocess.run(
+        [sys.executable, str(support.PLUGIN)],
+        input=json.dumps(request(catalog=catalog, settings=settings)).encode(),
+        cwd=tmp_path,
+        capture_output=True,
+        check=True,
+    )
+    files = {file["name"]: file["contents"] for file in json.loads(made.stdout)["files"]}
+    assert "    a: list[int]" in base64.b64decode(files["models.py"]).decode()
 
 
 def test_two_query_files_may_not_become_one_module() -> None:

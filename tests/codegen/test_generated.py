@@ -53,10 +53,58 @@ def test_formatting_the_output_changes_nothing(
     assert not tool("ruff", "format", "--diff", "--config", config, *folders, cwd=support.ROOT)
 
 
-def test_the_output_is_clean_under_ruff(nasty_folder: Path, other_folders: dict[str, Path]) -> None:
+@pytest.mark.parametrize("config", ["the project's", "none"])
+def test_the_output_is_clean_under_ruff(
+    nasty_folder: Path, other_folders: dict[str, Path], config: str
+) -> None:
     folders = [str(folder) for folder in (nasty_folder, *other_folders.values())]
-    config = str(support.ROOT / "pyproject.toml")
-    assert not tool("ruff", "check", "--config", config, *folders, cwd=support.ROOT)
+    path = str(support.ROOT / "pyproject.toml")
+    options = ["--isolated"] if config == "none" else ["--config", path]
+    assert not tool("ruff", "check", *options, *folders, cwd=support.ROOT)
+
+
+NAMES = """
+CREATE TYPE quite_a_long_name_for_an_enum AS ENUM (
+    'a label of sixty characters, give or take one: 1234567890'
+);
+CREATE TABLE users (id int NOT NULL, kind quite_a_long_name_for_an_enum NOT NULL, note text, l int);
+CREATE TABLE user_books_with_a_name_that_goes_on (
+    a_column_with_a_long_name int NOT NULL, another_column_with_a_long_name int NOT NULL,
+    one_more_column_with_a_long_name quite_a_long_name_for_an_enum NOT NULL
+);
+"""
+QUERIES = """
+-- name: List :one
+SELECT note FROM users WHERE l = $1;
+-- name: ListUsers :one
+SELECT kind FROM users;
+-- name: ListUserBooks :one
+SELECT id, note FROM users;
+-- name: GetUZ :one
+SELECT id, l FROM users;
+-- name: GetUser :one
+SELECT * FROM users;
+-- name: O :one
+SELECT u.id, sqlc.embed(b), sqlc.embed(c) FROM users AS u
+JOIN user_books_with_a_name_that_goes_on AS b ON true
+LEFT JOIN user_books_with_a_name_that_goes_on AS c ON true;
+-- name: TheKindOfTheFirst :one
+SELECT kind FROM users WHERE id = sqlc.arg(list_of_users);
+"""
+
+
+def test_ordinary_names_and_long_ones_are_clean_too(tmp_path: Path) -> None:
+    options: dict[str, dict[str, Any]] = {
+        "plain": {},
+        "pydantic": {"emit_pydantic_models": True, "query_parameter_limit": 0},
+        "none": {"emit_sync_querier": False, "emit_async_querier": False},
+    }
+    made = support.run_sqlc(tmp_path, NAMES, QUERIES, outs=options)
+    assert made.returncode == 0, made.stderr
+    folders = [str(tmp_path / name) for name in options]
+    config = ["--config", str(support.ROOT / "pyproject.toml")]
+    for checks in (["check", *config], ["check", "--isolated"], ["format", "--diff", *config]):
+        assert not tool("ruff", *checks, *folders, cwd=support.ROOT)
 
 
 @pytest.fixture(scope="session")
@@ -104,7 +152,7 @@ def test_importing_registers_nothing(nasty_folder: Path) -> None:
 
 
 def test_async_modules_export_the_same_names_and_objects(nasty: ModuleType) -> None:
-    for name in ("people", "names", "everything", "measurements", "texts"):
+    for name in ("people", "names", "everything", "measurements", "texts", "joins"):
         sync, twin = getattr(nasty, name), getattr(nasty.aio, name)
         assert sync.__all__ == twin.__all__
         for exported in sync.__all__:

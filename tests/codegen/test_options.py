@@ -166,6 +166,21 @@ def test_pydantic_models_are_frozen_and_validated(
     assert (book.schema_, book.hidden, book.book_type) == ("s", 1, kind)
     (both,) = query.books_with_authors(conn)
     assert (both.book, both.author) == (book, author)
+    conn.execute("UPDATE books SET price = 'NaN', tags = '{NULL}'")
+    (both,) = query.books_with_authors(conn)
+    assert both.book.price.is_nan()
+    assert both.book.tags == [None]
+
+
+def test_jsonb_operators_take_texts(
+    library: dict[str, ModuleType], conn: psycopg.Connection[Any]
+) -> None:
+    for name in ("lib_package", "lib_overrides"):
+        query = library[name].query
+        values = {"size": 1, "sizes": [], "kind": "k"}
+        extra = query.put_extra(conn, facts={"a": 1, "b": 2}, **values)
+        found = query.have_keys(conn, facts="a", facts_2=["b", "z"], facts_3=["a", "b"])
+        assert extra.extra_id in found
 
 
 def test_overrides_convert_both_ways(
@@ -189,3 +204,7 @@ def test_overrides_convert_both_ways(
     assert (book.price, type(book.price)) == (1.5, float)
     (both,) = lib.query.books_with_authors(conn)
     assert both.book == book
+    facts = {"a": [1]}
+    extra = lib.query.put_extra(conn, size=1.5, sizes=[1], kind=types.Kind("k"), facts=facts)
+    assert (type(extra.kind), extra.kind, extra.facts) == (types.Kind, "k", facts)
+    assert extra.numbers is None

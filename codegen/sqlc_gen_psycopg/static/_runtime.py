@@ -1,3 +1,4 @@
+# ruff: noqa: ANN401, RUF100
 """What the generated functions share: how a query is run and how values are converted.
 
 A cursor of its own serves each call, with adapters of its own: the connection's row factory, cursor
@@ -76,7 +77,7 @@ class _AsyncCursor(psycopg.AsyncRawCursor[Row]):
         return _ADAPTERS
 
 
-def first(row: Row) -> typing.Any:  # noqa: ANN401
+def first(row: Row) -> typing.Any:
     """Make the value of a query with one column."""
     return row[0]
 
@@ -91,9 +92,7 @@ def one(
 ) -> T | None:
     """Return the first row, or None."""
     row = _Cursor(conn, row_factory=tuple_row).execute(sql, args, binary=binary).fetchone()
-    if row is None:
-        return None
-    return make(*row) if isinstance(make, type) else make(row)
+    return None if row is None else _made([row], make)[0]
 
 
 def exactly_one(
@@ -235,9 +234,7 @@ async def async_one(
     """Return the first row, or None."""
     cursor = await _AsyncCursor(conn, row_factory=tuple_row).execute(sql, args, binary=binary)
     row = await cursor.fetchone()
-    if row is None:
-        return None
-    return make(*row) if isinstance(make, type) else make(row)
+    return None if row is None else _made([row], make)[0]
 
 
 async def async_exactly_one(
@@ -402,7 +399,7 @@ def labels(cls: type[enum.Enum]) -> dict[typing.Any, typing.Any]:
     return _Labels(cls)
 
 
-def array(text: str | None, element: str = "text") -> typing.Any:  # noqa: ANN401
+def array(text: str | None, element: str = "text") -> typing.Any:
     """Split an array of a type that psycopg does not know: an enum, or a domain over `element`."""
     if text is None:
         return None
@@ -411,7 +408,7 @@ def array(text: str | None, element: str = "text") -> typing.Any:  # noqa: ANN40
     return loader(oid, _ADAPTERS).load(text.encode())
 
 
-def each(convert: Callable[[typing.Any], typing.Any], value: typing.Any) -> typing.Any:  # noqa: ANN401
+def each(convert: Callable[[typing.Any], typing.Any], value: typing.Any) -> typing.Any:
     """Convert the elements of an array of any depth; NULL stays None."""
     if isinstance(value, list):
         return [each(convert, element) for element in value]
@@ -420,21 +417,21 @@ def each(convert: Callable[[typing.Any], typing.Any], value: typing.Any) -> typi
 
 def each_json(
     convert: Callable[[typing.Any], typing.Any],
-    value: typing.Any,  # noqa: ANN401
+    value: typing.Any,
     dims: int,
-) -> typing.Any:  # noqa: ANN401
+) -> typing.Any:
     """Convert the elements of an array of JSON values, which may be lists themselves."""
     if value is None or not dims:
         return convert(value)
     return [each_json(convert, element, dims - 1) for element in value]
 
 
-def reader(cls: Callable[[typing.Any], T]) -> Callable[[typing.Any], T | None]:
+def reader(cls: Callable[[typing.Any], typing.Any]) -> Callable[[typing.Any], typing.Any]:
     """Convert what psycopg loads to a type of the user's; NULL stays None."""
     return lambda value: None if value is None else cls(value)
 
 
-def json_reader(cls: typing.Any) -> Callable[[typing.Any], typing.Any]:  # noqa: ANN401
+def json_reader(cls: typing.Any) -> Callable[[typing.Any], typing.Any]:
     """Convert a JSON value to a user's type: a pydantic model, a dataclass, or what JSON has."""
     validate = getattr(cls, "model_validate", None)
     if validate:
@@ -472,6 +469,6 @@ def aware(name: str, value: datetime.datetime | None) -> datetime.datetime | Non
     return value
 
 
-def each_aware(name: str, value: typing.Any) -> typing.Any:  # noqa: ANN401
+def each_aware(name: str, value: typing.Any) -> typing.Any:
     """Refuse datetimes without a time zone in an array."""
     return each(lambda element: aware(name, element), value)

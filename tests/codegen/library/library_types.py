@@ -25,3 +25,9 @@ class Year(int):
     def next(self) -> Self:
         """Return the one after."""
         return type(self)(self + 1)
+
+
+class Kind(str):
+    """A kind."""
+
+    __slots__ = ()

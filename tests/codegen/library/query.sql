@@ -38,3 +38,11 @@ INSERT INTO authors (name, born) VALUES ($1, $2);
 -- @nullable authors
 SELECT sqlc.embed(books), sqlc.embed(authors) FROM books
 LEFT JOIN authors ON books.author_id = authors.author_id ORDER BY books.book_id;
+
+-- name: PutExtra :one
+-- @param kind What it is.
+-- @returns exactly one
+INSERT INTO extras (size, sizes, kind, facts, numbers) VALUES ($1, $2, $3, $4, $5) RETURNING *;
+
+-- name: HaveKeys :many
+SELECT extra_id FROM extras WHERE facts ? $1 AND facts ?| $2 AND facts ?& $3 ORDER BY extra_id;

@@ -22,3 +22,12 @@ CREATE TABLE books (
     schema text,
     _hidden integer NOT NULL DEFAULT 1
 );
+
+CREATE TABLE extras (
+    extra_id serial PRIMARY KEY,
+    size numeric NOT NULL,
+    sizes integer [] NOT NULL,
+    kind text NOT NULL,
+    facts jsonb NOT NULL DEFAULT '{}',
+    numbers jsonb
+);

@@ -7,7 +7,7 @@ import psycopg
 from lib_overrides import models, query
 from lib_overrides.aio import query as aquery
 from lib_pydantic import query as pydantic_query
-from library_types import Details, Link, Year
+from library_types import Details, Kind, Link, Year
 from nasty_generated import measurements, people
 from nasty_generated import models as nasty_models
 from nasty_generated.aio import people as apeople
@@ -41,6 +41,11 @@ def sync(conn: psycopg.Connection[Any]) -> None:
     assert_type(book.details, Details)
     assert_type(book.links, list[Link])
     assert_type(book.price, float | None)
+    extra = query.put_extra(conn, size=1.0, sizes=[], kind=Kind("x"), facts={"a": object()})
+    assert_type(extra.kind, Kind)
+    assert_type(extra.facts, dict[str, Any])
+    assert_type(extra.numbers, list[int] | None)
+    assert_type(query.have_keys(conn, facts="a", facts_2=["b"], facts_3=["c"]), list[int])
     author = query.get_author(conn, author_id=1)
     assert author
     assert_type(author.born, Year | None)

@@ -9,6 +9,11 @@ CREATE TYPE other.color AS ENUM ('red', 'green');
 CREATE DOMAIN email AS text CHECK (value LIKE '%@%');
 CREATE DOMAIN positive AS integer CHECK (value > 0);
 CREATE DOMAIN other.price AS numeric(10, 2);
+/* Not this one: CREATE DOMAIN email AS integer; */
+CREATE DOMAIN other.email AS bigint;
+CREATE DOMAIN tags AS text [];
+CREATE DOMAIN few_tags AS tags CHECK (cardinality(value) < 4);
+CREATE DOMAIN moods AS mood [];
 CREATE TYPE pair AS (a integer, b text);
 
 CREATE TABLE everything (
@@ -132,3 +137,24 @@ CREATE TABLE measurements (
     PRIMARY KEY (sensor, taken_at)
 );
 CREATE TABLE documents (id integer PRIMARY KEY, body jsonb NOT NULL, extra jsonb, kind text NOT NULL DEFAULT 'a');
+
+-- What is read out of a query's text.
+CREATE TYPE an_enum_whose_name_is_as_long_as_postgresql_lets_any_name_be AS ENUM (
+    'a label that is as long as postgresql lets a label ever be, 63'
+);
+CREATE TABLE shapes (
+    id integer PRIMARY KEY,
+    grid integer [] [] NOT NULL,
+    labels tags NOT NULL,
+    few few_tags,
+    feelings moods,
+    code other.email,
+    mro integer NOT NULL,
+    "a,b" text,
+    "c)d" text,
+    long an_enum_whose_name_is_as_long_as_postgresql_lets_any_name_be
+);
+CREATE TABLE accounts (id integer PRIMARY KEY, owner text NOT NULL);
+CREATE TABLE words (word text NOT NULL);
+CREATE TABLE books (id integer PRIMARY KEY, title text NOT NULL);
+CREATE TABLE other.books (id integer PRIMARY KEY, pages integer NOT NULL, title text NOT NULL);
