@@ -205,3 +205,22 @@ def test_deleting_the_run_keeps_the_optimization(db, recommendation):
     assert db.optimizations.get_optimization(**key(made)).workflow_execution_id is None
     assert db.optimizations.delete_optimization(**key(made)) == 1
     assert db.optimizations.delete_optimization(**key(made)) == 0
+
+
+@pytest.mark.parametrize("end", ["complete", "fail"])
+def test_nothing_ends_before_it_started_whatever_the_clock_says(db, recommendation, end):
+    """The server's clock was set back after the start."""
+    made = queue(db, recommendation)
+    db.optimizations.start_optimization(**key(made))
+    db.execute("UPDATE optimizations SET started_at = now() + interval '1 hour'")
+    db.execute("UPDATE recommendations SET approved_at = now() + interval '1 hour'")
+    arguments = {"error": "x"} if end == "fail" else {}
+
+    ended = vars(db.optimizations)[f"{end}_optimization"](**key(made), **arguments)
+
+    assert ended.completed_at == ended.started_at
+    moved = db.recommendations.get_recommendation(**key(recommendation))
+    assert moved.executed_at == moved.approved_at
+    db.execute("UPDATE optimizations SET completed_at = now() + interval '2 hours'")
+    rolled_back = db.optimizations.roll_back_optimization(**key(made))
+    assert rolled_back.rolled_back_at == rolled_back.completed_at

@@ -554,3 +554,20 @@ def test_deleting_a_run_deletes_its_steps_and_artifacts(db):
     assert db.steps_of(run) == []
     assert db.workflow_artifacts.get_workflow_artifact(**step_key(artifact)) is None
     assert db.workflow_executions.delete_workflow_execution(**key(run)) == 0
+
+
+@pytest.mark.parametrize("end", ["complete", "fail", "cancel"])
+def test_a_run_never_ends_before_it_started_whatever_the_clock_says(db, end):
+    """The server's clock was set back after the start."""
+    run = db.start_run(db.make_run(step_names=["a"] if end != "complete" else []))
+    for step in db.steps_of(run):
+        db.workflow_steps.start_workflow_step(**step_key(step))
+    for table in ("workflow_executions", "workflow_steps"):
+        db.execute(f"UPDATE {table} SET started_at = now() + interval '1 hour'")
+    arguments = {"fail": {"error_details": ERROR}, "cancel": {"reason": "x"}}
+
+    function = vars(db.workflow_executions)[f"{end}_workflow_execution"]
+    ended = function(**key(run), **arguments.get(end, {}))
+
+    for row in (ended, *db.steps_of(run)):
+        assert row.completed_at == row.started_at

@@ -250,3 +250,19 @@ def test_transitions_of_another_customers_step_change_nothing(db, run):
     assert functions.fail_workflow_step(**theirs, retryable=True, error_details=ERROR) is None
     assert functions.get_workflow_step(**theirs) is None
     assert functions.get_workflow_step(**step_key(step)) == started
+
+
+@pytest.mark.parametrize("end", ["complete", "advance", "fail", "skip"])
+def test_a_step_never_ends_before_it_started_whatever_the_clock_says(db, run, end):
+    """The server's clock was set back after the start."""
+    step, *_ = db.steps_of(run)
+    db.workflow_steps.start_workflow_step(**step_key(step))
+    db.execute(
+        f"UPDATE workflow_steps SET started_at = now() + interval '1 hour'WHERE id = '{step.id}'"
+    )
+    arguments = {"retryable": False, "error_details": ERROR} if end == "fail" else {}
+
+    vars(db.workflow_steps)[f"{end}_workflow_step"](**step_key(step), **arguments)
+
+    ended = db.workflow_steps.get_workflow_step(**step_key(step))
+    assert ended.completed_at == ended.started_at
