@@ -1,8 +1,6 @@
 """The command line: `optiinfra-db`.
 
-Data goes to stdout, messages to stderr. Exit codes: 0 done; 1 something is pending (status), or an
-unexpected error; 2 wrong usage or configuration; 3 no server to talk to; 4 refused, to protect the
-database; 5 a migration failed; 130 interrupted; 141 the reader of the output went away.
+Data goes to stdout, messages to stderr. The exit codes are in the epilog of `--help`.
 """
 
 import io
@@ -39,7 +37,8 @@ embedded server in OPTIINFRA_DATA_DIR or the user's data directory.
 \b
 Exit codes: 0 done; 1 something is pending (status), or an unexpected error;
 2 wrong usage or configuration; 3 no server to talk to; 4 refused, to protect
-the database; 5 a migration failed; 130 interrupted.
+the database; 5 a migration failed; 130 interrupted; 141 the reader of the
+output went away.
 """,
 )
 

@@ -83,11 +83,14 @@ def pool(
     """
     from psycopg_pool import ConnectionPool  # noqa: PLC0415  (costs an import few need)
 
+    session = _session(actor, customer_id)
+    restored = _RESET + session
+
     def configure(conn: "Connection[TupleRow]") -> None:
-        conn.execute(_session(actor, customer_id))
+        conn.execute(session)
 
     def reset(conn: "Connection[TupleRow]") -> None:
-        conn.execute(_RESET + _session(actor, customer_id))
+        conn.execute(restored)
 
     return ConnectionPool(
         _conninfo(resolve_url(url)),
@@ -111,11 +114,14 @@ def pool_async(
     """Make an asynchronous pool; otherwise as `pool`. `async with` opens and closes it."""
     from psycopg_pool import AsyncConnectionPool  # noqa: PLC0415  (costs an import few need)
 
+    session = _session(actor, customer_id)
+    restored = _RESET + session
+
     async def configure(conn: "AsyncConnection[TupleRow]") -> None:
-        await conn.execute(_session(actor, customer_id))
+        await conn.execute(session)
 
     async def reset(conn: "AsyncConnection[TupleRow]") -> None:
-        await conn.execute(_RESET + _session(actor, customer_id))
+        await conn.execute(restored)
 
     return AsyncConnectionPool(
         _conninfo(resolve_url(url)),

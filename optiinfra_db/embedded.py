@@ -14,7 +14,6 @@ import hashlib
 import importlib.util
 import os
 import pwd
-import shlex
 import shutil
 import signal
 import stat
@@ -78,10 +77,7 @@ class Server:
         """Whether the server accepts connections."""
         if not self.is_private:
             return False
-        # An empty hostaddr keeps PGHOSTADDR out.
-        host = str(self.socket_dir)
-        conninfo = make_conninfo(host=host, hostaddr="", port=_PORT, connect_timeout=5)
-        answer = PGconn.ping(conninfo.encode())
+        answer = PGconn.ping(self._conninfo("postgres", connect_timeout=5).encode())
         if answer == Ping.NO_ATTEMPT:
             raise EmbeddedServerError(
                 "libpq does not even try to reach the embedded server: some PG... variable of the "
@@ -107,14 +103,13 @@ class Server:
         host = quote(str(self.socket_dir), safe="")
         return f"postgresql://postgres@/{quote(dbname, safe='')}?host={host}&port={_PORT}"
 
-    def psql_command(self, dbname: str = DATABASE) -> str:
-        """Return the shell command that opens a database in psql."""
-        return shlex.join([str(self.bin_dir / "psql"), self.url(dbname)])
+    def _conninfo(self, dbname: str, **parameters: int) -> str:
+        """Return what libpq connects with: an empty hostaddr keeps PGHOSTADDR out."""
+        return make_conninfo(self.url(dbname), hostaddr="", **parameters)
 
     def ensure_database(self, dbname: str = DATABASE) -> None:
         """Create the database if it does not exist."""
-        conninfo = make_conninfo(self.url("postgres"), hostaddr="")
-        with psycopg.connect(conninfo, autocommit=True) as conn:
+        with psycopg.connect(self._conninfo("postgres"), autocommit=True) as conn:
             query = "SELECT FROM pg_database WHERE datname = %s"
             if conn.execute(query, [dbname]).fetchone() is not None:
                 return

@@ -1,5 +1,6 @@
 import os
 import pwd
+import shlex
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import psycopg
 import pytest
 
 from optiinfra_db import connect, embedded
+from optiinfra_db.cli import _psql
 from optiinfra_db.errors import EmbeddedServerError, NoDatabaseConfigured
 
 FAST = {"fsync": "off"}
@@ -88,13 +90,16 @@ def test_no_tcp_port_is_opened(data_dir):
     assert not server.socket_dir.stat().st_mode & 0o077
 
 
-def test_the_psql_command_works_when_pasted(tmp_path):
+def test_the_psql_command_works_when_pasted(tmp_path, monkeypatch):
     server = embedded.start(tmp_path / 'it\'s a "$HOME" of, data', options=FAST)
     try:
         server.ensure_database("odd name")
-        pasted = f"{server.psql_command('odd name')} -Atc 'SELECT current_database()'"
-        output = subprocess.check_output(pasted, shell=True, text=True, env={}, cwd="/")
-        assert output == "odd name\n"
+        monkeypatch.setenv("OPTIINFRA_DATA_DIR", str(server.data_dir))
+        for url, dbname in ((None, "optiinfra"), (server.url("odd name"), "odd name")):
+            command, _ = _psql(url)
+            pasted = f"{shlex.join(command)} -Atc 'SELECT current_database()'"
+            output = subprocess.check_output(pasted, shell=True, text=True, env={}, cwd="/")
+            assert output == f"{dbname}\n"
     finally:
         server.stop()
 

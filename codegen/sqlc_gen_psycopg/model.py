@@ -392,7 +392,8 @@ class _QueryBuilder:
             self._problems.add(place, "@returns exactly one is for :one queries")
         name = identifier(snake_case(query.name), "query")
         cls = class_name(query.name)
-        query = replace(query, parameters=self._described(query))
+        target = insert(tokens(query.text)) if query.command == ":copyfrom" else None
+        query = replace(query, parameters=self._described(query, target))
         params_class = self._params_class(query, cls, place)
         parameters = self._parameters(query, place, spread=not params_class)
         result = None
@@ -405,7 +406,7 @@ class _QueryBuilder:
         sql = query.text.strip()
         copy_types: tuple[str, ...] = ()
         if query.command == ":copyfrom":
-            sql, parameters, copy_types = self._copy(query, parameters, place)
+            sql, parameters, copy_types = self._copy(query, target, parameters, place)
         return Function(
             query=query.name,
             name=name,
@@ -455,11 +456,10 @@ class _QueryBuilder:
             parameters.append(Parameter(name, type_))
         return tuple(parameters)
 
-    def _described(self, query: Query) -> tuple[QueryParameter, ...]:
+    def _described(self, query: Query, target: Insert | None) -> tuple[QueryParameter, ...]:
         """Correct what sqlc says of parameters: jsonb's operators, INSERT without columns."""
         words = tokens(query.text)
         after = dict(zip(words[1:], words, strict=False))
-        target = insert(words) if query.command == ":copyfrom" else None
         table = self._models.get(self._key(target.table)) if target else None
         described = []
         for parameter in query.parameters:
@@ -614,9 +614,8 @@ class _QueryBuilder:
         return named[0] if len(named) == 1 else None
 
     def _copy(
-        self, query: Query, parameters: tuple[Parameter, ...], place: str
+        self, query: Query, target: Insert | None, parameters: tuple[Parameter, ...], place: str
     ) -> tuple[str, tuple[Parameter, ...], tuple[str, ...]]:
-        target = insert(tokens(query.text))
         columns = target and (target.columns or self._unnamed_columns(target))
         if not target or not columns:
             self._problems.add(
