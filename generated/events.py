@@ -15,17 +15,24 @@ from . import _runtime, models
 __all__ = [
     "COPY_EVENTS",
     "CREATE_EVENT",
+    "FORGET_EVENT_XACT_IDS",
     "GET_EVENT",
+    "GET_FEED_LAG",
     "LIST_EVENTS",
     "LIST_EVENTS_BY_AGENT",
     "LIST_EVENTS_BY_SUBJECT",
+    "READ_EVENTS",
     "CopyEventsParams",
+    "GetFeedLagRow",
     "copy_events",
     "create_event",
+    "forget_event_xact_ids",
     "get_event",
+    "get_feed_lag",
     "list_events",
     "list_events_by_agent",
     "list_events_by_subject",
+    "read_events",
 ]
 
 
@@ -305,3 +312,109 @@ def list_events_by_subject(
         ),
         _make_event,
     )
+
+
+READ_EVENTS: typing.Final = """-- name: read_events :many
+SELECT customer_id, created_at, id, agent_id, event_type, severity, subject_type, subject_id, actor, data, xact_id
+FROM events
+WHERE
+    xact_id < pg_snapshot_xmin(pg_current_snapshot())
+    AND (xact_id, id) > ($1, $2)
+    AND (
+        $3::uuid IS NULL
+        OR customer_id = $3::uuid
+    )
+ORDER BY xact_id, id
+LIMIT $4
+"""
+
+
+def read_events(
+    conn: psycopg.Connection[typing.Any],
+    *,
+    after_xact_id: int,
+    after_id: uuid.UUID,
+    customer_id: uuid.UUID | None = None,
+    max_rows: int,
+) -> list[models.Event]:
+    """The change feed: the next events after a cursor, up to max_rows, of one customer or, where none
+    is given, of all. The cursor is the xact_id and id of the last event that was read, and 0 and
+    the zero UUID before the first. Nothing ever appears before a cursor that was returned: an event
+    is held back until every transaction that was open when it was written is over.
+    optiinfra_db.feed follows it.
+    """
+    return _runtime.many(
+        conn,
+        READ_EVENTS,
+        (after_xact_id, after_id, customer_id, max_rows),
+        _make_event,
+    )
+
+
+GET_FEED_LAG: typing.Final = """-- name: get_feed_lag :one
+WITH horizon AS MATERIALIZED (
+    SELECT pg_snapshot_xmin(pg_current_snapshot()) AS xact_id
+),
+
+waiting AS (
+    SELECT
+        count(*) AS waiting_events,
+        min(events.created_at) AS waiting_since
+    FROM events
+    INNER JOIN horizon ON events.xact_id >= horizon.xact_id
+)
+
+SELECT
+    horizon.xact_id AS horizon_xact_id,
+    waiting.waiting_events,
+    waiting.waiting_since,
+    holder.pid AS holder_pid,
+    now() - holder.xact_start AS holder_age,
+    holder.application_name AS holder_application,
+    holder.usename::text AS holder_user,
+    holder.state AS holder_state,
+    holder.query AS holder_query
+FROM horizon
+CROSS JOIN waiting
+LEFT JOIN pg_catalog.pg_stat_activity AS holder ON holder.backend_xid = horizon.xact_id::xid
+"""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class GetFeedLagRow:
+    """A row of `get_feed_lag`."""
+
+    horizon_xact_id: int
+    waiting_events: int
+    waiting_since: datetime.datetime | None
+    holder_pid: int | None
+    holder_age: datetime.timedelta | None
+    holder_application: str | None
+    holder_user: str | None
+    holder_state: str | None
+    holder_query: str | None
+
+
+def get_feed_lag(conn: psycopg.Connection[typing.Any]) -> GetFeedLagRow:
+    """How far the change feed is behind what is committed, and what holds it back. horizon_xact_id:
+    the feed has all events before it. waiting_events: how many are committed and held back;
+    waiting_since: since when the first of them. The rest is about the oldest open transaction,
+    which holds them back (NULL where there is none, or the role may not see it): its process, how
+    long it has been open, its application, user, state and last query.
+    """
+    return _runtime.exactly_one(conn, GET_FEED_LAG, (), GetFeedLagRow)
+
+
+FORGET_EVENT_XACT_IDS: typing.Final = """-- name: forget_event_xact_ids :one
+SELECT forget_event_xact_ids()::bigint AS forgotten
+"""
+
+
+def forget_event_xact_ids(conn: psycopg.Connection[typing.Any]) -> int:
+    """To be run by the owner once after a database was dumped and restored, before anyone writes to it
+    or reads the feed: sets the xact_id of all events to 0, because those of the old cluster mean
+    nothing in the new one. Returns how many it set. Readers go on after the cursor (0, the highest
+    UUID), that is, with what is written from now on.
+    """
+    value: int = _runtime.exactly_one(conn, FORGET_EVENT_XACT_IDS, (), _runtime.first)
+    return value

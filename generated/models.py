@@ -523,6 +523,22 @@ class Recommendation:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class StatusTransition:
+    """The state machines, an arrow a row, as the triggers enforce them; what has no arrow out is
+    final.
+    """
+
+    table_name: str
+    """The table whose rows move so."""
+    place: int
+    """Place of the arrow in its declaration, from 1."""
+    from_status: str
+    """The state that is left."""
+    to_status: typing.Any
+    """The state that is entered."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class WorkflowArtifact:
     """What runs left behind: where it lies, how large it is, and its digest."""
 

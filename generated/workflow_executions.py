@@ -13,12 +13,15 @@ from . import _runtime, models
 
 __all__ = [
     "CANCEL_WORKFLOW_EXECUTION",
+    "CLAIM_WORKFLOW_EXECUTION",
     "COMPLETE_WORKFLOW_EXECUTION",
     "CREATE_WORKFLOW_EXECUTION",
     "DELETE_WORKFLOW_EXECUTION",
     "FAIL_WORKFLOW_EXECUTION",
     "GET_WORKFLOW_DETAIL",
     "GET_WORKFLOW_EXECUTION",
+    "GET_WORKFLOW_LINEAGE",
+    "GET_WORKFLOW_TIMELINE",
     "HEARTBEAT_WORKFLOW_EXECUTION",
     "LIST_FAILED_WORKFLOWS",
     "LIST_FAILED_WORKFLOWS_BY_CUSTOMER",
@@ -29,22 +32,28 @@ __all__ = [
     "LIST_WORKFLOW_EXECUTIONS_BY_STATUS",
     "LIST_WORKFLOW_EXECUTIONS_BY_TYPE",
     "LIST_WORKFLOW_PROGRESS",
-    "LIST_WORKFLOW_RETRIES",
     "RECORD_WORKFLOW_EXECUTION",
+    "RETRY_FAILED_WORKFLOW_EXECUTIONS",
+    "RETRY_WORKFLOW_EXECUTION",
     "START_WORKFLOW_EXECUTION",
+    "TIME_OUT_WORKFLOW_EXECUTIONS",
     "GetWorkflowDetailRow",
+    "GetWorkflowTimelineRow",
     "ListFailedWorkflowsByCustomerRow",
     "ListFailedWorkflowsRow",
     "ListRunningWorkflowsRow",
     "ListWorkflowProgressRow",
     "WorkflowSummary",
     "cancel_workflow_execution",
+    "claim_workflow_execution",
     "complete_workflow_execution",
     "create_workflow_execution",
     "delete_workflow_execution",
     "fail_workflow_execution",
     "get_workflow_detail",
     "get_workflow_execution",
+    "get_workflow_lineage",
+    "get_workflow_timeline",
     "heartbeat_workflow_execution",
     "list_failed_workflows",
     "list_failed_workflows_by_customer",
@@ -55,9 +64,11 @@ __all__ = [
     "list_workflow_executions_by_status",
     "list_workflow_executions_by_type",
     "list_workflow_progress",
-    "list_workflow_retries",
     "record_workflow_execution",
+    "retry_failed_workflow_executions",
+    "retry_workflow_execution",
     "start_workflow_execution",
+    "time_out_workflow_executions",
 ]
 
 
@@ -621,7 +632,8 @@ LIMIT $3
 class WorkflowSummary:
     """A row of `list_workflow_executions`, `list_workflow_executions_by_status`,
     `list_open_workflow_executions`, `list_workflow_executions_by_type`,
-    `list_workflow_executions_by_agent`, `list_workflow_retries`, `heartbeat_workflow_execution`.
+    `list_workflow_executions_by_agent`, `get_workflow_lineage`, `heartbeat_workflow_execution`,
+    `time_out_workflow_executions`, `retry_failed_workflow_executions`.
     """
 
     customer_id: uuid.UUID
@@ -860,7 +872,37 @@ def list_workflow_executions_by_agent(
     )
 
 
-LIST_WORKFLOW_RETRIES: typing.Final = """-- name: list_workflow_retries :many
+GET_WORKFLOW_LINEAGE: typing.Final = """-- name: get_workflow_lineage :many
+WITH RECURSIVE earlier AS (
+    SELECT
+        id,
+        retried_from_id
+    FROM workflow_executions
+    WHERE
+        customer_id = $1
+        AND id = $2
+    UNION
+    SELECT
+        workflow_executions.id,
+        workflow_executions.retried_from_id
+    FROM earlier
+    INNER JOIN workflow_executions ON earlier.retried_from_id = workflow_executions.id
+    WHERE workflow_executions.customer_id = $1
+),
+
+later AS (
+    SELECT id
+    FROM workflow_executions
+    WHERE
+        customer_id = $1
+        AND id = $2
+    UNION
+    SELECT workflow_executions.id
+    FROM later
+    INNER JOIN workflow_executions ON later.id = workflow_executions.retried_from_id
+    WHERE workflow_executions.customer_id = $1
+)
+
 SELECT
     customer_id,
     id,
@@ -878,24 +920,236 @@ SELECT
 FROM workflow_executions
 WHERE
     customer_id = $1
-    AND retried_from_id = $2::uuid
-ORDER BY id
+    AND id IN (
+        SELECT earlier.id
+        FROM earlier
+        UNION ALL
+        SELECT later.id
+        FROM later
+    )
+ORDER BY attempt, id
 """
 
 
-def list_workflow_retries(
+def get_workflow_lineage(
+    conn: psycopg.Connection[typing.Any],
+    *,
+    customer_id: uuid.UUID | None = None,
+    id: uuid.UUID | None = None,
+) -> list[WorkflowSummary]:
+    """All attempts at what a run is an attempt at, the first one first: the runs that it retries, the
+    run itself and those that retry it, without their payloads. Empty where there is no such run. A
+    deleted run splits the line.
+    """
+    return _runtime.many(conn, GET_WORKFLOW_LINEAGE, (customer_id, id), _make_workflow_summary)
+
+
+GET_WORKFLOW_TIMELINE: typing.Final = """-- name: get_workflow_timeline :many
+WITH run AS (
+    SELECT customer_id, id, agent_id, workflow_type, status, attempt, retried_from_id, started_at, heartbeat_at, completed_at, deadline_at, input_data, output_data, error_details, metadata, created_at, updated_at
+    FROM workflow_executions
+    WHERE
+        customer_id = $1
+        AND id = $2::uuid
+),
+
+step AS (
+    SELECT customer_id, workflow_execution_id, id, step_name, step_order, status, retry_count, max_retries, next_attempt_at, started_at, completed_at, input_data, output_data, error_details, metadata, created_at, updated_at
+    FROM workflow_steps
+    WHERE
+        customer_id = $1
+        AND workflow_execution_id = $2::uuid
+),
+
+audited AS (
+    SELECT
+        events.created_at,
+        events.id,
+        events.subject_type,
+        events.subject_id,
+        events.actor,
+        events.data ->> 'from' AS from_status,
+        events.data ->> 'to' AS to_status,
+        CASE events.subject_type
+            WHEN 'workflow_execution' THEN (events.data ->> 'attempt')::integer
+            -- A step that is put back has counted its next attempt already.
+            ELSE
+                (events.data ->> 'retry_count')::integer
+                + (events.data ->> 'to' != 'retrying')::integer
+        END AS attempt,
+        events.data -> 'error' AS error,
+        CASE
+            WHEN events.data ->> 'from' = 'running'
+                THEN
+                    events.created_at
+                    - lag(events.created_at) OVER (
+                        PARTITION BY events.subject_id ORDER BY events.created_at, events.id
+                    )
+        END AS duration
+    FROM events
+    WHERE
+        events.customer_id = $1
+        AND events.subject_id = any($2 || array(SELECT step.id FROM step))
+        AND events.subject_type IN ('workflow_execution', 'workflow_step')
+        AND events.data ? 'from'
+),
+
+witnessed AS (
+    SELECT created_at, id, subject_type, subject_id, actor, from_status, to_status, attempt, error, duration
+    FROM audited
+    WHERE
+        -- One that was inserted in a later state came from elsewhere.
+        from_status IS NOT NULL
+        OR to_status = 'pending'
+),
+
+told AS (
+    SELECT
+        'workflow_execution' AS subject_type,
+        run.id AS subject_id,
+        milestone.happened_at,
+        milestone.status,
+        run.attempt,
+        CASE WHEN milestone.is_end THEN run.completed_at - run.started_at END AS duration,
+        CASE WHEN milestone.is_end THEN run.error_details END AS error
+    FROM run
+    CROSS JOIN
+        unnest(
+            ARRAY['pending', 'running', run.status::text],
+            ARRAY[run.created_at, run.started_at, run.completed_at],
+            ARRAY[false, false, true]
+        ) AS milestone (status, happened_at, is_end)
+    UNION ALL
+    SELECT
+        'workflow_step' AS subject_type,
+        step.id AS subject_id,
+        milestone.happened_at,
+        milestone.status,
+        step.retry_count + 1 AS attempt,
+        CASE WHEN milestone.is_end THEN step.completed_at - step.started_at END AS duration,
+        CASE WHEN milestone.is_end AND step.status = 'failed' THEN step.error_details END AS error
+    FROM step
+    CROSS JOIN
+        unnest(
+            ARRAY['running', step.status::text],
+            ARRAY[step.started_at, step.completed_at],
+            ARRAY[false, true]
+        ) AS milestone (status, happened_at, is_end)
+)
+
+SELECT
+    story.happened_at::timestamptz AS happened_at,
+    story.subject_type::text AS subject_type,
+    story.subject_id::uuid AS subject_id,
+    story.status,
+    coalesce(story.name, step.step_name) AS name,
+    step.step_order,
+    story.attempt,
+    story.duration,
+    story.error,
+    story.actor
+FROM (
+    SELECT
+        created_at AS happened_at,
+        subject_type,
+        subject_id,
+        to_status AS status,
+        NULL AS name,
+        attempt,
+        duration,
+        error,
+        actor,
+        id AS tie
+    FROM witnessed
+    UNION ALL
+    SELECT
+        told.happened_at,
+        told.subject_type,
+        told.subject_id,
+        told.status,
+        NULL AS name,
+        told.attempt,
+        told.duration,
+        told.error,
+        (
+            SELECT audited.actor
+            FROM audited
+            WHERE
+                audited.from_status IS NULL
+                AND audited.to_status != 'pending'
+        ) AS actor,
+        told.subject_id AS tie
+    FROM told
+    WHERE
+        told.happened_at IS NOT NULL
+        AND NOT EXISTS (
+            SELECT
+            FROM witnessed
+            WHERE
+                witnessed.subject_id = told.subject_id
+                AND witnessed.to_status = told.status
+        )
+    UNION ALL
+    SELECT
+        workflow_artifacts.created_at,
+        'workflow_artifact' AS subject_type,
+        workflow_artifacts.id,
+        NULL AS status,
+        workflow_artifacts.artifact_name AS name,
+        NULL AS attempt,
+        NULL AS duration,
+        NULL AS error,
+        NULL AS actor,
+        workflow_artifacts.id AS tie
+    FROM workflow_artifacts
+    WHERE
+        workflow_artifacts.customer_id = $1
+        AND workflow_artifacts.workflow_execution_id = $2::uuid
+) AS story
+LEFT JOIN step ON story.subject_id = step.id
+ORDER BY
+    story.happened_at,
+    -- Of what is told to have happened at one moment: the run begins first and ends last.
+    CASE
+        WHEN story.subject_type != 'workflow_execution' THEN 2
+        WHEN story.status IN ('pending', 'running') THEN 1
+        ELSE 3
+    END,
+    story.status != 'running',
+    step.step_order,
+    story.tie
+"""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class GetWorkflowTimelineRow:
+    """A row of `get_workflow_timeline`."""
+
+    happened_at: datetime.datetime
+    subject_type: str
+    subject_id: uuid.UUID
+    status: str | None
+    name: str | None
+    step_order: int | None
+    attempt: int | None
+    duration: datetime.timedelta | None
+    error: models.JSON | None
+    actor: str | None
+
+
+def get_workflow_timeline(
     conn: psycopg.Connection[typing.Any],
     *,
     customer_id: uuid.UUID,
-    retried_from_id: uuid.UUID,
-) -> list[WorkflowSummary]:
-    """Runs that retry this one, oldest first, without their payloads."""
-    return _runtime.many(
-        conn,
-        LIST_WORKFLOW_RETRIES,
-        (customer_id, retried_from_id),
-        _make_workflow_summary,
-    )
+    id: uuid.UUID,
+) -> list[GetWorkflowTimelineRow]:
+    """The story of a run in order: created, started, every attempt at every step, artifacts, the end,
+    and by whom. status is the one entered, NULL for an artifact. Where an attempt at a step or the
+    run ends, duration says how long it ran and error why it failed. name is that of the step or the
+    artifact. What was imported, and so did not happen under the eyes of the audit log, is told from
+    the rows. Of a run that was deleted its own events remain.
+    """
+    return _runtime.many(conn, GET_WORKFLOW_TIMELINE, (customer_id, id), GetWorkflowTimelineRow)
 
 
 LIST_WORKFLOW_PROGRESS: typing.Final = """-- name: list_workflow_progress :many
@@ -1400,13 +1654,56 @@ def start_workflow_execution(
     return _runtime.one(conn, START_WORKFLOW_EXECUTION, (customer_id, id), _make_workflow_execution)
 
 
+CLAIM_WORKFLOW_EXECUTION: typing.Final = """-- name: claim_workflow_execution :one
+WITH next_run AS MATERIALIZED (
+    SELECT
+        customer_id,
+        id
+    FROM workflow_executions
+    WHERE
+        agent_id = $1
+        AND status = 'pending'
+    ORDER BY id
+    LIMIT 1
+    FOR NO KEY UPDATE SKIP LOCKED
+)
+
+UPDATE workflow_executions
+SET
+    status = 'running',
+    started_at = now(),
+    heartbeat_at = now()
+FROM next_run
+WHERE
+    workflow_executions.customer_id = next_run.customer_id
+    AND workflow_executions.id = next_run.id
+RETURNING workflow_executions.customer_id, workflow_executions.id, workflow_executions.agent_id, workflow_executions.workflow_type, workflow_executions.status, workflow_executions.attempt, workflow_executions.retried_from_id, workflow_executions.started_at, workflow_executions.heartbeat_at, workflow_executions.completed_at, workflow_executions.deadline_at, workflow_executions.input_data, workflow_executions.output_data, workflow_executions.error_details, workflow_executions.metadata, workflow_executions.created_at, workflow_executions.updated_at
+"""
+
+
+def claim_workflow_execution(
+    conn: psycopg.Connection[typing.Any],
+    *,
+    agent_id: uuid.UUID | None = None,
+) -> models.WorkflowExecution | None:
+    """Move the oldest pending run of an agent to running and return it; None where none waits.
+
+    Callers at the same moment get different runs, without waiting for one another. For agents: it
+    spans customers.
+    """
+    return _runtime.one(conn, CLAIM_WORKFLOW_EXECUTION, (agent_id,), _make_workflow_execution)
+
+
 HEARTBEAT_WORKFLOW_EXECUTION: typing.Final = """-- name: heartbeat_workflow_execution :one
 UPDATE workflow_executions
 SET heartbeat_at = now()
 WHERE
     customer_id = $1
     AND id = $2
-    AND status = 'running'
+    AND CASE
+        WHEN attempt = $3 THEN status = 'running'
+        ELSE refuse_stale_write('workflow_execution', id, $3, attempt)
+    END
 RETURNING
     customer_id,
     id,
@@ -1429,43 +1726,36 @@ def heartbeat_workflow_execution(
     *,
     customer_id: uuid.UUID,
     id: uuid.UUID,
+    attempt: int,
 ) -> WorkflowSummary | None:
     """Note that a running run is alive; None where it is not running (any more), which tells its
-    executor to stop. The payloads are left out: a heartbeat is to cost little.
+    executor to stop. The payloads are left out: a heartbeat is to cost little. attempt is that of
+    the run as its executor got it.
+
+    Raises StaleWriter where the run is another attempt.
     """
     return _runtime.one(
         conn,
         HEARTBEAT_WORKFLOW_EXECUTION,
-        (customer_id, id),
+        (customer_id, id, attempt),
         _make_workflow_summary,
     )
 
 
 COMPLETE_WORKFLOW_EXECUTION: typing.Final = """-- name: complete_workflow_execution :one
-WITH ready AS MATERIALIZED (
-    -- Locked first, so that no step is added once we have looked for open ones.
-    SELECT
-        customer_id,
-        id
-    FROM workflow_executions
-    WHERE
-        customer_id = $2
-        AND id = $3
-        AND status = 'running'
-    FOR NO KEY UPDATE
-)
-
 UPDATE workflow_executions
 SET
     status = 'completed',
-    completed_at = greatest(now(), workflow_executions.started_at),
-    output_data = coalesce($1::jsonb, workflow_executions.output_data)
-FROM ready
+    completed_at = greatest(now(), started_at),
+    output_data = coalesce($1::jsonb, output_data)
 WHERE
-    workflow_executions.customer_id = ready.customer_id
-    AND workflow_executions.id = ready.id
-    AND NOT workflow_has_open_steps(ready.customer_id, ready.id)
-RETURNING workflow_executions.customer_id, workflow_executions.id, workflow_executions.agent_id, workflow_executions.workflow_type, workflow_executions.status, workflow_executions.attempt, workflow_executions.retried_from_id, workflow_executions.started_at, workflow_executions.heartbeat_at, workflow_executions.completed_at, workflow_executions.deadline_at, workflow_executions.input_data, workflow_executions.output_data, workflow_executions.error_details, workflow_executions.metadata, workflow_executions.created_at, workflow_executions.updated_at
+    customer_id = $2
+    AND id = $3
+    AND CASE
+        WHEN attempt = $4 THEN status = 'running'
+        ELSE refuse_stale_write('workflow_execution', id, $4, attempt)
+    END
+RETURNING customer_id, id, agent_id, workflow_type, status, attempt, retried_from_id, started_at, heartbeat_at, completed_at, deadline_at, input_data, output_data, error_details, metadata, created_at, updated_at
 """
 
 
@@ -1473,37 +1763,38 @@ def complete_workflow_execution(
     conn: psycopg.Connection[typing.Any],
     *,
     output_data: models.JSON | None = None,
-    customer_id: uuid.UUID | None = None,
-    id: uuid.UUID | None = None,
+    customer_id: uuid.UUID,
+    id: uuid.UUID,
+    attempt: int,
 ) -> models.WorkflowExecution | None:
-    """Move a run from running to completed, with what came of it; None where it was not running, or
-    has steps that are still open.
+    """Move a run from running to completed, with what came of it; None where it was not running.
+    attempt is that of the run as its executor got it.
+
+    Raises IllegalTransition where steps of it are still open, and StaleWriter where the run is
+    another attempt.
     """
     return _runtime.one(
         conn,
         COMPLETE_WORKFLOW_EXECUTION,
-        (_runtime.to_jsonb(output_data), customer_id, id),
+        (_runtime.to_jsonb(output_data), customer_id, id, attempt),
         _make_workflow_execution,
     )
 
 
 FAIL_WORKFLOW_EXECUTION: typing.Final = """-- name: fail_workflow_execution :one
-WITH failed AS (
-    UPDATE workflow_executions
-    SET
-        status = 'failed',
-        completed_at = greatest(now(), started_at),
-        error_details = $1::jsonb
-    WHERE
-        customer_id = $2
-        AND id = $3
-        AND status = 'running'
-    RETURNING customer_id, id, agent_id, workflow_type, status, attempt, retried_from_id, started_at, heartbeat_at, completed_at, deadline_at, input_data, output_data, error_details, metadata, created_at, updated_at
-)
-
-SELECT failed.customer_id, failed.id, failed.agent_id, failed.workflow_type, failed.status, failed.attempt, failed.retried_from_id, failed.started_at, failed.heartbeat_at, failed.completed_at, failed.deadline_at, failed.input_data, failed.output_data, failed.error_details, failed.metadata, failed.created_at, failed.updated_at
-FROM failed
-CROSS JOIN close_workflow_steps(failed.customer_id, failed.id, failed.error_details)
+UPDATE workflow_executions
+SET
+    status = 'failed',
+    completed_at = greatest(now(), started_at),
+    error_details = $1::jsonb
+WHERE
+    customer_id = $2
+    AND id = $3
+    AND CASE
+        WHEN attempt = $4 THEN status = 'running'
+        ELSE refuse_stale_write('workflow_execution', id, $4, attempt)
+    END
+RETURNING customer_id, id, agent_id, workflow_type, status, attempt, retried_from_id, started_at, heartbeat_at, completed_at, deadline_at, input_data, output_data, error_details, metadata, created_at, updated_at
 """
 
 
@@ -1513,41 +1804,44 @@ def fail_workflow_execution(
     error_details: models.JSON,
     customer_id: uuid.UUID,
     id: uuid.UUID,
+    attempt: int,
 ) -> models.WorkflowExecution | None:
-    """Move a run from running to failed, with the reason (an object: type, message, ...), and close
-    its open steps: a running one fails with the same reason, the others are skipped. None where the
-    run was not running.
+    """Move a run from running to failed, with the reason (an object: type, message, ...).
+
+    Its open steps are closed: a running one fails with the same reason, the others are skipped.
+    None where the run was not running. attempt is that of the run as its executor got it.
+
+    Raises StaleWriter where the run is another attempt.
     """
     return _runtime.one(
         conn,
         FAIL_WORKFLOW_EXECUTION,
-        (_runtime.to_jsonb(error_details), customer_id, id),
+        (_runtime.to_jsonb(error_details), customer_id, id, attempt),
         _make_workflow_execution,
     )
 
 
 CANCEL_WORKFLOW_EXECUTION: typing.Final = """-- name: cancel_workflow_execution :one
-WITH cancelled AS (
-    UPDATE workflow_executions
-    SET
-        status = 'cancelled',
-        completed_at = greatest(now(), started_at),
-        metadata = metadata || jsonb_build_object('cancel_reason', $1::text)
-    WHERE
-        customer_id = $2
-        AND id = $3
-        AND status IN ('pending', 'running')
-    RETURNING customer_id, id, agent_id, workflow_type, status, attempt, retried_from_id, started_at, heartbeat_at, completed_at, deadline_at, input_data, output_data, error_details, metadata, created_at, updated_at
+WITH acting AS MATERIALIZED (
+    SELECT
+        set_config(
+            'optiinfra.actor',
+            coalesce($4::text, current_setting('optiinfra.actor', true), ''),
+            true
+        ) AS actor
 )
 
-SELECT cancelled.customer_id, cancelled.id, cancelled.agent_id, cancelled.workflow_type, cancelled.status, cancelled.attempt, cancelled.retried_from_id, cancelled.started_at, cancelled.heartbeat_at, cancelled.completed_at, cancelled.deadline_at, cancelled.input_data, cancelled.output_data, cancelled.error_details, cancelled.metadata, cancelled.created_at, cancelled.updated_at
-FROM cancelled
-CROSS JOIN
-    close_workflow_steps(
-        cancelled.customer_id,
-        cancelled.id,
-        jsonb_build_object('type', 'WorkflowCancelled', 'message', $1::text)
-    )
+UPDATE workflow_executions
+SET
+    status = 'cancelled',
+    completed_at = greatest(now(), workflow_executions.started_at),
+    metadata = workflow_executions.metadata || jsonb_build_object('cancel_reason', $1::text)
+FROM acting
+WHERE
+    workflow_executions.customer_id = $2
+    AND workflow_executions.id = $3
+    AND workflow_executions.status IN ('pending', 'running')
+RETURNING workflow_executions.customer_id, workflow_executions.id, workflow_executions.agent_id, workflow_executions.workflow_type, workflow_executions.status, workflow_executions.attempt, workflow_executions.retried_from_id, workflow_executions.started_at, workflow_executions.heartbeat_at, workflow_executions.completed_at, workflow_executions.deadline_at, workflow_executions.input_data, workflow_executions.output_data, workflow_executions.error_details, workflow_executions.metadata, workflow_executions.created_at, workflow_executions.updated_at
 """
 
 
@@ -1557,16 +1851,387 @@ def cancel_workflow_execution(
     reason: str,
     customer_id: uuid.UUID,
     id: uuid.UUID,
+    actor: str | None = None,
 ) -> models.WorkflowExecution | None:
-    """Move a run from pending or running to cancelled, note the reason (as cancel_reason in its
-    metadata), and close its open steps: a running one fails with that reason, the others are
-    skipped. None where the run was over.
+    """Move a run from pending or running to cancelled, and note the reason (as cancel_reason in its
+    metadata). Its open steps are closed: a running one fails with that reason, the others are
+    skipped. None where the run was over. Who did it is the actor of the connection, or actor, which
+    then acts for the rest of the transaction.
     """
     return _runtime.one(
         conn,
         CANCEL_WORKFLOW_EXECUTION,
-        (reason, customer_id, id),
+        (reason, customer_id, id, actor),
         _make_workflow_execution,
+    )
+
+
+TIME_OUT_WORKFLOW_EXECUTIONS: typing.Final = """-- name: time_out_workflow_executions :many
+WITH past_deadline AS MATERIALIZED (
+    SELECT
+        customer_id,
+        id,
+        jsonb_build_object(
+            'type', 'DeadlineExceeded',
+            'message', format('not over by its deadline, %s', deadline_at)
+        ) AS error_details
+    FROM workflow_executions
+    WHERE
+        status IN ('pending', 'running')
+        AND deadline_at < now()
+    ORDER BY deadline_at
+    LIMIT $1
+    FOR NO KEY UPDATE SKIP LOCKED
+),
+
+without_heartbeat AS MATERIALIZED (
+    SELECT
+        customer_id,
+        id,
+        jsonb_build_object(
+            'type', 'HeartbeatLost',
+            'message', format('no heartbeat since %s', coalesce(heartbeat_at, started_at))
+        ) AS error_details
+    FROM workflow_executions
+    WHERE
+        status = 'running'
+        AND coalesce(heartbeat_at, started_at)
+        < now() - $2::interval
+        AND (deadline_at < now()) IS NOT true
+    ORDER BY coalesce(heartbeat_at, started_at)
+    LIMIT $1
+    FOR NO KEY UPDATE SKIP LOCKED
+),
+
+overdue AS (
+    SELECT customer_id, id, error_details FROM past_deadline
+    UNION ALL
+    SELECT customer_id, id, error_details FROM without_heartbeat
+    LIMIT $1
+),
+
+timed_out AS (
+    UPDATE workflow_executions
+    SET
+        status = 'timeout',
+        completed_at = greatest(now(), workflow_executions.started_at),
+        error_details = overdue.error_details
+    FROM overdue
+    WHERE
+        workflow_executions.customer_id = overdue.customer_id
+        AND workflow_executions.id = overdue.id
+    RETURNING workflow_executions.customer_id, workflow_executions.id, workflow_executions.agent_id, workflow_executions.workflow_type, workflow_executions.status, workflow_executions.attempt, workflow_executions.retried_from_id, workflow_executions.started_at, workflow_executions.heartbeat_at, workflow_executions.completed_at, workflow_executions.deadline_at, workflow_executions.input_data, workflow_executions.output_data, workflow_executions.error_details, workflow_executions.metadata, workflow_executions.created_at, workflow_executions.updated_at
+)
+
+SELECT
+    customer_id,
+    id,
+    agent_id,
+    workflow_type,
+    status,
+    attempt,
+    retried_from_id,
+    started_at,
+    heartbeat_at,
+    completed_at,
+    deadline_at,
+    created_at,
+    updated_at
+FROM timed_out
+ORDER BY id
+"""
+
+
+def time_out_workflow_executions(
+    conn: psycopg.Connection[typing.Any],
+    *,
+    max_rows: int,
+    heartbeat_timeout: datetime.timedelta | None = None,
+) -> list[WorkflowSummary]:
+    """Move up to max_rows runs to timeout that are past their deadline_at, and, where
+    heartbeat_timeout is given, running ones whose last heartbeat is longer ago than that; the
+    longest overdue first. error_details says which (type DeadlineExceeded or HeartbeatLost); their
+    open steps are closed as by fail_workflow_execution. Returns them. Runs that somebody is writing
+    at the moment are left for the next sweep. For operators: it spans customers.
+    """
+    return _runtime.many(
+        conn,
+        TIME_OUT_WORKFLOW_EXECUTIONS,
+        (max_rows, heartbeat_timeout),
+        _make_workflow_summary,
+    )
+
+
+RETRY_WORKFLOW_EXECUTION: typing.Final = """-- name: retry_workflow_execution :one
+WITH original AS MATERIALIZED (
+    SELECT customer_id, id, agent_id, workflow_type, status, attempt, retried_from_id, started_at, heartbeat_at, completed_at, deadline_at, input_data, output_data, error_details, metadata, created_at, updated_at
+    FROM workflow_executions
+    WHERE
+        customer_id = $1
+        AND id = $2
+        AND status IN ('failed', 'timeout', 'cancelled')
+),
+
+retry AS (
+    INSERT INTO workflow_executions (
+        customer_id,
+        agent_id,
+        workflow_type,
+        attempt,
+        retried_from_id,
+        deadline_at,
+        input_data,
+        metadata
+    )
+    SELECT
+        original.customer_id,
+        original.agent_id,
+        original.workflow_type,
+        original.attempt + 1,
+        original.id,
+        coalesce(
+            $3::timestamptz,
+            now() + (original.deadline_at - original.created_at)
+        ),
+        original.input_data,
+        original.metadata - 'cancel_reason'
+    FROM original
+    ON CONFLICT (customer_id, retried_from_id) WHERE retried_from_id IS NOT NULL
+    DO UPDATE SET retried_from_id = excluded.retried_from_id
+    RETURNING workflow_executions.customer_id, workflow_executions.id, workflow_executions.agent_id, workflow_executions.workflow_type, workflow_executions.status, workflow_executions.attempt, workflow_executions.retried_from_id, workflow_executions.started_at, workflow_executions.heartbeat_at, workflow_executions.completed_at, workflow_executions.deadline_at, workflow_executions.input_data, workflow_executions.output_data, workflow_executions.error_details, workflow_executions.metadata, workflow_executions.created_at, workflow_executions.updated_at, (xmax = 0) AS is_new
+),
+
+planned AS (
+    INSERT INTO workflow_steps (
+        customer_id,
+        workflow_execution_id,
+        step_name,
+        step_order,
+        status,
+        max_retries,
+        completed_at,
+        input_data,
+        output_data,
+        metadata
+    )
+    SELECT
+        step.customer_id,
+        retry.id,
+        step.step_name,
+        step.step_order,
+        CASE WHEN step.is_done THEN 'skipped' ELSE 'pending' END::step_status,
+        step.max_retries,
+        CASE WHEN step.is_done THEN now() END,
+        step.input_data,
+        CASE WHEN step.is_done THEN step.output_data ELSE '{}' END,
+        CASE
+            WHEN step.is_done
+                THEN step.metadata || jsonb_build_object('carried_over_from', step.id)
+            ELSE step.metadata - 'carried_over_from'
+        END
+    FROM retry
+    CROSS JOIN
+        LATERAL (
+            SELECT
+                workflow_steps.customer_id, workflow_steps.workflow_execution_id, workflow_steps.id, workflow_steps.step_name, workflow_steps.step_order, workflow_steps.status, workflow_steps.retry_count, workflow_steps.max_retries, workflow_steps.next_attempt_at, workflow_steps.started_at, workflow_steps.completed_at, workflow_steps.input_data, workflow_steps.output_data, workflow_steps.error_details, workflow_steps.metadata, workflow_steps.created_at, workflow_steps.updated_at,
+                workflow_steps.step_order < coalesce(
+                    $4::integer,
+                    min(workflow_steps.step_order) FILTER (
+                        WHERE workflow_steps.status = 'failed'
+                    ) OVER (),
+                    1 + max(workflow_steps.step_order) FILTER (
+                        WHERE
+                        workflow_steps.status = 'completed'
+                        OR workflow_steps.metadata ? 'carried_over_from'
+                    ) OVER (),
+                    0
+                ) AS is_done
+            FROM workflow_steps
+            WHERE
+                workflow_steps.customer_id = retry.customer_id
+                AND workflow_steps.workflow_execution_id = retry.retried_from_id
+        ) AS step
+    WHERE retry.is_new
+)
+
+SELECT
+    customer_id,
+    id,
+    agent_id,
+    workflow_type,
+    status,
+    attempt,
+    retried_from_id,
+    started_at,
+    heartbeat_at,
+    completed_at,
+    deadline_at,
+    input_data,
+    output_data,
+    error_details,
+    metadata,
+    created_at,
+    updated_at
+FROM retry
+"""
+
+
+def retry_workflow_execution(
+    conn: psycopg.Connection[typing.Any],
+    *,
+    customer_id: uuid.UUID | None = None,
+    id: uuid.UUID | None = None,
+    deadline_at: datetime.datetime | None = None,
+    from_step: int | None = None,
+) -> models.WorkflowExecution | None:
+    """Retry a run that failed, timed out or was cancelled: a new pending run with attempt + 1 and
+    retried_from_id, and its steps. Those that had completed before the failed one are carried over,
+    as skipped steps with their outputs (carried_over_from in their metadata); the failed one and
+    those after it are pending again. from_step, the step_order of another one, says to begin there.
+    A deadline stays as long after the creation as it was, unless deadline_at says otherwise. A run
+    is retried once: retrying it again returns the run that already does (retry that one, in turn).
+    None where the run is unknown, not over, or completed.
+    """
+    return _runtime.one(
+        conn,
+        RETRY_WORKFLOW_EXECUTION,
+        (customer_id, id, _runtime.aware("deadline_at", deadline_at), from_step),
+        _make_workflow_execution,
+    )
+
+
+RETRY_FAILED_WORKFLOW_EXECUTIONS: typing.Final = """-- name: retry_failed_workflow_executions :many
+WITH original AS MATERIALIZED (
+    SELECT customer_id, id, agent_id, workflow_type, status, attempt, retried_from_id, started_at, heartbeat_at, completed_at, deadline_at, input_data, output_data, error_details, metadata, created_at, updated_at
+    FROM workflow_executions
+    WHERE
+        customer_id = $1
+        AND workflow_type = $2
+        AND status IN ('failed', 'timeout')
+        AND completed_at >= $3
+        AND NOT EXISTS (
+            SELECT
+            FROM workflow_executions AS retry
+            WHERE
+                retry.customer_id = workflow_executions.customer_id
+                AND retry.retried_from_id = workflow_executions.id
+        )
+    ORDER BY id
+    LIMIT $4
+),
+
+retry AS (
+    INSERT INTO workflow_executions (
+        customer_id,
+        agent_id,
+        workflow_type,
+        attempt,
+        retried_from_id,
+        deadline_at,
+        input_data,
+        metadata
+    )
+    SELECT
+        customer_id,
+        agent_id,
+        workflow_type,
+        attempt + 1,
+        id,
+        now() + (deadline_at - created_at),
+        input_data,
+        metadata
+    FROM original
+    ON CONFLICT (customer_id, retried_from_id) WHERE retried_from_id IS NOT NULL DO NOTHING
+    RETURNING customer_id, id, agent_id, workflow_type, status, attempt, retried_from_id, started_at, heartbeat_at, completed_at, deadline_at, input_data, output_data, error_details, metadata, created_at, updated_at
+),
+
+planned AS (
+    INSERT INTO workflow_steps (
+        customer_id,
+        workflow_execution_id,
+        step_name,
+        step_order,
+        status,
+        max_retries,
+        completed_at,
+        input_data,
+        output_data,
+        metadata
+    )
+    SELECT
+        step.customer_id,
+        retry.id,
+        step.step_name,
+        step.step_order,
+        CASE WHEN step.is_done THEN 'skipped' ELSE 'pending' END::step_status,
+        step.max_retries,
+        CASE WHEN step.is_done THEN now() END,
+        step.input_data,
+        CASE WHEN step.is_done THEN step.output_data ELSE '{}' END,
+        CASE
+            WHEN step.is_done
+                THEN step.metadata || jsonb_build_object('carried_over_from', step.id)
+            ELSE step.metadata - 'carried_over_from'
+        END
+    FROM retry
+    CROSS JOIN
+        LATERAL (
+            SELECT
+                workflow_steps.customer_id, workflow_steps.workflow_execution_id, workflow_steps.id, workflow_steps.step_name, workflow_steps.step_order, workflow_steps.status, workflow_steps.retry_count, workflow_steps.max_retries, workflow_steps.next_attempt_at, workflow_steps.started_at, workflow_steps.completed_at, workflow_steps.input_data, workflow_steps.output_data, workflow_steps.error_details, workflow_steps.metadata, workflow_steps.created_at, workflow_steps.updated_at,
+                workflow_steps.step_order < coalesce(
+                    min(workflow_steps.step_order) FILTER (
+                        WHERE workflow_steps.status = 'failed'
+                    ) OVER (),
+                    1 + max(workflow_steps.step_order) FILTER (
+                        WHERE
+                        workflow_steps.status = 'completed'
+                        OR workflow_steps.metadata ? 'carried_over_from'
+                    ) OVER (),
+                    0
+                ) AS is_done
+            FROM workflow_steps
+            WHERE
+                workflow_steps.customer_id = retry.customer_id
+                AND workflow_steps.workflow_execution_id = retry.retried_from_id
+        ) AS step
+)
+
+SELECT
+    customer_id,
+    id,
+    agent_id,
+    workflow_type,
+    status,
+    attempt,
+    retried_from_id,
+    started_at,
+    heartbeat_at,
+    completed_at,
+    deadline_at,
+    created_at,
+    updated_at
+FROM retry
+ORDER BY id
+"""
+
+
+def retry_failed_workflow_executions(
+    conn: psycopg.Connection[typing.Any],
+    *,
+    customer_id: uuid.UUID | None = None,
+    workflow_type: models.WorkflowType | None = None,
+    since: datetime.datetime | None = None,
+    max_rows: int | None = None,
+) -> list[WorkflowSummary]:
+    """Retry up to max_rows runs of a customer and type that failed or timed out since a time and are
+    not retried yet, the oldest first, each as retry_workflow_execution does. Returns the new runs;
+    call it until none comes.
+    """
+    return _runtime.many(
+        conn,
+        RETRY_FAILED_WORKFLOW_EXECUTIONS,
+        (customer_id, workflow_type, _runtime.aware("since", since), max_rows),
+        _make_workflow_summary,
     )
 
 

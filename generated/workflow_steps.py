@@ -220,7 +220,7 @@ def start_workflow_step(
     id: uuid.UUID | None = None,
 ) -> models.WorkflowStep | None:
     """Move a step to running: a pending one, or a retrying one whose time has come, of a running run;
-    None where it was neither.
+    None where it was neither. What comes back has the retry_count that this attempt's writes carry.
     """
     return _runtime.one(
         conn,
@@ -240,7 +240,10 @@ WHERE
     customer_id = $2
     AND workflow_execution_id = $3
     AND id = $4
-    AND status = 'running'
+    AND CASE
+        WHEN retry_count = $5 THEN status = 'running'
+        ELSE refuse_stale_write('workflow_step', id, $5, retry_count)
+    END
 RETURNING customer_id, workflow_execution_id, id, step_name, step_order, status, retry_count, max_retries, next_attempt_at, started_at, completed_at, input_data, output_data, error_details, metadata, created_at, updated_at
 """
 
@@ -252,12 +255,17 @@ def complete_workflow_step(
     customer_id: uuid.UUID,
     workflow_execution_id: uuid.UUID,
     id: uuid.UUID,
+    retry_count: int,
 ) -> models.WorkflowStep | None:
-    """Move a step from running to completed, with what came of it; None where it was not running."""
+    """Move a step from running to completed, with what came of it; None where it was not running.
+    retry_count is that of the step as its executor started it.
+
+    Raises StaleWriter where the step was put back for another attempt since, and changes nothing.
+    """
     return _runtime.one(
         conn,
         COMPLETE_WORKFLOW_STEP,
-        (_runtime.to_jsonb(output_data), customer_id, workflow_execution_id, id),
+        (_runtime.to_jsonb(output_data), customer_id, workflow_execution_id, id, retry_count),
         _make_workflow_step,
     )
 
@@ -273,7 +281,10 @@ WITH completed AS (
         customer_id = $2::uuid
         AND workflow_execution_id = $3::uuid
         AND id = $4::uuid
-        AND status = 'running'
+        AND CASE
+            WHEN retry_count = $5 THEN status = 'running'
+            ELSE refuse_stale_write('workflow_step', id, $5, retry_count)
+        END
     RETURNING customer_id, workflow_execution_id, id, step_name, step_order, status, retry_count, max_retries, next_attempt_at, started_at, completed_at, input_data, output_data, error_details, metadata, created_at, updated_at
 ),
 
@@ -310,19 +321,23 @@ def advance_workflow_step(
     conn: psycopg.Connection[typing.Any],
     *,
     output_data: models.JSON | None = None,
-    customer_id: uuid.UUID,
-    workflow_execution_id: uuid.UUID,
-    id: uuid.UUID,
+    customer_id: uuid.UUID | None = None,
+    workflow_execution_id: uuid.UUID | None = None,
+    id: uuid.UUID | None = None,
+    retry_count: int | None = None,
 ) -> list[models.WorkflowStep]:
     """Complete a running step and start the next pending one of the plan, in one statement.
 
     Returns the step completed and the step started; only the first where none was left to start, or
-    another session took it at that moment; nothing where the step was not running.
+    another session took it at that moment; nothing where the step was not running. retry_count is
+    that of the step as its executor started it.
+
+    Raises StaleWriter where the step was put back for another attempt since, and changes nothing.
     """
     return _runtime.many(
         conn,
         ADVANCE_WORKFLOW_STEP,
-        (_runtime.to_jsonb(output_data), customer_id, workflow_execution_id, id),
+        (_runtime.to_jsonb(output_data), customer_id, workflow_execution_id, id, retry_count),
         _make_workflow_step,
     )
 
@@ -365,7 +380,10 @@ WHERE
     customer_id = $5
     AND workflow_execution_id = $6
     AND id = $7
-    AND status = 'running'
+    AND CASE
+        WHEN retry_count = $8 THEN status = 'running'
+        ELSE refuse_stale_write('workflow_step', id, $8, retry_count)
+    END
 RETURNING customer_id, workflow_execution_id, id, step_name, step_order, status, retry_count, max_retries, next_attempt_at, started_at, completed_at, input_data, output_data, error_details, metadata, created_at, updated_at
 """
 
@@ -380,12 +398,15 @@ def fail_workflow_step(
     customer_id: uuid.UUID,
     workflow_execution_id: uuid.UUID,
     id: uuid.UUID,
+    retry_count: int,
 ) -> models.WorkflowStep | None:
     """Note that the attempt of a running step failed, with the reason (an object: type, message, ...).
     While it is retryable and retries are left, the step goes to retrying, to be started again after
     backoff_base_seconds (1 unless given), doubled with each retry up to backoff_cap_seconds (300
     unless given), and spread over half to the whole of that; else it goes to failed. None where it
-    was not running.
+    was not running. retry_count is that of the step as its executor started it.
+
+    Raises StaleWriter where the step was put back for another attempt since, and changes nothing.
     """
     return _runtime.one(
         conn,
@@ -398,6 +419,7 @@ def fail_workflow_step(
             customer_id,
             workflow_execution_id,
             id,
+            retry_count,
         ),
         _make_workflow_step,
     )
@@ -413,7 +435,10 @@ WHERE
     customer_id = $1
     AND workflow_execution_id = $2
     AND id = $3
-    AND status IN ('pending', 'running', 'retrying')
+    AND CASE
+        WHEN retry_count = $4 THEN status IN ('pending', 'running', 'retrying')
+        ELSE refuse_stale_write('workflow_step', id, $4, retry_count)
+    END
 RETURNING customer_id, workflow_execution_id, id, step_name, step_order, status, retry_count, max_retries, next_attempt_at, started_at, completed_at, input_data, output_data, error_details, metadata, created_at, updated_at
 """
 
@@ -424,11 +449,16 @@ def skip_workflow_step(
     customer_id: uuid.UUID,
     workflow_execution_id: uuid.UUID,
     id: uuid.UUID,
+    retry_count: int,
 ) -> models.WorkflowStep | None:
-    """Move a step that is not over to skipped; None where it was over."""
+    """Move a step that is not over to skipped; None where it was over. retry_count is that of the step
+    as the caller saw it.
+
+    Raises StaleWriter where the step was put back for another attempt since, and changes nothing.
+    """
     return _runtime.one(
         conn,
         SKIP_WORKFLOW_STEP,
-        (customer_id, workflow_execution_id, id),
+        (customer_id, workflow_execution_id, id, retry_count),
         _make_workflow_step,
     )

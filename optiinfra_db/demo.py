@@ -98,7 +98,7 @@ def _analyze_cost(conn: Connection, artifacts_dir: Path) -> UUID:
     except BaseException as error:
         details = {"type": type(error).__name__, "message": str(error)}
         workflow_executions.fail_workflow_execution(
-            conn, customer_id=ATLAS, id=run.id, error_details=details
+            conn, customer_id=ATLAS, id=run.id, attempt=run.attempt, error_details=details
         )
         raise
     return run.id
@@ -115,6 +115,7 @@ def _do_steps(conn: Connection, run_id: UUID, folder: Path) -> None:
             customer_id=ATLAS,
             workflow_execution_id=run_id,
             id=step_id,
+            retry_count=0,
             output_data=output,
         )
 
@@ -168,10 +169,15 @@ def _do_steps(conn: Connection, run_id: UUID, folder: Path) -> None:
         customer_id=ATLAS,
         workflow_execution_id=run_id,
         id=write_report,
+        retry_count=0,
         output_data={"format": "markdown"},
     )
     workflow_executions.complete_workflow_execution(
-        conn, customer_id=ATLAS, id=run_id, output_data={"potential_savings_usd": savings}
+        conn,
+        customer_id=ATLAS,
+        id=run_id,
+        attempt=1,
+        output_data={"potential_savings_usd": savings},
     )
 
 

@@ -106,3 +106,64 @@ WHERE
     )
 ORDER BY created_at DESC, id DESC
 LIMIT @max_rows;
+
+-- name: read_events :many
+-- The change feed: the next events after a cursor, up to max_rows, of one customer or, where none
+-- is given, of all. The cursor is the xact_id and id of the last event that was read, and 0 and the
+-- zero UUID before the first. Nothing ever appears before a cursor that was returned: an event is
+-- held back until every transaction that was open when it was written is over. optiinfra_db.feed
+-- follows it.
+SELECT *
+FROM events
+WHERE
+    xact_id < pg_snapshot_xmin(pg_current_snapshot())
+    AND (xact_id, id) > (@after_xact_id, @after_id)
+    AND (
+        sqlc.narg('customer_id')::uuid IS NULL
+        OR customer_id = sqlc.narg('customer_id')::uuid
+    )
+ORDER BY xact_id, id
+LIMIT @max_rows;
+
+-- name: get_feed_lag :one
+-- How far the change feed is behind what is committed, and what holds it back. horizon_xact_id:
+-- the feed has all events before it. waiting_events: how many are committed and held back;
+-- waiting_since: since when the first of them. The rest is about the oldest open transaction,
+-- which holds them back (NULL where there is none, or the role may not see it): its process, how
+-- long it has been open, its application, user, state and last query.
+-- @returns exactly one
+-- @nullable waiting_since, holder_pid, holder_age
+-- @nullable holder_application, holder_user, holder_state, holder_query
+WITH horizon AS MATERIALIZED (
+    SELECT pg_snapshot_xmin(pg_current_snapshot()) AS xact_id
+),
+
+waiting AS (
+    SELECT
+        count(*) AS waiting_events,
+        min(events.created_at) AS waiting_since
+    FROM events
+    INNER JOIN horizon ON events.xact_id >= horizon.xact_id
+)
+
+SELECT
+    horizon.xact_id AS horizon_xact_id,
+    waiting.waiting_events,
+    waiting.waiting_since,
+    holder.pid AS holder_pid,
+    now() - holder.xact_start AS holder_age,
+    holder.application_name AS holder_application,
+    holder.usename::text AS holder_user,
+    holder.state AS holder_state,
+    holder.query AS holder_query
+FROM horizon
+CROSS JOIN waiting
+LEFT JOIN pg_catalog.pg_stat_activity AS holder ON holder.backend_xid = horizon.xact_id::xid;
+
+-- name: forget_event_xact_ids :one
+-- To be run by the owner once after a database was dumped and restored, before anyone writes to it
+-- or reads the feed: sets the xact_id of all events to 0, because those of the old cluster mean
+-- nothing in the new one. Returns how many it set. Readers go on after the cursor (0, the highest
+-- UUID), that is, with what is written from now on.
+-- @returns exactly one
+SELECT forget_event_xact_ids()::bigint AS forgotten;

@@ -414,9 +414,41 @@ WHERE
 ORDER BY id DESC
 LIMIT @max_rows;
 
--- name: list_workflow_retries :many
--- Runs that retry this one, oldest first, without their payloads.
+-- name: get_workflow_lineage :many
+-- All attempts at what a run is an attempt at, the first one first: the runs that it retries, the
+-- run itself and those that retry it, without their payloads. Empty where there is no such run. A
+-- deleted run splits the line.
 -- @row WorkflowSummary
+WITH RECURSIVE earlier AS (
+    SELECT
+        id,
+        retried_from_id
+    FROM workflow_executions
+    WHERE
+        customer_id = @customer_id
+        AND id = @id
+    UNION
+    SELECT
+        workflow_executions.id,
+        workflow_executions.retried_from_id
+    FROM earlier
+    INNER JOIN workflow_executions ON earlier.retried_from_id = workflow_executions.id
+    WHERE workflow_executions.customer_id = @customer_id
+),
+
+later AS (
+    SELECT id
+    FROM workflow_executions
+    WHERE
+        customer_id = @customer_id
+        AND id = @id
+    UNION
+    SELECT workflow_executions.id
+    FROM later
+    INNER JOIN workflow_executions ON later.id = workflow_executions.retried_from_id
+    WHERE workflow_executions.customer_id = @customer_id
+)
+
 SELECT
     customer_id,
     id,
@@ -434,8 +466,195 @@ SELECT
 FROM workflow_executions
 WHERE
     customer_id = @customer_id
-    AND retried_from_id = @retried_from_id::uuid
-ORDER BY id;
+    AND id IN (
+        SELECT earlier.id
+        FROM earlier
+        UNION ALL
+        SELECT later.id
+        FROM later
+    )
+ORDER BY attempt, id;
+
+-- name: get_workflow_timeline :many
+-- The story of a run in order: created, started, every attempt at every step, artifacts, the end,
+-- and by whom. status is the one entered, NULL for an artifact. Where an attempt at a step or the
+-- run ends, duration says how long it ran and error why it failed. name is that of the step or the
+-- artifact. What was imported, and so did not happen under the eyes of the audit log, is told from
+-- the rows. Of a run that was deleted its own events remain.
+-- @nullable status, name, step_order, attempt, duration, error, actor
+WITH run AS (
+    SELECT *
+    FROM workflow_executions
+    WHERE
+        customer_id = @customer_id
+        AND id = @id::uuid
+),
+
+step AS (
+    SELECT *
+    FROM workflow_steps
+    WHERE
+        customer_id = @customer_id
+        AND workflow_execution_id = @id::uuid
+),
+
+audited AS (
+    SELECT
+        events.created_at,
+        events.id,
+        events.subject_type,
+        events.subject_id,
+        events.actor,
+        events.data ->> 'from' AS from_status,
+        events.data ->> 'to' AS to_status,
+        CASE events.subject_type
+            WHEN 'workflow_execution' THEN (events.data ->> 'attempt')::integer
+            -- A step that is put back has counted its next attempt already.
+            ELSE
+                (events.data ->> 'retry_count')::integer
+                + (events.data ->> 'to' != 'retrying')::integer
+        END AS attempt,
+        events.data -> 'error' AS error,
+        CASE
+            WHEN events.data ->> 'from' = 'running'
+                THEN
+                    events.created_at
+                    - lag(events.created_at) OVER (
+                        PARTITION BY events.subject_id ORDER BY events.created_at, events.id
+                    )
+        END AS duration
+    FROM events
+    WHERE
+        events.customer_id = @customer_id
+        AND events.subject_id = any(@id || array(SELECT step.id FROM step))
+        AND events.subject_type IN ('workflow_execution', 'workflow_step')
+        AND events.data ? 'from'
+),
+
+witnessed AS (
+    SELECT *
+    FROM audited
+    WHERE
+        -- One that was inserted in a later state came from elsewhere.
+        from_status IS NOT NULL
+        OR to_status = 'pending'
+),
+
+told AS (
+    SELECT
+        'workflow_execution' AS subject_type,
+        run.id AS subject_id,
+        milestone.happened_at,
+        milestone.status,
+        run.attempt,
+        CASE WHEN milestone.is_end THEN run.completed_at - run.started_at END AS duration,
+        CASE WHEN milestone.is_end THEN run.error_details END AS error
+    FROM run
+    CROSS JOIN
+        unnest(
+            ARRAY['pending', 'running', run.status::text],
+            ARRAY[run.created_at, run.started_at, run.completed_at],
+            ARRAY[false, false, true]
+        ) AS milestone (status, happened_at, is_end)
+    UNION ALL
+    SELECT
+        'workflow_step' AS subject_type,
+        step.id AS subject_id,
+        milestone.happened_at,
+        milestone.status,
+        step.retry_count + 1 AS attempt,
+        CASE WHEN milestone.is_end THEN step.completed_at - step.started_at END AS duration,
+        CASE WHEN milestone.is_end AND step.status = 'failed' THEN step.error_details END AS error
+    FROM step
+    CROSS JOIN
+        unnest(
+            ARRAY['running', step.status::text],
+            ARRAY[step.started_at, step.completed_at],
+            ARRAY[false, true]
+        ) AS milestone (status, happened_at, is_end)
+)
+
+SELECT
+    story.happened_at::timestamptz AS happened_at,
+    story.subject_type::text AS subject_type,
+    story.subject_id::uuid AS subject_id,
+    story.status,
+    coalesce(story.name, step.step_name) AS name,
+    step.step_order,
+    story.attempt,
+    story.duration,
+    story.error,
+    story.actor
+FROM (
+    SELECT
+        created_at AS happened_at,
+        subject_type,
+        subject_id,
+        to_status AS status,
+        NULL AS name,
+        attempt,
+        duration,
+        error,
+        actor,
+        id AS tie
+    FROM witnessed
+    UNION ALL
+    SELECT
+        told.happened_at,
+        told.subject_type,
+        told.subject_id,
+        told.status,
+        NULL AS name,
+        told.attempt,
+        told.duration,
+        told.error,
+        (
+            SELECT audited.actor
+            FROM audited
+            WHERE
+                audited.from_status IS NULL
+                AND audited.to_status != 'pending'
+        ) AS actor,
+        told.subject_id AS tie
+    FROM told
+    WHERE
+        told.happened_at IS NOT NULL
+        AND NOT EXISTS (
+            SELECT
+            FROM witnessed
+            WHERE
+                witnessed.subject_id = told.subject_id
+                AND witnessed.to_status = told.status
+        )
+    UNION ALL
+    SELECT
+        workflow_artifacts.created_at,
+        'workflow_artifact' AS subject_type,
+        workflow_artifacts.id,
+        NULL AS status,
+        workflow_artifacts.artifact_name AS name,
+        NULL AS attempt,
+        NULL AS duration,
+        NULL AS error,
+        NULL AS actor,
+        workflow_artifacts.id AS tie
+    FROM workflow_artifacts
+    WHERE
+        workflow_artifacts.customer_id = @customer_id
+        AND workflow_artifacts.workflow_execution_id = @id::uuid
+) AS story
+LEFT JOIN step ON story.subject_id = step.id
+ORDER BY
+    story.happened_at,
+    -- Of what is told to have happened at one moment: the run begins first and ends last.
+    CASE
+        WHEN story.subject_type != 'workflow_execution' THEN 2
+        WHEN story.status IN ('pending', 'running') THEN 1
+        ELSE 3
+    END,
+    story.status != 'running',
+    step.step_order,
+    story.tie;
 
 -- name: list_workflow_progress :many
 -- The board of a customer: runs with their agent, how many of their steps are over (completed or
@@ -644,16 +863,50 @@ WHERE
     AND status = 'pending'
 RETURNING *;
 
+-- name: claim_workflow_execution :one
+-- Move the oldest pending run of an agent to running and return it; None where none waits. Callers
+-- at the same moment get different runs, without waiting for one another. For agents: it spans
+-- customers.
+WITH next_run AS MATERIALIZED (
+    SELECT
+        customer_id,
+        id
+    FROM workflow_executions
+    WHERE
+        agent_id = @agent_id
+        AND status = 'pending'
+    ORDER BY id
+    LIMIT 1
+    FOR NO KEY UPDATE SKIP LOCKED
+)
+
+UPDATE workflow_executions
+SET
+    status = 'running',
+    started_at = now(),
+    heartbeat_at = now()
+FROM next_run
+WHERE
+    workflow_executions.customer_id = next_run.customer_id
+    AND workflow_executions.id = next_run.id
+RETURNING workflow_executions.*;
+
 -- name: heartbeat_workflow_execution :one
 -- Note that a running run is alive; None where it is not running (any more), which tells its
--- executor to stop. The payloads are left out: a heartbeat is to cost little.
+-- executor to stop. The payloads are left out: a heartbeat is to cost little. attempt is that of
+-- the run as its executor got it.
+--
+-- Raises StaleWriter where the run is another attempt.
 -- @row WorkflowSummary
 UPDATE workflow_executions
 SET heartbeat_at = now()
 WHERE
     customer_id = @customer_id
     AND id = @id
-    AND status = 'running'
+    AND CASE
+        WHEN attempt = @attempt THEN status = 'running'
+        ELSE refuse_stale_write('workflow_execution', id, @attempt, attempt)
+    END
 RETURNING
     customer_id,
     id,
@@ -670,79 +923,386 @@ RETURNING
     updated_at;
 
 -- name: complete_workflow_execution :one
--- Move a run from running to completed, with what came of it; None where it was not running, or
--- has steps that are still open.
-WITH ready AS MATERIALIZED (
-    -- Locked first, so that no step is added once we have looked for open ones.
+-- Move a run from running to completed, with what came of it; None where it was not running.
+-- attempt is that of the run as its executor got it.
+--
+-- Raises IllegalTransition where steps of it are still open, and StaleWriter where the run is
+-- another attempt.
+UPDATE workflow_executions
+SET
+    status = 'completed',
+    completed_at = greatest(now(), started_at),
+    output_data = coalesce(sqlc.narg('output_data')::jsonb, output_data)
+WHERE
+    customer_id = @customer_id
+    AND id = @id
+    AND CASE
+        WHEN attempt = @attempt THEN status = 'running'
+        ELSE refuse_stale_write('workflow_execution', id, @attempt, attempt)
+    END
+RETURNING *;
+
+-- name: fail_workflow_execution :one
+-- Move a run from running to failed, with the reason (an object: type, message, ...). Its open
+-- steps are closed: a running one fails with the same reason, the others are skipped. None where
+-- the run was not running. attempt is that of the run as its executor got it.
+--
+-- Raises StaleWriter where the run is another attempt.
+UPDATE workflow_executions
+SET
+    status = 'failed',
+    completed_at = greatest(now(), started_at),
+    error_details = @error_details::jsonb
+WHERE
+    customer_id = @customer_id
+    AND id = @id
+    AND CASE
+        WHEN attempt = @attempt THEN status = 'running'
+        ELSE refuse_stale_write('workflow_execution', id, @attempt, attempt)
+    END
+RETURNING *;
+
+-- name: cancel_workflow_execution :one
+-- Move a run from pending or running to cancelled, and note the reason (as cancel_reason in its
+-- metadata). Its open steps are closed: a running one fails with that reason, the others are
+-- skipped. None where the run was over. Who did it is the actor of the connection, or actor, which
+-- then acts for the rest of the transaction.
+WITH acting AS MATERIALIZED (
     SELECT
-        customer_id,
-        id
-    FROM workflow_executions
-    WHERE
-        customer_id = @customer_id
-        AND id = @id
-        AND status = 'running'
-    FOR NO KEY UPDATE
+        set_config(
+            'optiinfra.actor',
+            coalesce(sqlc.narg('actor')::text, current_setting('optiinfra.actor', true), ''),
+            true
+        ) AS actor
 )
 
 UPDATE workflow_executions
 SET
-    status = 'completed',
+    status = 'cancelled',
     completed_at = greatest(now(), workflow_executions.started_at),
-    output_data = coalesce(sqlc.narg('output_data')::jsonb, workflow_executions.output_data)
-FROM ready
+    metadata = workflow_executions.metadata || jsonb_build_object('cancel_reason', @reason::text)
+FROM acting
 WHERE
-    workflow_executions.customer_id = ready.customer_id
-    AND workflow_executions.id = ready.id
-    AND NOT workflow_has_open_steps(ready.customer_id, ready.id)
+    workflow_executions.customer_id = @customer_id
+    AND workflow_executions.id = @id
+    AND workflow_executions.status IN ('pending', 'running')
 RETURNING workflow_executions.*;
 
--- name: fail_workflow_execution :one
--- Move a run from running to failed, with the reason (an object: type, message, ...), and close
--- its open steps: a running one fails with the same reason, the others are skipped. None where the
--- run was not running.
-WITH failed AS (
+-- name: time_out_workflow_executions :many
+-- Move up to max_rows runs to timeout that are past their deadline_at, and, where
+-- heartbeat_timeout is given, running ones whose last heartbeat is longer ago than that; the
+-- longest overdue first. error_details says which (type DeadlineExceeded or HeartbeatLost); their
+-- open steps are closed as by fail_workflow_execution. Returns them. Runs that somebody is writing
+-- at the moment are left for the next sweep. For operators: it spans customers.
+-- @row WorkflowSummary
+WITH past_deadline AS MATERIALIZED (
+    SELECT
+        customer_id,
+        id,
+        jsonb_build_object(
+            'type', 'DeadlineExceeded',
+            'message', format('not over by its deadline, %s', deadline_at)
+        ) AS error_details
+    FROM workflow_executions
+    WHERE
+        status IN ('pending', 'running')
+        AND deadline_at < now()
+    ORDER BY deadline_at
+    LIMIT @max_rows
+    FOR NO KEY UPDATE SKIP LOCKED
+),
+
+without_heartbeat AS MATERIALIZED (
+    SELECT
+        customer_id,
+        id,
+        jsonb_build_object(
+            'type', 'HeartbeatLost',
+            'message', format('no heartbeat since %s', coalesce(heartbeat_at, started_at))
+        ) AS error_details
+    FROM workflow_executions
+    WHERE
+        status = 'running'
+        AND coalesce(heartbeat_at, started_at)
+        < now() - sqlc.narg('heartbeat_timeout')::interval
+        AND (deadline_at < now()) IS NOT true
+    ORDER BY coalesce(heartbeat_at, started_at)
+    LIMIT @max_rows
+    FOR NO KEY UPDATE SKIP LOCKED
+),
+
+overdue AS (
+    SELECT * FROM past_deadline
+    UNION ALL
+    SELECT * FROM without_heartbeat
+    LIMIT @max_rows
+),
+
+timed_out AS (
     UPDATE workflow_executions
     SET
-        status = 'failed',
-        completed_at = greatest(now(), started_at),
-        error_details = @error_details::jsonb
+        status = 'timeout',
+        completed_at = greatest(now(), workflow_executions.started_at),
+        error_details = overdue.error_details
+    FROM overdue
+    WHERE
+        workflow_executions.customer_id = overdue.customer_id
+        AND workflow_executions.id = overdue.id
+    RETURNING workflow_executions.*
+)
+
+SELECT
+    customer_id,
+    id,
+    agent_id,
+    workflow_type,
+    status,
+    attempt,
+    retried_from_id,
+    started_at,
+    heartbeat_at,
+    completed_at,
+    deadline_at,
+    created_at,
+    updated_at
+FROM timed_out
+ORDER BY id;
+
+-- name: retry_workflow_execution :one
+-- Retry a run that failed, timed out or was cancelled: a new pending run with attempt + 1 and
+-- retried_from_id, and its steps. Those that had completed before the failed one are carried over,
+-- as skipped steps with their outputs (carried_over_from in their metadata); the failed one and
+-- those after it are pending again. from_step, the step_order of another one, says to begin there.
+-- A deadline stays as long after the creation as it was, unless deadline_at says otherwise. A run
+-- is retried once: retrying it again returns the run that already does (retry that one, in turn).
+-- None where the run is unknown, not over, or completed.
+WITH original AS MATERIALIZED (
+    SELECT *
+    FROM workflow_executions
     WHERE
         customer_id = @customer_id
         AND id = @id
-        AND status = 'running'
-    RETURNING *
+        AND status IN ('failed', 'timeout', 'cancelled')
+),
+
+retry AS (
+    INSERT INTO workflow_executions (
+        customer_id,
+        agent_id,
+        workflow_type,
+        attempt,
+        retried_from_id,
+        deadline_at,
+        input_data,
+        metadata
+    )
+    SELECT
+        original.customer_id,
+        original.agent_id,
+        original.workflow_type,
+        original.attempt + 1,
+        original.id,
+        coalesce(
+            sqlc.narg('deadline_at')::timestamptz,
+            now() + (original.deadline_at - original.created_at)
+        ),
+        original.input_data,
+        original.metadata - 'cancel_reason'
+    FROM original
+    ON CONFLICT (customer_id, retried_from_id) WHERE retried_from_id IS NOT NULL
+    DO UPDATE SET retried_from_id = excluded.retried_from_id
+    RETURNING workflow_executions.*, (xmax = 0) AS is_new
+),
+
+planned AS (
+    INSERT INTO workflow_steps (
+        customer_id,
+        workflow_execution_id,
+        step_name,
+        step_order,
+        status,
+        max_retries,
+        completed_at,
+        input_data,
+        output_data,
+        metadata
+    )
+    SELECT
+        step.customer_id,
+        retry.id,
+        step.step_name,
+        step.step_order,
+        CASE WHEN step.is_done THEN 'skipped' ELSE 'pending' END::step_status,
+        step.max_retries,
+        CASE WHEN step.is_done THEN now() END,
+        step.input_data,
+        CASE WHEN step.is_done THEN step.output_data ELSE '{}' END,
+        CASE
+            WHEN step.is_done
+                THEN step.metadata || jsonb_build_object('carried_over_from', step.id)
+            ELSE step.metadata - 'carried_over_from'
+        END
+    FROM retry
+    CROSS JOIN
+        LATERAL (
+            SELECT
+                workflow_steps.*,
+                workflow_steps.step_order < coalesce(
+                    sqlc.narg('from_step')::integer,
+                    min(workflow_steps.step_order) FILTER (
+                        WHERE workflow_steps.status = 'failed'
+                    ) OVER (),
+                    1 + max(workflow_steps.step_order) FILTER (
+                        WHERE
+                        workflow_steps.status = 'completed'
+                        OR workflow_steps.metadata ? 'carried_over_from'
+                    ) OVER (),
+                    0
+                ) AS is_done
+            FROM workflow_steps
+            WHERE
+                workflow_steps.customer_id = retry.customer_id
+                AND workflow_steps.workflow_execution_id = retry.retried_from_id
+        ) AS step
+    WHERE retry.is_new
 )
 
-SELECT failed.*
-FROM failed
-CROSS JOIN close_workflow_steps(failed.customer_id, failed.id, failed.error_details);
+SELECT
+    customer_id,
+    id,
+    agent_id,
+    workflow_type,
+    status,
+    attempt,
+    retried_from_id,
+    started_at,
+    heartbeat_at,
+    completed_at,
+    deadline_at,
+    input_data,
+    output_data,
+    error_details,
+    metadata,
+    created_at,
+    updated_at
+FROM retry;
 
--- name: cancel_workflow_execution :one
--- Move a run from pending or running to cancelled, note the reason (as cancel_reason in its
--- metadata), and close its open steps: a running one fails with that reason, the others are
--- skipped. None where the run was over.
-WITH cancelled AS (
-    UPDATE workflow_executions
-    SET
-        status = 'cancelled',
-        completed_at = greatest(now(), started_at),
-        metadata = metadata || jsonb_build_object('cancel_reason', @reason::text)
+-- name: retry_failed_workflow_executions :many
+-- Retry up to max_rows runs of a customer and type that failed or timed out since a time and are
+-- not retried yet, the oldest first, each as retry_workflow_execution does. Returns the new runs;
+-- call it until none comes.
+-- @row WorkflowSummary
+WITH original AS MATERIALIZED (
+    SELECT *
+    FROM workflow_executions
     WHERE
         customer_id = @customer_id
-        AND id = @id
-        AND status IN ('pending', 'running')
+        AND workflow_type = @workflow_type
+        AND status IN ('failed', 'timeout')
+        AND completed_at >= @since
+        AND NOT EXISTS (
+            SELECT
+            FROM workflow_executions AS retry
+            WHERE
+                retry.customer_id = workflow_executions.customer_id
+                AND retry.retried_from_id = workflow_executions.id
+        )
+    ORDER BY id
+    LIMIT @max_rows
+),
+
+retry AS (
+    INSERT INTO workflow_executions (
+        customer_id,
+        agent_id,
+        workflow_type,
+        attempt,
+        retried_from_id,
+        deadline_at,
+        input_data,
+        metadata
+    )
+    SELECT
+        customer_id,
+        agent_id,
+        workflow_type,
+        attempt + 1,
+        id,
+        now() + (deadline_at - created_at),
+        input_data,
+        metadata
+    FROM original
+    ON CONFLICT (customer_id, retried_from_id) WHERE retried_from_id IS NOT NULL DO NOTHING
     RETURNING *
+),
+
+planned AS (
+    INSERT INTO workflow_steps (
+        customer_id,
+        workflow_execution_id,
+        step_name,
+        step_order,
+        status,
+        max_retries,
+        completed_at,
+        input_data,
+        output_data,
+        metadata
+    )
+    SELECT
+        step.customer_id,
+        retry.id,
+        step.step_name,
+        step.step_order,
+        CASE WHEN step.is_done THEN 'skipped' ELSE 'pending' END::step_status,
+        step.max_retries,
+        CASE WHEN step.is_done THEN now() END,
+        step.input_data,
+        CASE WHEN step.is_done THEN step.output_data ELSE '{}' END,
+        CASE
+            WHEN step.is_done
+                THEN step.metadata || jsonb_build_object('carried_over_from', step.id)
+            ELSE step.metadata - 'carried_over_from'
+        END
+    FROM retry
+    CROSS JOIN
+        LATERAL (
+            SELECT
+                workflow_steps.*,
+                workflow_steps.step_order < coalesce(
+                    min(workflow_steps.step_order) FILTER (
+                        WHERE workflow_steps.status = 'failed'
+                    ) OVER (),
+                    1 + max(workflow_steps.step_order) FILTER (
+                        WHERE
+                        workflow_steps.status = 'completed'
+                        OR workflow_steps.metadata ? 'carried_over_from'
+                    ) OVER (),
+                    0
+                ) AS is_done
+            FROM workflow_steps
+            WHERE
+                workflow_steps.customer_id = retry.customer_id
+                AND workflow_steps.workflow_execution_id = retry.retried_from_id
+        ) AS step
 )
 
-SELECT cancelled.*
-FROM cancelled
-CROSS JOIN
-    close_workflow_steps(
-        cancelled.customer_id,
-        cancelled.id,
-        jsonb_build_object('type', 'WorkflowCancelled', 'message', @reason::text)
-    );
+SELECT
+    customer_id,
+    id,
+    agent_id,
+    workflow_type,
+    status,
+    attempt,
+    retried_from_id,
+    started_at,
+    heartbeat_at,
+    completed_at,
+    deadline_at,
+    created_at,
+    updated_at
+FROM retry
+ORDER BY id;
 
 -- name: delete_workflow_execution :execrows
 -- Delete a run with its steps and artifacts; the events about it stay. Returns 1, or 0 where there

@@ -70,7 +70,7 @@ ORDER BY step_order;
 
 -- name: start_workflow_step :one
 -- Move a step to running: a pending one, or a retrying one whose time has come, of a running run;
--- None where it was neither.
+-- None where it was neither. What comes back has the retry_count that this attempt's writes carry.
 UPDATE workflow_steps
 SET
     status = 'running',
@@ -93,6 +93,9 @@ RETURNING *;
 
 -- name: complete_workflow_step :one
 -- Move a step from running to completed, with what came of it; None where it was not running.
+-- retry_count is that of the step as its executor started it.
+--
+-- Raises StaleWriter where the step was put back for another attempt since, and changes nothing.
 UPDATE workflow_steps
 SET
     status = 'completed',
@@ -102,13 +105,19 @@ WHERE
     customer_id = @customer_id
     AND workflow_execution_id = @workflow_execution_id
     AND id = @id
-    AND status = 'running'
+    AND CASE
+        WHEN retry_count = @retry_count THEN status = 'running'
+        ELSE refuse_stale_write('workflow_step', id, @retry_count, retry_count)
+    END
 RETURNING *;
 
 -- name: advance_workflow_step :many
 -- Complete a running step and start the next pending one of the plan, in one statement. Returns
 -- the step completed and the step started; only the first where none was left to start, or another
--- session took it at that moment; nothing where the step was not running.
+-- session took it at that moment; nothing where the step was not running. retry_count is that of
+-- the step as its executor started it.
+--
+-- Raises StaleWriter where the step was put back for another attempt since, and changes nothing.
 WITH completed AS (
     UPDATE workflow_steps
     SET
@@ -119,7 +128,10 @@ WITH completed AS (
         customer_id = @customer_id::uuid
         AND workflow_execution_id = @workflow_execution_id::uuid
         AND id = @id::uuid
-        AND status = 'running'
+        AND CASE
+            WHEN retry_count = @retry_count THEN status = 'running'
+            ELSE refuse_stale_write('workflow_step', id, @retry_count, retry_count)
+        END
     RETURNING *
 ),
 
@@ -155,7 +167,9 @@ ORDER BY step_order;
 -- While it is retryable and retries are left, the step goes to retrying, to be started again after
 -- backoff_base_seconds (1 unless given), doubled with each retry up to backoff_cap_seconds (300
 -- unless given), and spread over half to the whole of that; else it goes to failed. None where it
--- was not running.
+-- was not running. retry_count is that of the step as its executor started it.
+--
+-- Raises StaleWriter where the step was put back for another attempt since, and changes nothing.
 UPDATE workflow_steps
 SET
     status = CASE
@@ -193,11 +207,17 @@ WHERE
     customer_id = @customer_id
     AND workflow_execution_id = @workflow_execution_id
     AND id = @id
-    AND status = 'running'
+    AND CASE
+        WHEN retry_count = @retry_count THEN status = 'running'
+        ELSE refuse_stale_write('workflow_step', id, @retry_count, retry_count)
+    END
 RETURNING *;
 
 -- name: skip_workflow_step :one
--- Move a step that is not over to skipped; None where it was over.
+-- Move a step that is not over to skipped; None where it was over. retry_count is that of the step
+-- as the caller saw it.
+--
+-- Raises StaleWriter where the step was put back for another attempt since, and changes nothing.
 UPDATE workflow_steps
 SET
     status = 'skipped',
@@ -207,5 +227,8 @@ WHERE
     customer_id = @customer_id
     AND workflow_execution_id = @workflow_execution_id
     AND id = @id
-    AND status IN ('pending', 'running', 'retrying')
+    AND CASE
+        WHEN retry_count = @retry_count THEN status IN ('pending', 'running', 'retrying')
+        ELSE refuse_stale_write('workflow_step', id, @retry_count, retry_count)
+    END
 RETURNING *;

@@ -3,9 +3,6 @@
 -- completed, failed, cancelled or timed out. A retry is a new run that points back at the one it
 -- retries.
 --
---     pending -> running | cancelled | timeout
---     running -> completed | failed | cancelled | timeout
---
 -- Written by the agent that runs it. Grows for ever, millions of rows; few are alive at a time, so
 -- status stands only in partial indexes over the few, never in one over all. Small columns come
 -- before the payloads: what compares two versions of a row stops before it reads those.
@@ -122,17 +119,30 @@ ON workflow_executions (customer_id, workflow_type, id);
 COMMENT ON INDEX workflow_executions_customer_id_workflow_type_id_idx IS
 'Serves list_workflow_executions_by_type.';
 
-CREATE INDEX workflow_executions_customer_id_retried_from_id_idx
+CREATE UNIQUE INDEX workflow_executions_retried_from_id_key
 ON workflow_executions (customer_id, retried_from_id)
 WHERE retried_from_id IS NOT NULL;
-COMMENT ON INDEX workflow_executions_customer_id_retried_from_id_idx IS
-'Serves list_workflow_retries, and deleting a run that was retried.';
+COMMENT ON INDEX workflow_executions_retried_from_id_key IS
+'One retry a run. Serves retry_workflow_execution, retry_failed_workflow_executions, '
+'get_workflow_lineage, and deleting a run that was retried.';
 
 CREATE INDEX workflow_executions_id_customer_id_running_idx
 ON workflow_executions (id, customer_id)
 WHERE status = 'running';
 COMMENT ON INDEX workflow_executions_id_customer_id_running_idx IS
-'Serves list_running_workflows.';
+'Serves list_running_workflows, and time_out_workflow_executions where heartbeats are late.';
+
+CREATE INDEX workflow_executions_agent_id_id_pending_idx
+ON workflow_executions (agent_id, id)
+WHERE status = 'pending';
+COMMENT ON INDEX workflow_executions_agent_id_id_pending_idx IS
+'The queue of an agent. Serves claim_workflow_execution.';
+
+CREATE INDEX workflow_executions_deadline_at_open_idx
+ON workflow_executions (deadline_at)
+WHERE status IN ('pending', 'running') AND deadline_at IS NOT NULL;
+COMMENT ON INDEX workflow_executions_deadline_at_open_idx IS
+'Serves time_out_workflow_executions.';
 
 CREATE INDEX workflow_executions_customer_id_id_open_idx
 ON workflow_executions (customer_id, id)
@@ -152,8 +162,123 @@ WHERE status IN ('failed', 'timeout');
 COMMENT ON INDEX workflow_executions_customer_id_id_failed_idx IS
 'Serves list_failed_workflows_by_customer.';
 
-CREATE TRIGGER workflow_executions_set_updated_at
+CREATE TRIGGER workflow_executions_enforce_transitions
 BEFORE UPDATE ON workflow_executions
 FOR EACH ROW WHEN (OLD.* IS DISTINCT FROM NEW.*)
-EXECUTE FUNCTION set_updated_at();
-COMMENT ON TRIGGER workflow_executions_set_updated_at ON workflow_executions IS 'Keeps updated_at.';
+EXECUTE FUNCTION enforce_transitions(
+    'pending -> running | cancelled | timeout',
+    'running -> completed | failed | cancelled | timeout'
+);
+COMMENT ON TRIGGER workflow_executions_enforce_transitions ON workflow_executions IS
+'The state machine; also keeps updated_at.';
+
+-- The end of a run is the end of its steps, whoever ends it. By the time that this looks for open
+-- steps the run's row is locked, and whoever adds a step waits for it.
+CREATE FUNCTION record_workflow_execution_event() RETURNS trigger
+LANGUAGE plpgsql
+AS $$
+DECLARE
+    open_steps text;
+    error jsonb := NEW.error_details;
+BEGIN
+    IF TG_OP = 'UPDATE' THEN
+        IF NEW.status = OLD.status THEN
+            RETURN NULL;
+        ELSIF NEW.status = 'completed' THEN
+            SELECT string_agg(format('%s (%s)', step_name, status), ', ' ORDER BY step_order)
+            INTO open_steps
+            FROM workflow_steps
+            WHERE
+                customer_id = NEW.customer_id
+                AND workflow_execution_id = NEW.id
+                AND status IN ('pending', 'running', 'retrying');
+            IF open_steps IS NOT NULL THEN
+                RAISE EXCEPTION 'workflow_execution % of customer % has open steps; % -> % is not allowed',
+                    NEW.id, NEW.customer_id, OLD.status, NEW.status
+                    USING ERRCODE = 'OI001', TABLE = TG_TABLE_NAME, COLUMN = 'status',
+                        DETAIL = format('Open: %s.', open_steps),
+                        HINT = 'Complete or skip them first, or fail or cancel the run.';
+            END IF;
+        ELSIF NEW.status IN ('failed', 'cancelled', 'timeout') THEN
+            IF NEW.status = 'cancelled' THEN
+                error := jsonb_build_object(
+                    'type', 'WorkflowCancelled',
+                    'message', coalesce(NEW.metadata ->> 'cancel_reason', 'cancelled')
+                );
+            END IF;
+            WITH open_step AS MATERIALIZED (
+                SELECT id
+                FROM workflow_steps
+                WHERE
+                    customer_id = NEW.customer_id
+                    AND workflow_execution_id = NEW.id
+                    AND status IN ('pending', 'running', 'retrying')
+                ORDER BY step_order
+                FOR NO KEY UPDATE
+            )
+            UPDATE workflow_steps AS step
+            SET
+                status = CASE step.status
+                    WHEN 'running' THEN 'failed'
+                    ELSE 'skipped'
+                END::step_status,
+                completed_at = greatest(NEW.completed_at, step.started_at),
+                next_attempt_at = NULL,
+                error_details = CASE step.status
+                    WHEN 'running' THEN error
+                    ELSE step.error_details
+                END
+            FROM open_step
+            WHERE
+                step.customer_id = NEW.customer_id
+                AND step.workflow_execution_id = NEW.id
+                AND step.id = open_step.id;
+        END IF;
+    END IF;
+
+    INSERT INTO events (
+        customer_id, created_at, agent_id, event_type, severity, subject_type, subject_id, data
+    )
+    VALUES (
+        NEW.customer_id,
+        clock_timestamp(),
+        NEW.agent_id,
+        'workflow_execution.' || NEW.status,
+        CASE
+            WHEN NEW.status IN ('failed', 'timeout') THEN 'error'
+            WHEN NEW.status = 'cancelled' THEN 'warning'
+            ELSE 'info'
+        END::event_severity,
+        'workflow_execution',
+        NEW.id,
+        CASE
+            WHEN error IS NULL
+                THEN jsonb_build_object(
+                    'from', OLD.status, 'to', NEW.status, 'attempt', NEW.attempt
+                )
+            ELSE jsonb_build_object(
+                'from', OLD.status, 'to', NEW.status, 'attempt', NEW.attempt, 'error', error
+            )
+        END
+    );
+    RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION record_workflow_execution_event() IS
+'Trigger: closes the open steps of a run that ends (a running one fails, the others are skipped), '
+'refuses to complete one that has any, and writes creation and status changes to the audit log.';
+
+CREATE TRIGGER workflow_executions_record_event
+AFTER INSERT OR UPDATE OF status ON workflow_executions
+FOR EACH ROW
+EXECUTE FUNCTION record_workflow_execution_event();
+COMMENT ON TRIGGER workflow_executions_record_event ON workflow_executions IS
+'The audit log; also ends the steps of a run that ends.';
+
+DO $do$
+BEGIN
+    EXECUTE format(
+        'ALTER FUNCTION record_workflow_execution_event() SET search_path = %I, pg_temp', current_schema()
+    );
+END
+$do$;

@@ -1,10 +1,6 @@
 -- A step is one part of a run's plan, worked on in step_order. A step that fails goes to retrying
 -- while it has retries left (next_attempt_at says from when), else to failed.
 --
---     pending  -> running | skipped
---     running  -> completed | failed | retrying | skipped
---     retrying -> running | failed | skipped
---
 -- Written by the agent that executes the run. About five rows a run, each updated two to four times
 -- in quick succession and then never again. No index holds a column that those updates change, so
 -- they are heap-only where the page has room (all of them for a run that is worked on when it was
@@ -100,67 +96,146 @@ COMMENT ON INDEX workflow_steps_step_order_key IS
 'One step a place. Serves list_workflow_steps, advance_workflow_step, get_workflow_detail and'
 ' the progress of list_running_workflows.';
 
-CREATE TRIGGER workflow_steps_set_updated_at
+CREATE TRIGGER workflow_steps_enforce_transitions
 BEFORE UPDATE ON workflow_steps
 FOR EACH ROW WHEN (OLD.* IS DISTINCT FROM NEW.*)
-EXECUTE FUNCTION set_updated_at();
-COMMENT ON TRIGGER workflow_steps_set_updated_at ON workflow_steps IS 'Keeps updated_at.';
+EXECUTE FUNCTION enforce_transitions(
+    'pending -> running | skipped',
+    'running -> completed | failed | retrying | skipped',
+    'retrying -> running | failed | skipped'
+);
+COMMENT ON TRIGGER workflow_steps_enforce_transitions ON workflow_steps IS
+'The state machine; also keeps updated_at.';
 
--- The two that follow are for functions that end a run. They are VOLATILE so that each call looks
--- anew: a step that was added while the caller waited for the run's row is seen as well.
-
-CREATE FUNCTION workflow_has_open_steps(customer_id uuid, workflow_execution_id uuid)
-RETURNS boolean
-LANGUAGE sql
-VOLATILE
+CREATE FUNCTION record_workflow_step_event() RETURNS trigger
+LANGUAGE plpgsql
 AS $$
-    SELECT EXISTS (
+BEGIN
+    INSERT INTO events (
+        customer_id, created_at, event_type, severity, subject_type, subject_id, data
+    )
+    VALUES (
+        NEW.customer_id,
+        clock_timestamp(),
+        'workflow_step.' || NEW.status,
+        CASE NEW.status
+            WHEN 'failed' THEN 'error'
+            WHEN 'retrying' THEN 'warning'
+            ELSE 'info'
+        END::event_severity,
+        'workflow_step',
+        NEW.id,
+        CASE
+            WHEN NEW.status IN ('failed', 'retrying')
+                THEN jsonb_build_object(
+                    'from', OLD.status,
+                    'to', NEW.status,
+                    'workflow_execution_id', NEW.workflow_execution_id,
+                    'retry_count', NEW.retry_count,
+                    'error', NEW.error_details
+                )
+            ELSE jsonb_build_object(
+                'from', OLD.status,
+                'to', NEW.status,
+                'workflow_execution_id', NEW.workflow_execution_id,
+                'retry_count', NEW.retry_count
+            )
+        END
+    );
+    RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION record_workflow_step_event() IS
+'Trigger: writes status changes to the audit log, with the error of the attempt that ended.';
+
+CREATE TRIGGER workflow_steps_record_event
+AFTER UPDATE ON workflow_steps
+FOR EACH ROW WHEN (OLD.status != NEW.status)
+EXECUTE FUNCTION record_workflow_step_event();
+COMMENT ON TRIGGER workflow_steps_record_event ON workflow_steps IS 'The audit log.';
+
+-- A run that is over gets no more steps, but from the transaction that brought it, which leaves its
+-- creation in the audit log; and no open one at all. One that is not over is held until the step is
+-- in: by an update that changes nothing rather than by a lock, because whoever ends the run in an
+-- older snapshot (REPEATABLE READ) would wait for a lock and then not see the step.
+CREATE FUNCTION check_added_workflow_steps() RETURNS trigger
+LANGUAGE plpgsql
+AS $$
+DECLARE
+    refused record;
+BEGIN
+    UPDATE workflow_executions AS run
+    SET id = run.id
+    FROM (
         SELECT
-        FROM workflow_steps AS s
+            r.customer_id,
+            r.id
+        FROM workflow_executions AS r
         WHERE
-            s.customer_id = $1
-            AND s.workflow_execution_id = $2
-            AND s.status IN ('pending', 'running', 'retrying')
-    )
-$$;
-COMMENT ON FUNCTION workflow_has_open_steps(uuid, uuid) IS
-'Whether a run has steps that are not over.';
+            (r.customer_id, r.id) IN (SELECT customer_id, workflow_execution_id FROM added)
+            AND r.xmin != pg_current_xact_id()::xid
+        ORDER BY r.customer_id, r.id
+        FOR NO KEY UPDATE
+    ) AS held
+    WHERE
+        run.customer_id = held.customer_id
+        AND run.id = held.id;
 
-CREATE FUNCTION close_workflow_steps(
-    customer_id uuid, workflow_execution_id uuid, error_details jsonb
-)
-RETURNS bigint
-LANGUAGE sql
-VOLATILE
-AS $$
-    WITH closed AS (
-        UPDATE workflow_steps AS s
-        SET
-            status = CASE WHEN s.status = 'running' THEN 'failed' ELSE 'skipped' END::step_status,
-            completed_at = greatest(now(), s.started_at),
-            next_attempt_at = NULL,
-            error_details = CASE WHEN s.status = 'running' THEN $3 ELSE s.error_details END
-        WHERE
-            s.customer_id = $1
-            AND s.workflow_execution_id = $2
-            AND s.status IN ('pending', 'running', 'retrying')
-        RETURNING 1
-    )
-
-    SELECT count(*) FROM closed
+    SELECT
+        added.*,
+        run.status AS run_status
+    INTO refused
+    FROM added
+    INNER JOIN workflow_executions AS run
+        ON
+            added.customer_id = run.customer_id
+            AND added.workflow_execution_id = run.id
+    WHERE
+        run.status NOT IN ('pending', 'running')
+        AND (
+            added.status IN ('pending', 'running', 'retrying')
+            OR NOT EXISTS (
+                SELECT
+                FROM events
+                WHERE
+                    events.customer_id = run.customer_id
+                    AND events.subject_id = run.id
+                    AND events.created_at >= now()
+                    AND events.xact_id = pg_current_xact_id()
+                    AND events.data -> 'from' = 'null'
+            )
+        )
+    LIMIT 1;
+    IF FOUND THEN
+        RAISE EXCEPTION 'workflow_execution % of customer % is %; step "%" (%) cannot be added',
+            refused.workflow_execution_id, refused.customer_id, refused.run_status,
+            refused.step_name, refused.status
+            USING ERRCODE = 'OI001', TABLE = TG_TABLE_NAME, COLUMN = 'status',
+                DETAIL = 'A run that is over gets steps only in the transaction that inserts it, '
+                    'and only such as are over.',
+                HINT = 'To have more done, retry the run as a new one.';
+    END IF;
+    RETURN NULL;
+END
 $$;
-COMMENT ON FUNCTION close_workflow_steps(uuid, uuid, jsonb) IS
-'Closes the open steps of a run that ends: a running one fails, the others are skipped.';
+COMMENT ON FUNCTION check_added_workflow_steps() IS
+'Trigger: refuses a step for a run that is over, unless both come in one transaction.';
+
+CREATE TRIGGER workflow_steps_check_added
+AFTER INSERT ON workflow_steps
+REFERENCING NEW TABLE AS added
+FOR EACH STATEMENT
+EXECUTE FUNCTION check_added_workflow_steps();
+COMMENT ON TRIGGER workflow_steps_check_added ON workflow_steps IS
+'Keeps steps out of runs that are over.';
 
 DO $do$
 BEGIN
     EXECUTE format(
-        'ALTER FUNCTION workflow_has_open_steps(uuid, uuid) SET search_path = %I, pg_temp',
-        current_schema()
+        'ALTER FUNCTION record_workflow_step_event() SET search_path = %I, pg_temp', current_schema()
     );
     EXECUTE format(
-        'ALTER FUNCTION close_workflow_steps(uuid, uuid, jsonb) SET search_path = %I, pg_temp',
-        current_schema()
+        'ALTER FUNCTION check_added_workflow_steps() SET search_path = %I, pg_temp', current_schema()
     );
 END
 $do$;

@@ -1,11 +1,6 @@
 -- A recommendation is a change that an agent proposes to a customer, with what it should save or
 -- improve. The customer approves or rejects it; once approved it is carried out as an optimization.
 --
---     pending   -> approved | rejected
---     approved  -> executing | rejected
---     executing -> completed | failed
---     completed, failed -> rolled_back
---
 -- Written by agents, mostly at the end of a run. A few rows a run.
 
 CREATE TYPE recommendation_priority AS ENUM ('low', 'medium', 'high', 'critical');
@@ -106,8 +101,59 @@ WHERE workflow_execution_id IS NOT NULL;
 COMMENT ON INDEX recommendations_customer_id_workflow_execution_id_idx IS
 'Serves list_workflow_recommendations, and deleting a run.';
 
-CREATE TRIGGER recommendations_set_updated_at
+CREATE TRIGGER recommendations_enforce_transitions
 BEFORE UPDATE ON recommendations
 FOR EACH ROW WHEN (OLD.* IS DISTINCT FROM NEW.*)
-EXECUTE FUNCTION set_updated_at();
-COMMENT ON TRIGGER recommendations_set_updated_at ON recommendations IS 'Keeps updated_at.';
+EXECUTE FUNCTION enforce_transitions(
+    'pending -> approved | rejected',
+    'approved -> executing | rejected',
+    'executing -> completed | failed',
+    'completed -> rolled_back',
+    'failed -> rolled_back'
+);
+COMMENT ON TRIGGER recommendations_enforce_transitions ON recommendations IS
+'The state machine; also keeps updated_at.';
+
+CREATE FUNCTION record_recommendation_event() RETURNS trigger
+LANGUAGE plpgsql
+AS $$
+BEGIN
+    IF TG_OP = 'UPDATE' AND NEW.status = OLD.status THEN
+        RETURN NULL;
+    END IF;
+    INSERT INTO events (
+        customer_id, created_at, agent_id, event_type, severity, subject_type, subject_id, data
+    )
+    VALUES (
+        NEW.customer_id,
+        clock_timestamp(),
+        NEW.agent_id,
+        'recommendation.' || NEW.status,
+        CASE NEW.status
+            WHEN 'failed' THEN 'error'
+            WHEN 'rolled_back' THEN 'warning'
+            ELSE 'info'
+        END::event_severity,
+        'recommendation',
+        NEW.id,
+        jsonb_build_object('from', OLD.status, 'to', NEW.status)
+    );
+    RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION record_recommendation_event() IS
+'Trigger: writes creation and status changes to the audit log.';
+
+CREATE TRIGGER recommendations_record_event
+AFTER INSERT OR UPDATE OF status ON recommendations
+FOR EACH ROW
+EXECUTE FUNCTION record_recommendation_event();
+COMMENT ON TRIGGER recommendations_record_event ON recommendations IS 'The audit log.';
+
+DO $do$
+BEGIN
+    EXECUTE format(
+        'ALTER FUNCTION record_recommendation_event() SET search_path = %I, pg_temp', current_schema()
+    );
+END
+$do$;

@@ -1,8 +1,6 @@
 -- An approval is the question to a customer whether a recommendation may be carried out, and the
 -- answer. At most one is open a recommendation; one that was decided is never decided again.
 --
---     pending -> approved | rejected
---
 -- Written by the orchestrator (question) and by what customers use to answer.
 
 CREATE TYPE approval_status AS ENUM ('pending', 'approved', 'rejected');
@@ -54,8 +52,50 @@ WHERE status = 'pending';
 COMMENT ON INDEX approvals_recommendation_id_pending_key IS
 'One open question a recommendation. Serves list_pending_approvals.';
 
-CREATE TRIGGER approvals_set_updated_at
+CREATE TRIGGER approvals_enforce_transitions
 BEFORE UPDATE ON approvals
 FOR EACH ROW WHEN (OLD.* IS DISTINCT FROM NEW.*)
-EXECUTE FUNCTION set_updated_at();
-COMMENT ON TRIGGER approvals_set_updated_at ON approvals IS 'Keeps updated_at.';
+EXECUTE FUNCTION enforce_transitions(
+    'pending -> approved | rejected'
+);
+COMMENT ON TRIGGER approvals_enforce_transitions ON approvals IS
+'The state machine; also keeps updated_at.';
+
+CREATE FUNCTION record_approval_event() RETURNS trigger
+LANGUAGE plpgsql
+AS $$
+BEGIN
+    IF TG_OP = 'UPDATE' AND NEW.status = OLD.status THEN
+        RETURN NULL;
+    END IF;
+    INSERT INTO events (
+        customer_id, created_at, event_type, severity, subject_type, subject_id, data
+    )
+    VALUES (
+        NEW.customer_id,
+        clock_timestamp(),
+        'approval.' || NEW.status,
+        'info',
+        'approval',
+        NEW.id,
+        jsonb_build_object('from', OLD.status, 'to', NEW.status)
+    );
+    RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION record_approval_event() IS
+'Trigger: writes creation and status changes to the audit log.';
+
+CREATE TRIGGER approvals_record_event
+AFTER INSERT OR UPDATE OF status ON approvals
+FOR EACH ROW
+EXECUTE FUNCTION record_approval_event();
+COMMENT ON TRIGGER approvals_record_event ON approvals IS 'The audit log.';
+
+DO $do$
+BEGIN
+    EXECUTE format(
+        'ALTER FUNCTION record_approval_event() SET search_path = %I, pg_temp', current_schema()
+    );
+END
+$do$;

@@ -1,9 +1,5 @@
 -- An optimization is an approved recommendation being carried out, and what it really brought.
 --
---     queued    -> executing | failed
---     executing -> completed | failed
---     completed, failed -> rolled_back
---
 -- Written by the agent that carries it out. progress is updated often while it executes, so no
 -- index holds it, and it stands before the payload.
 
@@ -109,8 +105,62 @@ WHERE workflow_execution_id IS NOT NULL;
 COMMENT ON INDEX optimizations_customer_id_workflow_execution_id_idx IS
 'Serves list_workflow_optimizations, and deleting a run.';
 
-CREATE TRIGGER optimizations_set_updated_at
+CREATE TRIGGER optimizations_enforce_transitions
 BEFORE UPDATE ON optimizations
 FOR EACH ROW WHEN (OLD.* IS DISTINCT FROM NEW.*)
-EXECUTE FUNCTION set_updated_at();
-COMMENT ON TRIGGER optimizations_set_updated_at ON optimizations IS 'Keeps updated_at.';
+EXECUTE FUNCTION enforce_transitions(
+    'queued -> executing | failed',
+    'executing -> completed | failed',
+    'completed -> rolled_back',
+    'failed -> rolled_back'
+);
+COMMENT ON TRIGGER optimizations_enforce_transitions ON optimizations IS
+'The state machine; also keeps updated_at.';
+
+CREATE FUNCTION record_optimization_event() RETURNS trigger
+LANGUAGE plpgsql
+AS $$
+BEGIN
+    IF TG_OP = 'UPDATE' AND NEW.status = OLD.status THEN
+        RETURN NULL;
+    END IF;
+    INSERT INTO events (
+        customer_id, created_at, agent_id, event_type, severity, subject_type, subject_id, data
+    )
+    VALUES (
+        NEW.customer_id,
+        clock_timestamp(),
+        NEW.agent_id,
+        'optimization.' || NEW.status,
+        CASE NEW.status
+            WHEN 'failed' THEN 'error'
+            WHEN 'rolled_back' THEN 'warning'
+            ELSE 'info'
+        END::event_severity,
+        'optimization',
+        NEW.id,
+        CASE NEW.status
+            WHEN 'failed'
+                THEN jsonb_build_object('from', OLD.status, 'to', NEW.status, 'error', NEW.error)
+            ELSE jsonb_build_object('from', OLD.status, 'to', NEW.status)
+        END
+    );
+    RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION record_optimization_event() IS
+'Trigger: writes creation and status changes to the audit log.';
+
+CREATE TRIGGER optimizations_record_event
+AFTER INSERT OR UPDATE OF status ON optimizations
+FOR EACH ROW
+EXECUTE FUNCTION record_optimization_event();
+COMMENT ON TRIGGER optimizations_record_event ON optimizations IS 'The audit log.';
+
+DO $do$
+BEGIN
+    EXECUTE format(
+        'ALTER FUNCTION record_optimization_event() SET search_path = %I, pg_temp', current_schema()
+    );
+END
+$do$;

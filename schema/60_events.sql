@@ -1,4 +1,10 @@
--- The audit log: what happened, to what, when, and by whom. Append-only.
+-- The audit log: what happened, to what, when, and by whom. Append-only: an event is never changed,
+-- and goes only with its customer or with its month.
+--
+-- Each creation of a run, a recommendation, an approval or an optimization and each change of their
+-- status and of a step's is written here by triggers of those tables, in the same transaction,
+-- whoever makes it: event_type is <subject>.<status>, and data says from (null for a creation), to,
+-- retry_count of a step or attempt of a run, and the error of the attempt that ended.
 --
 -- An event belongs to a customer and goes only with it, or by retention. What it is about is named
 -- by subject_type and subject_id without a foreign key, so that the event outlives its subject.
@@ -6,6 +12,9 @@
 -- ensure_partitions() makes the months ahead, and the DEFAULT partition catches what no month
 -- covers. actor is what the application set (SET LOCAL optiinfra.actor = 'alice'), else the
 -- database user.
+--
+-- The change feed reads in the order of (xact_id, id), and only what was written by transactions
+-- older than all that are still open: so nothing can appear before what was read already.
 
 CREATE TYPE event_severity AS ENUM ('info', 'warning', 'error', 'critical');
 COMMENT ON TYPE event_severity IS 'How bad an event is, least first.';
@@ -71,6 +80,84 @@ WHERE subject_id IS NOT NULL;
 COMMENT ON INDEX events_customer_id_subject_id_created_at_id_idx IS
 'Serves list_events_by_subject.';
 
+CREATE INDEX events_xact_id_id_idx ON events (xact_id, id);
+COMMENT ON INDEX events_xact_id_id_idx IS 'Serves read_events and get_feed_lag.';
+
+CREATE FUNCTION refuse_event_change() RETURNS trigger
+LANGUAGE plpgsql
+AS $$
+BEGIN
+    IF TG_OP = 'DELETE' THEN
+        IF NOT EXISTS (SELECT FROM customers WHERE id = OLD.customer_id) THEN
+            RETURN OLD;
+        END IF;
+    ELSIF TG_OP = 'UPDATE' THEN
+        -- Deleting an agent clears the links to it.
+        IF NEW.agent_id IS NULL AND NOT EXISTS (SELECT FROM agents WHERE id = OLD.agent_id) THEN
+            NEW.agent_id := OLD.agent_id;
+            IF NEW IS NOT DISTINCT FROM OLD THEN
+                NEW.agent_id := NULL;
+                RETURN NEW;
+            END IF;
+        END IF;
+    END IF;
+    RAISE EXCEPTION '% of % is refused: the audit log is append-only', TG_OP, TG_TABLE_NAME
+        USING ERRCODE = 'OI004', TABLE = TG_TABLE_NAME,
+            HINT = 'Events go with their customer, or with the partition of their month.';
+END
+$$;
+COMMENT ON FUNCTION refuse_event_change() IS
+'Trigger: refuses to change, delete or truncate events, unless their customer or agent is deleted.';
+
+CREATE TRIGGER events_refuse_change
+BEFORE UPDATE OR DELETE ON events
+FOR EACH ROW
+EXECUTE FUNCTION refuse_event_change();
+COMMENT ON TRIGGER events_refuse_change ON events IS 'Append-only.';
+
+CREATE TRIGGER events_refuse_truncate
+BEFORE TRUNCATE ON events
+FOR EACH STATEMENT
+EXECUTE FUNCTION refuse_event_change();
+COMMENT ON TRIGGER events_refuse_truncate ON events IS 'Append-only.';
+
 CREATE TABLE events_default PARTITION OF events DEFAULT;
 COMMENT ON TABLE events_default IS
 'Events of months that have no partition; ensure_partitions() moves them to theirs.';
+
+-- The trigger on TRUNCATE is a partition's own: it does not come from the partitioned table.
+CREATE TRIGGER events_refuse_truncate
+BEFORE TRUNCATE ON events_default
+FOR EACH STATEMENT
+EXECUTE FUNCTION refuse_event_change();
+COMMENT ON TRIGGER events_refuse_truncate ON events_default IS 'Append-only.';
+
+-- Transaction ids begin anew in another cluster, so after dump and restore those in events would
+-- stand in the future, and the feed would wait for them.
+CREATE FUNCTION forget_event_xact_ids() RETURNS bigint
+LANGUAGE plpgsql
+AS $$
+DECLARE
+    forgotten bigint;
+BEGIN
+    ALTER TABLE events DISABLE TRIGGER events_refuse_change;
+    UPDATE events SET xact_id = '0' WHERE xact_id != '0';
+    GET DIAGNOSTICS forgotten = ROW_COUNT;
+    ALTER TABLE events ENABLE TRIGGER events_refuse_change;
+    RETURN forgotten;
+END
+$$;
+COMMENT ON FUNCTION forget_event_xact_ids() IS
+'To be run by the owner after dump and restore, before anyone writes or reads the feed: sets the '
+'xact_id of all events to 0, which is before every transaction; returns how many it set.';
+
+DO $do$
+BEGIN
+    EXECUTE format(
+        'ALTER FUNCTION refuse_event_change() SET search_path = %I, pg_temp', current_schema()
+    );
+    EXECUTE format(
+        'ALTER FUNCTION forget_event_xact_ids() SET search_path = %I, pg_temp', current_schema()
+    );
+END
+$do$;

@@ -106,6 +106,8 @@ BEGIN
                 'CREATE TABLE %I (LIKE %I INCLUDING DEFAULTS INCLUDING CONSTRAINTS)',
                 partition_name, parent.table_name
             );
+            -- Nobody else writes, and to move an event is not to delete it.
+            EXECUTE format('ALTER TABLE %I DISABLE TRIGGER USER', default_name);
             EXECUTE format(
                 $query$
                     WITH moved AS (
@@ -115,6 +117,7 @@ BEGIN
                 $query$,
                 default_name, parent.key_column, month_start, month_end, partition_name
             );
+            EXECUTE format('ALTER TABLE %I ENABLE TRIGGER USER', default_name);
             EXECUTE format(
                 'ALTER TABLE %I ATTACH PARTITION %I FOR VALUES FROM (%L) TO (%L)',
                 parent.table_name, partition_name, month_start, month_end
@@ -123,6 +126,14 @@ BEGIN
                 'COMMENT ON TABLE %I IS %L',
                 partition_name, parent.table_name || ' of ' || to_char(month_start, 'YYYY-MM.')
             );
+            IF parent.table_name = 'events' THEN
+                EXECUTE format(
+                    'CREATE TRIGGER events_refuse_truncate BEFORE TRUNCATE ON %1$I '
+                    'FOR EACH STATEMENT EXECUTE FUNCTION refuse_event_change(); '
+                    'COMMENT ON TRIGGER events_refuse_truncate ON %1$I IS ''Append-only.''',
+                    partition_name
+                );
+            END IF;
             RETURN NEXT partition_name;
         END LOOP;
     END LOOP;

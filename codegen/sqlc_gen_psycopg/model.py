@@ -84,7 +84,7 @@ class Item:
 
     name: str
     type: PyType | None
-    comment: str = ""
+    comment: str = field(default="", compare=False)  # those of a CTE have none
     embed: Model | None = None
     nullable: bool = False
     many: bool = False  # a list of the embedded table's rows

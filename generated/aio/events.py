@@ -13,11 +13,15 @@ from .. import _runtime, models
 from ..events import (
     COPY_EVENTS,
     CREATE_EVENT,
+    FORGET_EVENT_XACT_IDS,
     GET_EVENT,
+    GET_FEED_LAG,
     LIST_EVENTS,
     LIST_EVENTS_BY_AGENT,
     LIST_EVENTS_BY_SUBJECT,
+    READ_EVENTS,
     CopyEventsParams,
+    GetFeedLagRow,
     _copy_events_values,
     _make_event,
 )
@@ -25,17 +29,24 @@ from ..events import (
 __all__ = [
     "COPY_EVENTS",
     "CREATE_EVENT",
+    "FORGET_EVENT_XACT_IDS",
     "GET_EVENT",
+    "GET_FEED_LAG",
     "LIST_EVENTS",
     "LIST_EVENTS_BY_AGENT",
     "LIST_EVENTS_BY_SUBJECT",
+    "READ_EVENTS",
     "CopyEventsParams",
+    "GetFeedLagRow",
     "copy_events",
     "create_event",
+    "forget_event_xact_ids",
     "get_event",
+    "get_feed_lag",
     "list_events",
     "list_events_by_agent",
     "list_events_by_subject",
+    "read_events",
 ]
 
 
@@ -170,3 +181,45 @@ async def list_events_by_subject(
         ),
         _make_event,
     )
+
+
+async def read_events(
+    conn: psycopg.AsyncConnection[typing.Any],
+    *,
+    after_xact_id: int,
+    after_id: uuid.UUID,
+    customer_id: uuid.UUID | None = None,
+    max_rows: int,
+) -> list[models.Event]:
+    """The change feed: the next events after a cursor, up to max_rows, of one customer or, where none
+    is given, of all. The cursor is the xact_id and id of the last event that was read, and 0 and
+    the zero UUID before the first. Nothing ever appears before a cursor that was returned: an event
+    is held back until every transaction that was open when it was written is over.
+    optiinfra_db.feed follows it.
+    """
+    return await _runtime.async_many(
+        conn,
+        READ_EVENTS,
+        (after_xact_id, after_id, customer_id, max_rows),
+        _make_event,
+    )
+
+
+async def get_feed_lag(conn: psycopg.AsyncConnection[typing.Any]) -> GetFeedLagRow:
+    """How far the change feed is behind what is committed, and what holds it back. horizon_xact_id:
+    the feed has all events before it. waiting_events: how many are committed and held back;
+    waiting_since: since when the first of them. The rest is about the oldest open transaction,
+    which holds them back (NULL where there is none, or the role may not see it): its process, how
+    long it has been open, its application, user, state and last query.
+    """
+    return await _runtime.async_exactly_one(conn, GET_FEED_LAG, (), GetFeedLagRow)
+
+
+async def forget_event_xact_ids(conn: psycopg.AsyncConnection[typing.Any]) -> int:
+    """To be run by the owner once after a database was dumped and restored, before anyone writes to it
+    or reads the feed: sets the xact_id of all events to 0, because those of the old cluster mean
+    nothing in the new one. Returns how many it set. Readers go on after the cursor (0, the highest
+    UUID), that is, with what is written from now on.
+    """
+    value: int = await _runtime.async_exactly_one(conn, FORGET_EVENT_XACT_IDS, (), _runtime.first)
+    return value

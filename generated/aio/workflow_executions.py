@@ -11,12 +11,15 @@ import psycopg
 from .. import _runtime, models
 from ..workflow_executions import (
     CANCEL_WORKFLOW_EXECUTION,
+    CLAIM_WORKFLOW_EXECUTION,
     COMPLETE_WORKFLOW_EXECUTION,
     CREATE_WORKFLOW_EXECUTION,
     DELETE_WORKFLOW_EXECUTION,
     FAIL_WORKFLOW_EXECUTION,
     GET_WORKFLOW_DETAIL,
     GET_WORKFLOW_EXECUTION,
+    GET_WORKFLOW_LINEAGE,
+    GET_WORKFLOW_TIMELINE,
     HEARTBEAT_WORKFLOW_EXECUTION,
     LIST_FAILED_WORKFLOWS,
     LIST_FAILED_WORKFLOWS_BY_CUSTOMER,
@@ -27,10 +30,13 @@ from ..workflow_executions import (
     LIST_WORKFLOW_EXECUTIONS_BY_STATUS,
     LIST_WORKFLOW_EXECUTIONS_BY_TYPE,
     LIST_WORKFLOW_PROGRESS,
-    LIST_WORKFLOW_RETRIES,
     RECORD_WORKFLOW_EXECUTION,
+    RETRY_FAILED_WORKFLOW_EXECUTIONS,
+    RETRY_WORKFLOW_EXECUTION,
     START_WORKFLOW_EXECUTION,
+    TIME_OUT_WORKFLOW_EXECUTIONS,
     GetWorkflowDetailRow,
+    GetWorkflowTimelineRow,
     ListFailedWorkflowsByCustomerRow,
     ListFailedWorkflowsRow,
     ListRunningWorkflowsRow,
@@ -47,12 +53,15 @@ from ..workflow_executions import (
 
 __all__ = [
     "CANCEL_WORKFLOW_EXECUTION",
+    "CLAIM_WORKFLOW_EXECUTION",
     "COMPLETE_WORKFLOW_EXECUTION",
     "CREATE_WORKFLOW_EXECUTION",
     "DELETE_WORKFLOW_EXECUTION",
     "FAIL_WORKFLOW_EXECUTION",
     "GET_WORKFLOW_DETAIL",
     "GET_WORKFLOW_EXECUTION",
+    "GET_WORKFLOW_LINEAGE",
+    "GET_WORKFLOW_TIMELINE",
     "HEARTBEAT_WORKFLOW_EXECUTION",
     "LIST_FAILED_WORKFLOWS",
     "LIST_FAILED_WORKFLOWS_BY_CUSTOMER",
@@ -63,22 +72,28 @@ __all__ = [
     "LIST_WORKFLOW_EXECUTIONS_BY_STATUS",
     "LIST_WORKFLOW_EXECUTIONS_BY_TYPE",
     "LIST_WORKFLOW_PROGRESS",
-    "LIST_WORKFLOW_RETRIES",
     "RECORD_WORKFLOW_EXECUTION",
+    "RETRY_FAILED_WORKFLOW_EXECUTIONS",
+    "RETRY_WORKFLOW_EXECUTION",
     "START_WORKFLOW_EXECUTION",
+    "TIME_OUT_WORKFLOW_EXECUTIONS",
     "GetWorkflowDetailRow",
+    "GetWorkflowTimelineRow",
     "ListFailedWorkflowsByCustomerRow",
     "ListFailedWorkflowsRow",
     "ListRunningWorkflowsRow",
     "ListWorkflowProgressRow",
     "WorkflowSummary",
     "cancel_workflow_execution",
+    "claim_workflow_execution",
     "complete_workflow_execution",
     "create_workflow_execution",
     "delete_workflow_execution",
     "fail_workflow_execution",
     "get_workflow_detail",
     "get_workflow_execution",
+    "get_workflow_lineage",
+    "get_workflow_timeline",
     "heartbeat_workflow_execution",
     "list_failed_workflows",
     "list_failed_workflows_by_customer",
@@ -89,9 +104,11 @@ __all__ = [
     "list_workflow_executions_by_status",
     "list_workflow_executions_by_type",
     "list_workflow_progress",
-    "list_workflow_retries",
     "record_workflow_execution",
+    "retry_failed_workflow_executions",
+    "retry_workflow_execution",
     "start_workflow_execution",
+    "time_out_workflow_executions",
 ]
 
 
@@ -311,18 +328,41 @@ async def list_workflow_executions_by_agent(
     )
 
 
-async def list_workflow_retries(
+async def get_workflow_lineage(
+    conn: psycopg.AsyncConnection[typing.Any],
+    *,
+    customer_id: uuid.UUID | None = None,
+    id: uuid.UUID | None = None,
+) -> list[WorkflowSummary]:
+    """All attempts at what a run is an attempt at, the first one first: the runs that it retries, the
+    run itself and those that retry it, without their payloads. Empty where there is no such run. A
+    deleted run splits the line.
+    """
+    return await _runtime.async_many(
+        conn,
+        GET_WORKFLOW_LINEAGE,
+        (customer_id, id),
+        _make_workflow_summary,
+    )
+
+
+async def get_workflow_timeline(
     conn: psycopg.AsyncConnection[typing.Any],
     *,
     customer_id: uuid.UUID,
-    retried_from_id: uuid.UUID,
-) -> list[WorkflowSummary]:
-    """Runs that retry this one, oldest first, without their payloads."""
+    id: uuid.UUID,
+) -> list[GetWorkflowTimelineRow]:
+    """The story of a run in order: created, started, every attempt at every step, artifacts, the end,
+    and by whom. status is the one entered, NULL for an artifact. Where an attempt at a step or the
+    run ends, duration says how long it ran and error why it failed. name is that of the step or the
+    artifact. What was imported, and so did not happen under the eyes of the audit log, is told from
+    the rows. Of a run that was deleted its own events remain.
+    """
     return await _runtime.async_many(
         conn,
-        LIST_WORKFLOW_RETRIES,
-        (customer_id, retried_from_id),
-        _make_workflow_summary,
+        GET_WORKFLOW_TIMELINE,
+        (customer_id, id),
+        GetWorkflowTimelineRow,
     )
 
 
@@ -415,19 +455,41 @@ async def start_workflow_execution(
     )
 
 
+async def claim_workflow_execution(
+    conn: psycopg.AsyncConnection[typing.Any],
+    *,
+    agent_id: uuid.UUID | None = None,
+) -> models.WorkflowExecution | None:
+    """Move the oldest pending run of an agent to running and return it; None where none waits.
+
+    Callers at the same moment get different runs, without waiting for one another. For agents: it
+    spans customers.
+    """
+    return await _runtime.async_one(
+        conn,
+        CLAIM_WORKFLOW_EXECUTION,
+        (agent_id,),
+        _make_workflow_execution,
+    )
+
+
 async def heartbeat_workflow_execution(
     conn: psycopg.AsyncConnection[typing.Any],
     *,
     customer_id: uuid.UUID,
     id: uuid.UUID,
+    attempt: int,
 ) -> WorkflowSummary | None:
     """Note that a running run is alive; None where it is not running (any more), which tells its
-    executor to stop. The payloads are left out: a heartbeat is to cost little.
+    executor to stop. The payloads are left out: a heartbeat is to cost little. attempt is that of
+    the run as its executor got it.
+
+    Raises StaleWriter where the run is another attempt.
     """
     return await _runtime.async_one(
         conn,
         HEARTBEAT_WORKFLOW_EXECUTION,
-        (customer_id, id),
+        (customer_id, id, attempt),
         _make_workflow_summary,
     )
 
@@ -436,16 +498,20 @@ async def complete_workflow_execution(
     conn: psycopg.AsyncConnection[typing.Any],
     *,
     output_data: models.JSON | None = None,
-    customer_id: uuid.UUID | None = None,
-    id: uuid.UUID | None = None,
+    customer_id: uuid.UUID,
+    id: uuid.UUID,
+    attempt: int,
 ) -> models.WorkflowExecution | None:
-    """Move a run from running to completed, with what came of it; None where it was not running, or
-    has steps that are still open.
+    """Move a run from running to completed, with what came of it; None where it was not running.
+    attempt is that of the run as its executor got it.
+
+    Raises IllegalTransition where steps of it are still open, and StaleWriter where the run is
+    another attempt.
     """
     return await _runtime.async_one(
         conn,
         COMPLETE_WORKFLOW_EXECUTION,
-        (_runtime.to_jsonb(output_data), customer_id, id),
+        (_runtime.to_jsonb(output_data), customer_id, id, attempt),
         _make_workflow_execution,
     )
 
@@ -456,15 +522,19 @@ async def fail_workflow_execution(
     error_details: models.JSON,
     customer_id: uuid.UUID,
     id: uuid.UUID,
+    attempt: int,
 ) -> models.WorkflowExecution | None:
-    """Move a run from running to failed, with the reason (an object: type, message, ...), and close
-    its open steps: a running one fails with the same reason, the others are skipped. None where the
-    run was not running.
+    """Move a run from running to failed, with the reason (an object: type, message, ...).
+
+    Its open steps are closed: a running one fails with the same reason, the others are skipped.
+    None where the run was not running. attempt is that of the run as its executor got it.
+
+    Raises StaleWriter where the run is another attempt.
     """
     return await _runtime.async_one(
         conn,
         FAIL_WORKFLOW_EXECUTION,
-        (_runtime.to_jsonb(error_details), customer_id, id),
+        (_runtime.to_jsonb(error_details), customer_id, id, attempt),
         _make_workflow_execution,
     )
 
@@ -475,16 +545,82 @@ async def cancel_workflow_execution(
     reason: str,
     customer_id: uuid.UUID,
     id: uuid.UUID,
+    actor: str | None = None,
 ) -> models.WorkflowExecution | None:
-    """Move a run from pending or running to cancelled, note the reason (as cancel_reason in its
-    metadata), and close its open steps: a running one fails with that reason, the others are
-    skipped. None where the run was over.
+    """Move a run from pending or running to cancelled, and note the reason (as cancel_reason in its
+    metadata). Its open steps are closed: a running one fails with that reason, the others are
+    skipped. None where the run was over. Who did it is the actor of the connection, or actor, which
+    then acts for the rest of the transaction.
     """
     return await _runtime.async_one(
         conn,
         CANCEL_WORKFLOW_EXECUTION,
-        (reason, customer_id, id),
+        (reason, customer_id, id, actor),
         _make_workflow_execution,
+    )
+
+
+async def time_out_workflow_executions(
+    conn: psycopg.AsyncConnection[typing.Any],
+    *,
+    max_rows: int,
+    heartbeat_timeout: datetime.timedelta | None = None,
+) -> list[WorkflowSummary]:
+    """Move up to max_rows runs to timeout that are past their deadline_at, and, where
+    heartbeat_timeout is given, running ones whose last heartbeat is longer ago than that; the
+    longest overdue first. error_details says which (type DeadlineExceeded or HeartbeatLost); their
+    open steps are closed as by fail_workflow_execution. Returns them. Runs that somebody is writing
+    at the moment are left for the next sweep. For operators: it spans customers.
+    """
+    return await _runtime.async_many(
+        conn,
+        TIME_OUT_WORKFLOW_EXECUTIONS,
+        (max_rows, heartbeat_timeout),
+        _make_workflow_summary,
+    )
+
+
+async def retry_workflow_execution(
+    conn: psycopg.AsyncConnection[typing.Any],
+    *,
+    customer_id: uuid.UUID | None = None,
+    id: uuid.UUID | None = None,
+    deadline_at: datetime.datetime | None = None,
+    from_step: int | None = None,
+) -> models.WorkflowExecution | None:
+    """Retry a run that failed, timed out or was cancelled: a new pending run with attempt + 1 and
+    retried_from_id, and its steps. Those that had completed before the failed one are carried over,
+    as skipped steps with their outputs (carried_over_from in their metadata); the failed one and
+    those after it are pending again. from_step, the step_order of another one, says to begin there.
+    A deadline stays as long after the creation as it was, unless deadline_at says otherwise. A run
+    is retried once: retrying it again returns the run that already does (retry that one, in turn).
+    None where the run is unknown, not over, or completed.
+    """
+    return await _runtime.async_one(
+        conn,
+        RETRY_WORKFLOW_EXECUTION,
+        (customer_id, id, _runtime.aware("deadline_at", deadline_at), from_step),
+        _make_workflow_execution,
+    )
+
+
+async def retry_failed_workflow_executions(
+    conn: psycopg.AsyncConnection[typing.Any],
+    *,
+    customer_id: uuid.UUID | None = None,
+    workflow_type: models.WorkflowType | None = None,
+    since: datetime.datetime | None = None,
+    max_rows: int | None = None,
+) -> list[WorkflowSummary]:
+    """Retry up to max_rows runs of a customer and type that failed or timed out since a time and are
+    not retried yet, the oldest first, each as retry_workflow_execution does. Returns the new runs;
+    call it until none comes.
+    """
+    return await _runtime.async_many(
+        conn,
+        RETRY_FAILED_WORKFLOW_EXECUTIONS,
+        (customer_id, workflow_type, _runtime.aware("since", since), max_rows),
+        _make_workflow_summary,
     )
 
 

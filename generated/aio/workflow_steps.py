@@ -115,7 +115,7 @@ async def start_workflow_step(
     id: uuid.UUID | None = None,
 ) -> models.WorkflowStep | None:
     """Move a step to running: a pending one, or a retrying one whose time has come, of a running run;
-    None where it was neither.
+    None where it was neither. What comes back has the retry_count that this attempt's writes carry.
     """
     return await _runtime.async_one(
         conn,
@@ -132,12 +132,17 @@ async def complete_workflow_step(
     customer_id: uuid.UUID,
     workflow_execution_id: uuid.UUID,
     id: uuid.UUID,
+    retry_count: int,
 ) -> models.WorkflowStep | None:
-    """Move a step from running to completed, with what came of it; None where it was not running."""
+    """Move a step from running to completed, with what came of it; None where it was not running.
+    retry_count is that of the step as its executor started it.
+
+    Raises StaleWriter where the step was put back for another attempt since, and changes nothing.
+    """
     return await _runtime.async_one(
         conn,
         COMPLETE_WORKFLOW_STEP,
-        (_runtime.to_jsonb(output_data), customer_id, workflow_execution_id, id),
+        (_runtime.to_jsonb(output_data), customer_id, workflow_execution_id, id, retry_count),
         _make_workflow_step,
     )
 
@@ -146,19 +151,23 @@ async def advance_workflow_step(
     conn: psycopg.AsyncConnection[typing.Any],
     *,
     output_data: models.JSON | None = None,
-    customer_id: uuid.UUID,
-    workflow_execution_id: uuid.UUID,
-    id: uuid.UUID,
+    customer_id: uuid.UUID | None = None,
+    workflow_execution_id: uuid.UUID | None = None,
+    id: uuid.UUID | None = None,
+    retry_count: int | None = None,
 ) -> list[models.WorkflowStep]:
     """Complete a running step and start the next pending one of the plan, in one statement.
 
     Returns the step completed and the step started; only the first where none was left to start, or
-    another session took it at that moment; nothing where the step was not running.
+    another session took it at that moment; nothing where the step was not running. retry_count is
+    that of the step as its executor started it.
+
+    Raises StaleWriter where the step was put back for another attempt since, and changes nothing.
     """
     return await _runtime.async_many(
         conn,
         ADVANCE_WORKFLOW_STEP,
-        (_runtime.to_jsonb(output_data), customer_id, workflow_execution_id, id),
+        (_runtime.to_jsonb(output_data), customer_id, workflow_execution_id, id, retry_count),
         _make_workflow_step,
     )
 
@@ -173,12 +182,15 @@ async def fail_workflow_step(
     customer_id: uuid.UUID,
     workflow_execution_id: uuid.UUID,
     id: uuid.UUID,
+    retry_count: int,
 ) -> models.WorkflowStep | None:
     """Note that the attempt of a running step failed, with the reason (an object: type, message, ...).
     While it is retryable and retries are left, the step goes to retrying, to be started again after
     backoff_base_seconds (1 unless given), doubled with each retry up to backoff_cap_seconds (300
     unless given), and spread over half to the whole of that; else it goes to failed. None where it
-    was not running.
+    was not running. retry_count is that of the step as its executor started it.
+
+    Raises StaleWriter where the step was put back for another attempt since, and changes nothing.
     """
     return await _runtime.async_one(
         conn,
@@ -191,6 +203,7 @@ async def fail_workflow_step(
             customer_id,
             workflow_execution_id,
             id,
+            retry_count,
         ),
         _make_workflow_step,
     )
@@ -202,11 +215,16 @@ async def skip_workflow_step(
     customer_id: uuid.UUID,
     workflow_execution_id: uuid.UUID,
     id: uuid.UUID,
+    retry_count: int,
 ) -> models.WorkflowStep | None:
-    """Move a step that is not over to skipped; None where it was over."""
+    """Move a step that is not over to skipped; None where it was over. retry_count is that of the step
+    as the caller saw it.
+
+    Raises StaleWriter where the step was put back for another attempt since, and changes nothing.
+    """
     return await _runtime.async_one(
         conn,
         SKIP_WORKFLOW_STEP,
-        (customer_id, workflow_execution_id, id),
+        (customer_id, workflow_execution_id, id, retry_count),
         _make_workflow_step,
     )

@@ -114,3 +114,13 @@ def step_key(step):
         "workflow_execution_id": step.workflow_execution_id,
         "id": step.id,
     }
+
+
+def run_attempt(run):
+    """Return what the executor of a run says with each of its writes."""
+    return key(run) | {"attempt": run.attempt}
+
+
+def step_attempt(step):
+    """Return what the executor of a step says with each of its writes."""
+    return step_key(step) | {"retry_count": step.retry_count}

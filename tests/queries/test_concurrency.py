@@ -7,6 +7,7 @@ from itertools import count
 from uuid import uuid4
 
 import pytest
+from psycopg import DatabaseError
 
 from optiinfra_db import connect
 from optiinfra_db.generated import (
@@ -151,13 +152,21 @@ def test_creating_anything_with_one_id_at_once_gives_one_row(database_url, owner
 
 @pytest.mark.parametrize("end", ["complete", "fail", "cancel"])
 def test_a_run_that_ends_while_steps_are_added_leaves_none_open(database_url, owner, together, end):
-    arguments = {"fail": {"error_details": {"message": "x"}}, "cancel": {"reason": "x"}}
+    arguments = {
+        "complete": {"attempt": 1},
+        "fail": {"attempt": 1, "error_details": {"message": "x"}},
+        "cancel": {"reason": "x"},
+    }
     function = getattr(workflow_executions, f"{end}_workflow_execution")
 
     def add_or_end(conn, run_id, turns):
         if next(turns) % 2:
             key = {"customer_id": owner["customer_id"], "id": run_id}
-            return function(conn, **key, **arguments.get(end, {}))
+            try:
+                return function(conn, **key, **arguments[end])
+            except DatabaseError:
+                assert end == "complete"
+                return None
         return workflow_steps.add_workflow_step(
             conn,
             customer_id=owner["customer_id"],
@@ -206,12 +215,13 @@ def test_a_step_added_before_the_run_ends_is_seen_by_what_ends_it(database_url, 
                 step_name="late",
             )
             completing = executor.submit(
-                workflow_executions.complete_workflow_execution, ender, **key
+                workflow_executions.complete_workflow_execution, ender, **key, attempt=1
             )
             waits = "SELECT wait_event_type = 'Lock' FROM pg_stat_activity WHERE pid = %s"
             while adder.execute(waits, [ender.info.backend_pid]).fetchone() != (True,):
                 pass
-        assert completing.result() is None
+        with pytest.raises(DatabaseError, match="has open steps"):
+            completing.result()
 
         workflow_executions.cancel_workflow_execution(ender, **key, reason="x")
         (closed,) = workflow_steps.list_workflow_steps(
@@ -222,7 +232,7 @@ def test_a_step_added_before_the_run_ends_is_seen_by_what_ends_it(database_url, 
 
 @pytest.mark.parametrize("move", ["start_workflow_execution", "fail_workflow_execution"])
 def test_of_racing_transitions_of_a_run_one_wins(database_url, owner, together, move):
-    arguments = {"error_details": {"message": "x"}} if move.startswith("fail") else {}
+    arguments = {"attempt": 1, "error_details": {"message": "x"}} if "fail" in move else {}
     function = getattr(workflow_executions, move)
     for _ in range(ROUNDS):
         with connect(database_url) as conn:
@@ -246,7 +256,7 @@ def test_of_racing_advances_of_a_step_one_wins_and_one_step_runs(database_url, o
             first, *_ = workflow_steps.list_workflow_steps(conn, **run_key)
             workflow_steps.start_workflow_step(conn, **run_key, id=first.id)
 
-            step_key = run_key | {"id": first.id}
+            step_key = run_key | {"id": first.id, "retry_count": 0}
 
             results = together(
                 lambda conn, key=step_key: workflow_steps.advance_workflow_step(conn, **key)

@@ -2,6 +2,7 @@ from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import pytest
+from psycopg import DatabaseError
 from psycopg.errors import CheckViolation, ForeignKeyViolation, UniqueViolation
 
 from optiinfra_db.generated.models import (
@@ -11,7 +12,7 @@ from optiinfra_db.generated.models import (
     WorkflowType,
 )
 
-from .database import ZERO_DIGEST, key, step_key
+from .database import ZERO_DIGEST, key, run_attempt, step_attempt, step_key
 
 ID = UUID("01941f29-7c00-7000-8000-0000000000ff")
 AT = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
@@ -20,7 +21,7 @@ ERROR = {"type": "QuotaExceeded", "message": "no GPUs left"}
 
 def finish_steps(db, run):
     for step in db.steps_of(run):
-        db.workflow_steps.skip_workflow_step(**step_key(step))
+        db.workflow_steps.skip_workflow_step(**step_attempt(step))
 
 
 def record(db, customer, agent, **given):
@@ -45,8 +46,10 @@ def in_each_state(db, customer, agent):
         if status in {WorkflowStatus.RUNNING, WorkflowStatus.COMPLETED, WorkflowStatus.FAILED}:
             db.start_run(run)
     finish_steps(db, runs[WorkflowStatus.COMPLETED])
-    functions.complete_workflow_execution(**key(runs[WorkflowStatus.COMPLETED]))
-    functions.fail_workflow_execution(**key(runs[WorkflowStatus.FAILED]), error_details=ERROR)
+    functions.complete_workflow_execution(**run_attempt(runs[WorkflowStatus.COMPLETED]))
+    functions.fail_workflow_execution(
+        **run_attempt(runs[WorkflowStatus.FAILED]), error_details=ERROR
+    )
     functions.cancel_workflow_execution(**key(runs[WorkflowStatus.CANCELLED]), reason="changed")
     functions.delete_workflow_execution(**key(runs[WorkflowStatus.TIMEOUT]))
     runs[WorkflowStatus.TIMEOUT] = record(
@@ -273,11 +276,14 @@ def test_a_run_goes_from_start_to_completion(db):
     started = db.start_run(run)
     assert started.status is WorkflowStatus.RUNNING
     assert started.started_at is not None
-    assert db.workflow_executions.heartbeat_workflow_execution(**key(run)).heartbeat_at is not None
+    assert (
+        db.workflow_executions.heartbeat_workflow_execution(**run_attempt(run)).heartbeat_at
+        is not None
+    )
 
     finish_steps(db, run)
     completed = db.workflow_executions.complete_workflow_execution(
-        **key(run), output_data={"savings": 1}
+        **run_attempt(run), output_data={"savings": 1}
     )
     assert (completed.status, completed.output_data) == (WorkflowStatus.COMPLETED, {"savings": 1})
     assert completed.completed_at >= completed.started_at
@@ -290,11 +296,14 @@ def test_completing_a_run_with_open_steps_is_refused(db):
     (step,) = db.steps_of(run)
     complete = db.workflow_executions.complete_workflow_execution
 
-    assert complete(**key(run)) is None
+    with db.refused(DatabaseError):
+        complete(**run_attempt(run))
     db.workflow_steps.start_workflow_step(**step_key(step))
-    assert complete(**key(run)) is None
-    db.workflow_steps.fail_workflow_step(**step_key(step), retryable=True, error_details=ERROR)
-    assert complete(**key(run)) is None
+    with db.refused(DatabaseError):
+        complete(**run_attempt(run))
+    db.workflow_steps.fail_workflow_step(**step_attempt(step), retryable=True, error_details=ERROR)
+    with db.refused(DatabaseError):
+        complete(**run_attempt(run))
     assert db.workflow_executions.get_workflow_execution(**key(run)) == started
 
 
@@ -305,13 +314,17 @@ def test_a_run_that_ends_badly_closes_its_open_steps(db, way):
     done, working, again, _ = db.steps_of(run)
     for step in (done, working, again):
         db.workflow_steps.start_workflow_step(**step_key(step))
-    db.workflow_steps.complete_workflow_step(**step_key(done))
+    db.workflow_steps.complete_workflow_step(**step_attempt(done))
     earlier = {"type": "Timeout", "message": "slow"}
-    db.workflow_steps.fail_workflow_step(**step_key(again), retryable=True, error_details=earlier)
+    db.workflow_steps.fail_workflow_step(
+        **step_attempt(again), retryable=True, error_details=earlier
+    )
     bystander = db.make_run(db.customers.get_customer(id=run.customer_id))
 
     if way == "fail":
-        ended = db.workflow_executions.fail_workflow_execution(**key(run), error_details=ERROR)
+        ended = db.workflow_executions.fail_workflow_execution(
+            **run_attempt(run), error_details=ERROR
+        )
         reason = ERROR
         assert (ended.status, ended.error_details) == (WorkflowStatus.FAILED, ERROR)
     else:
@@ -332,11 +345,19 @@ def test_transitions_from_the_wrong_state_return_none_and_change_nothing(db):
     functions = db.workflow_executions
     moves = {
         "start": (functions.start_workflow_execution, {}, {WorkflowStatus.PENDING}),
-        "heartbeat": (functions.heartbeat_workflow_execution, {}, {WorkflowStatus.RUNNING}),
-        "complete": (functions.complete_workflow_execution, {}, {WorkflowStatus.RUNNING}),
+        "heartbeat": (
+            functions.heartbeat_workflow_execution,
+            {"attempt": 1},
+            {WorkflowStatus.RUNNING},
+        ),
+        "complete": (
+            functions.complete_workflow_execution,
+            {"attempt": 1},
+            {WorkflowStatus.RUNNING},
+        ),
         "fail": (
             functions.fail_workflow_execution,
-            {"error_details": ERROR},
+            {"attempt": 1, "error_details": ERROR},
             {WorkflowStatus.RUNNING},
         ),
         "cancel": (
@@ -363,8 +384,8 @@ def test_transitions_of_another_customers_run_change_nothing(db):
 
     assert functions.start_workflow_execution(**theirs) is None
     started = db.start_run(run)
-    assert functions.complete_workflow_execution(**theirs) is None
-    assert functions.fail_workflow_execution(**theirs, error_details=ERROR) is None
+    assert functions.complete_workflow_execution(**theirs, attempt=1) is None
+    assert functions.fail_workflow_execution(**theirs, attempt=1, error_details=ERROR) is None
     assert functions.cancel_workflow_execution(**theirs, reason="x") is None
     assert functions.get_workflow_detail(**theirs) is None
     assert functions.delete_workflow_execution(**theirs) == 0
@@ -445,10 +466,10 @@ def test_the_board_shows_progress_duration_and_the_first_failure(db):
     db.start_run(run)
     a, b, _ = db.steps_of(run)
     db.workflow_steps.start_workflow_step(**step_key(a))
-    db.workflow_steps.complete_workflow_step(**step_key(a))
+    db.workflow_steps.complete_workflow_step(**step_attempt(a))
     db.workflow_steps.start_workflow_step(**step_key(b))
-    db.workflow_steps.fail_workflow_step(**step_key(b), retryable=False, error_details=ERROR)
-    db.workflow_executions.fail_workflow_execution(**key(run), error_details=ERROR)
+    db.workflow_steps.fail_workflow_step(**step_attempt(b), retryable=False, error_details=ERROR)
+    db.workflow_executions.fail_workflow_execution(**run_attempt(run), error_details=ERROR)
 
     (row,) = board(customer_id=customer_id, max_rows=9)
     assert (row.status, row.steps_done, row.steps_total) == (WorkflowStatus.FAILED, 2, 3)
@@ -462,7 +483,7 @@ def test_running_workflows_are_listed_with_progress(db):
         db.start_run(run)
     a, b, _ = db.steps_of(second)
     db.workflow_steps.start_workflow_step(**step_key(a))
-    db.workflow_steps.advance_workflow_step(**step_key(a))
+    db.workflow_steps.advance_workflow_step(**step_attempt(a))
 
     newest, oldest = db.workflow_executions.list_running_workflows(max_rows=9)
 
@@ -482,7 +503,7 @@ def test_runs_of_two_customers_with_one_id_are_both_listed_page_by_page(db):
         (functions.list_running_workflows, db.start_run),
         (
             functions.list_failed_workflows,
-            lambda run: functions.fail_workflow_execution(**key(run), error_details=ERROR),
+            lambda run: functions.fail_workflow_execution(**run_attempt(run), error_details=ERROR),
         ),
     ):
         for run in runs:
@@ -501,12 +522,14 @@ def test_failed_workflows_are_listed_with_the_first_failed_step(db):
     db.start_run(failed)
     fine, a, b = db.steps_of(failed)
     db.workflow_steps.start_workflow_step(**step_key(fine))
-    db.workflow_steps.complete_workflow_step(**step_key(fine))
+    db.workflow_steps.complete_workflow_step(**step_attempt(fine))
     for step in (b, a):
         error = {"type": "E", "message": step.step_name}
         db.workflow_steps.start_workflow_step(**step_key(step))
-        db.workflow_steps.fail_workflow_step(**step_key(step), retryable=False, error_details=error)
-    db.workflow_executions.fail_workflow_execution(**key(failed), error_details=ERROR)
+        db.workflow_steps.fail_workflow_step(
+            **step_attempt(step), retryable=False, error_details=error
+        )
+    db.workflow_executions.fail_workflow_execution(**run_attempt(failed), error_details=ERROR)
 
     first, *others = db.workflow_executions.list_failed_workflows(max_rows=9)
 
@@ -528,19 +551,31 @@ def test_failed_workflows_are_listed_with_the_first_failed_step(db):
     assert page == oldest
 
 
-def test_retries_of_a_run_are_listed_and_survive_it(db):
+def test_all_attempts_of_a_run_are_its_lineage_and_survive_it(db):
     customer, agent = db.make_customer(), db.make_agent()
-    run = record(db, customer, agent, status=WorkflowStatus.FAILED, error_details=ERROR)
-    retry = record(db, customer, agent, retried_from_id=run.id, attempt=2)
-    list_retries = db.workflow_executions.list_workflow_retries
+    failed = {"status": WorkflowStatus.FAILED, "error_details": ERROR}
+    first = record(db, customer, agent, **failed)
+    second = record(db, customer, agent, **failed, retried_from_id=first.id, attempt=2)
+    third = record(db, customer, agent, retried_from_id=second.id, attempt=3)
+    record(db, customer, agent)
+    lineage = db.workflow_executions.get_workflow_lineage
 
-    second = record(db, customer, agent, retried_from_id=run.id, attempt=2)
-    rows = list_retries(customer_id=customer.id, retried_from_id=run.id)
-    assert [(row.id, row.attempt) for row in rows] == [(retry.id, 2), (second.id, 2)]
+    for run in (first, second, third):
+        rows = lineage(**key(run))
+        assert [(row.id, row.attempt) for row in rows] == [
+            (first.id, 1),
+            (second.id, 2),
+            (third.id, 3),
+        ]
+    assert lineage(customer_id=db.make_customer().id, id=first.id) == []
+    with db.refused(UniqueViolation, "workflow_executions_retried_from_id_key"):
+        record(db, customer, agent, retried_from_id=first.id, attempt=2)
 
-    db.workflow_executions.delete_workflow_execution(**key(run))
-    kept = db.workflow_executions.get_workflow_execution(**key(retry))
+    db.workflow_executions.delete_workflow_execution(**key(first))
+    kept = db.workflow_executions.get_workflow_execution(**key(second))
     assert (kept.customer_id, kept.retried_from_id) == (customer.id, None)
+    assert kept.updated_at == second.updated_at
+    assert [row.id for row in lineage(**key(third))] == [second.id, third.id]
 
 
 def test_deleting_a_run_deletes_its_steps_and_artifacts(db):
@@ -564,10 +599,14 @@ def test_a_run_never_ends_before_it_started_whatever_the_clock_says(db, end):
         db.workflow_steps.start_workflow_step(**step_key(step))
     for table in ("workflow_executions", "workflow_steps"):
         db.execute(f"UPDATE {table} SET started_at = now() + interval '1 hour'")
-    arguments = {"fail": {"error_details": ERROR}, "cancel": {"reason": "x"}}
+    arguments = {
+        "complete": {"attempt": 1},
+        "fail": {"attempt": 1, "error_details": ERROR},
+        "cancel": {"reason": "x"},
+    }
 
     function = vars(db.workflow_executions)[f"{end}_workflow_execution"]
-    ended = function(**key(run), **arguments.get(end, {}))
+    ended = function(**key(run), **arguments[end])
 
     for row in (ended, *db.steps_of(run)):
         assert row.completed_at == row.started_at

@@ -1,11 +1,12 @@
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from psycopg import DatabaseError
 from psycopg.errors import CheckViolation, ForeignKeyViolation, UniqueViolation
 
 from optiinfra_db.generated.models import StepStatus
 
-from .database import key, step_key
+from .database import run_attempt, step_attempt, step_key
 
 ERROR = {"type": "Timeout", "message": "no answer in 30 s"}
 
@@ -28,13 +29,13 @@ def in_each_state(db, run):
     for status, step in steps.items():
         if status not in {StepStatus.PENDING, StepStatus.SKIPPED}:
             functions.start_workflow_step(**step_key(step))
-    functions.complete_workflow_step(**step_key(steps[StepStatus.COMPLETED]))
-    functions.skip_workflow_step(**step_key(steps[StepStatus.SKIPPED]))
+    functions.complete_workflow_step(**step_attempt(steps[StepStatus.COMPLETED]))
+    functions.skip_workflow_step(**step_attempt(steps[StepStatus.SKIPPED]))
     functions.fail_workflow_step(
-        **step_key(steps[StepStatus.FAILED]), retryable=False, error_details=ERROR
+        **step_attempt(steps[StepStatus.FAILED]), retryable=False, error_details=ERROR
     )
     functions.fail_workflow_step(
-        **step_key(steps[StepStatus.RETRYING]), retryable=True, error_details=ERROR
+        **step_attempt(steps[StepStatus.RETRYING]), retryable=True, error_details=ERROR
     )
     return {status: functions.get_workflow_step(**step_key(step)) for status, step in steps.items()}
 
@@ -76,7 +77,7 @@ def test_step_order_is_unique_in_a_run_and_from_one_on(db, run):
 def test_no_step_is_added_to_a_run_that_is_over_or_of_another_customer(db, run):
     assert add(db, run, customer_id=db.make_customer().id) is None
 
-    db.workflow_executions.fail_workflow_execution(**key(run), error_details=ERROR)
+    db.workflow_executions.fail_workflow_execution(**run_attempt(run), error_details=ERROR)
     assert add(db, run) is None
     assert len(db.steps_of(run)) == 3
 
@@ -100,7 +101,7 @@ def test_a_step_goes_from_start_to_completion(db, run):
     assert started.started_at is not None
 
     completed = db.workflow_steps.complete_workflow_step(
-        **step_key(step), output_data={"metrics": 1247}
+        **step_attempt(step), output_data={"metrics": 1247}
     )
     assert completed.status is StepStatus.COMPLETED
     assert completed.output_data == {"metrics": 1247}
@@ -120,18 +121,18 @@ def test_a_step_starts_only_in_a_running_run(db):
 def test_advancing_completes_a_step_and_starts_the_next_pending_one(db, run):
     advance = db.workflow_steps.advance_workflow_step
     a, b, c = db.steps_of(run)
-    assert advance(**step_key(a)) == []
+    assert advance(**step_attempt(a)) == []
     db.workflow_steps.start_workflow_step(**step_key(a))
-    db.workflow_steps.skip_workflow_step(**step_key(b))
+    db.workflow_steps.skip_workflow_step(**step_attempt(b))
 
-    completed, started = advance(**step_key(a), output_data={"x": 1})
+    completed, started = advance(**step_attempt(a), output_data={"x": 1})
     assert (completed.id, completed.status) == (a.id, StepStatus.COMPLETED)
     assert completed.output_data == {"x": 1}
     assert (started.id, started.status) == (c.id, StepStatus.RUNNING)
     assert started.started_at is not None
 
-    assert advance(**step_key(a)) == []
-    (last,) = advance(**step_key(c))
+    assert advance(**step_attempt(a)) == []
+    (last,) = advance(**step_attempt(c))
     assert (last.id, last.status) == (c.id, StepStatus.COMPLETED)
     assert [step.status for step in db.steps_of(run)] == [
         StepStatus.COMPLETED,
@@ -147,7 +148,7 @@ def test_a_retryable_failure_is_tried_again_with_growing_pauses_until_none_is_le
     for attempt in range(3):
         db.workflow_steps.start_workflow_step(**step_key(step))
         failed = db.workflow_steps.fail_workflow_step(
-            **step_key(step),
+            **step_attempt(step) | {"retry_count": attempt},
             retryable=True,
             error_details=ERROR,
             backoff_base_seconds=10,
@@ -161,9 +162,9 @@ def test_a_retryable_failure_is_tried_again_with_growing_pauses_until_none_is_le
     for pause, whole in zip(pauses, (10, 20, 25), strict=True):
         assert timedelta(seconds=whole / 2) <= pause <= timedelta(seconds=whole)
 
-    db.workflow_steps.start_workflow_step(**step_key(step))
+    started = db.workflow_steps.start_workflow_step(**step_key(step))
     failed = db.workflow_steps.fail_workflow_step(
-        **step_key(step), retryable=True, error_details=ERROR
+        **step_attempt(started), retryable=True, error_details=ERROR
     )
     assert (failed.status, failed.retry_count) == (StepStatus.FAILED, 3)
     assert failed.next_attempt_at is None
@@ -177,7 +178,7 @@ def test_a_pause_is_never_negative_and_at_most_a_year(db, run, base, cap):
     now = next(iter(db.execute("SELECT now()")))[0]
 
     failed = db.workflow_steps.fail_workflow_step(
-        **step_key(step),
+        **step_attempt(step),
         retryable=True,
         error_details=ERROR,
         backoff_base_seconds=base,
@@ -192,7 +193,7 @@ def test_a_failure_that_is_not_retryable_is_final(db, run):
     db.workflow_steps.start_workflow_step(**step_key(step))
 
     failed = db.workflow_steps.fail_workflow_step(
-        **step_key(step), retryable=False, error_details=ERROR
+        **step_attempt(step), retryable=False, error_details=ERROR
     )
 
     assert (failed.status, failed.retry_count) == (StepStatus.FAILED, 0)
@@ -204,7 +205,7 @@ def test_a_failure_needs_a_reason_that_is_an_object(db, run):
 
     with db.refused(CheckViolation, "workflow_steps_error_details_check"):
         db.workflow_steps.fail_workflow_step(
-            **step_key(step), retryable=False, error_details="because"
+            **step_attempt(step), retryable=False, error_details="because"
         )
     assert db.workflow_steps.get_workflow_step(**step_key(step)) == started
 
@@ -214,8 +215,6 @@ def test_transitions_from_the_wrong_state_return_none_and_change_nothing(db, run
     open_states = {StepStatus.PENDING, StepStatus.RUNNING, StepStatus.RETRYING}
     fail = {"retryable": True, "error_details": ERROR}
     moves = {
-        # A retrying step may start too, but only when its time has come.
-        "start": (functions.start_workflow_step, {}, {StepStatus.PENDING}),
         "complete": (functions.complete_workflow_step, {}, {StepStatus.RUNNING}),
         "advance": (functions.advance_workflow_step, {}, {StepStatus.RUNNING}),
         "fail": (functions.fail_workflow_step, fail, {StepStatus.RUNNING}),
@@ -223,16 +222,45 @@ def test_transitions_from_the_wrong_state_return_none_and_change_nothing(db, run
     }
     for status, step in in_each_state(db, run).items():
         assert step.status is status
+        if status is not StepStatus.PENDING:  # nor is a retrying one, before its time has come
+            assert functions.start_workflow_step(**step_key(step)) is None
         for name, (move, arguments, sources) in moves.items():
             if status not in sources:
-                assert not move(**step_key(step), **arguments), f"{name} from {status}"
+                assert not move(**step_attempt(step), **arguments), f"{name} from {status}"
         assert functions.get_workflow_step(**step_key(step)) == step
+
+
+@pytest.mark.parametrize("status", [StepStatus.RETRYING, StepStatus.RUNNING, StepStatus.COMPLETED])
+@pytest.mark.parametrize("move", ["complete", "advance", "fail", "skip"])
+def test_a_write_of_an_earlier_attempt_is_stale_whatever_became_of_the_step(db, run, status, move):
+    functions = db.workflow_steps
+    step, other, *_ = db.steps_of(run)
+    late = functions.start_workflow_step(**step_key(step))
+    functions.fail_workflow_step(
+        **step_attempt(step), retryable=True, error_details=ERROR, backoff_base_seconds=0
+    )
+    if status is not StepStatus.RETRYING:
+        again = functions.start_workflow_step(**step_key(step))
+        assert again.retry_count == late.retry_count + 1
+    if status is StepStatus.COMPLETED:
+        functions.complete_workflow_step(**step_attempt(again))
+    before = db.steps_of(run)
+    arguments = {"retryable": True, "error_details": ERROR} if move == "fail" else {}
+
+    for setting in ("on", "off"):
+        db.execute(f"SET LOCAL enable_indexscan = {setting}")
+        db.execute(f"SET LOCAL enable_bitmapscan = {setting}")
+        with db.refused(DatabaseError):
+            vars(functions)[f"{move}_workflow_step"](**step_attempt(late), **arguments)
+        assert db.steps_of(run) == before
+        # The others of the run are none of its business.
+        assert functions.complete_workflow_step(**step_attempt(other)) is None
 
 
 def test_every_open_step_can_be_skipped(db, run):
     for status, step in in_each_state(db, run).items():
         if status in {StepStatus.PENDING, StepStatus.RUNNING, StepStatus.RETRYING}:
-            skipped = db.workflow_steps.skip_workflow_step(**step_key(step))
+            skipped = db.workflow_steps.skip_workflow_step(**step_attempt(step))
             assert skipped.status is StepStatus.SKIPPED
             assert skipped.completed_at <= datetime.now(UTC)
 
@@ -243,11 +271,13 @@ def test_transitions_of_another_customers_step_change_nothing(db, run):
     functions = db.workflow_steps
 
     assert functions.start_workflow_step(**theirs) is None
-    assert functions.skip_workflow_step(**theirs) is None
+    assert functions.skip_workflow_step(**theirs, retry_count=0) is None
     started = functions.start_workflow_step(**step_key(step))
+    theirs |= {"retry_count": 0}
     assert functions.complete_workflow_step(**theirs) is None
     assert functions.advance_workflow_step(**theirs) == []
     assert functions.fail_workflow_step(**theirs, retryable=True, error_details=ERROR) is None
+    del theirs["retry_count"]
     assert functions.get_workflow_step(**theirs) is None
     assert functions.get_workflow_step(**step_key(step)) == started
 
@@ -262,7 +292,7 @@ def test_a_step_never_ends_before_it_started_whatever_the_clock_says(db, run, en
     )
     arguments = {"retryable": False, "error_details": ERROR} if end == "fail" else {}
 
-    vars(db.workflow_steps)[f"{end}_workflow_step"](**step_key(step), **arguments)
+    vars(db.workflow_steps)[f"{end}_workflow_step"](**step_attempt(step), **arguments)
 
     ended = db.workflow_steps.get_workflow_step(**step_key(step))
     assert ended.completed_at == ended.started_at

@@ -64,8 +64,8 @@ def test_a_heartbeat_moves_on_and_a_run_takes_as_long_as_it_took(database_url):
         )
         key = {"customer_id": customer.id, "id": run.id}
         started = workflow_executions.start_workflow_execution(conn, **key)
-        beaten = workflow_executions.heartbeat_workflow_execution(conn, **key)
-        completed = workflow_executions.complete_workflow_execution(conn, **key)
+        beaten = workflow_executions.heartbeat_workflow_execution(conn, **key, attempt=1)
+        completed = workflow_executions.complete_workflow_execution(conn, **key, attempt=1)
 
     assert run.created_at < started.started_at == started.heartbeat_at
     assert started.heartbeat_at < beaten.heartbeat_at < completed.completed_at
