@@ -934,8 +934,8 @@ ORDER BY attempt, id
 def get_workflow_lineage(
     conn: psycopg.Connection[typing.Any],
     *,
-    customer_id: uuid.UUID | None = None,
-    id: uuid.UUID | None = None,
+    customer_id: uuid.UUID,
+    id: uuid.UUID,
 ) -> list[WorkflowSummary]:
     """All attempts at what a run is an attempt at, the first one first: the runs that it retries, the
     run itself and those that retry it, without their payloads. Empty where there is no such run. A
@@ -1684,7 +1684,7 @@ RETURNING workflow_executions.customer_id, workflow_executions.id, workflow_exec
 def claim_workflow_execution(
     conn: psycopg.Connection[typing.Any],
     *,
-    agent_id: uuid.UUID | None = None,
+    agent_id: uuid.UUID,
 ) -> models.WorkflowExecution | None:
     """Move the oldest pending run of an agent to running and return it; None where none waits.
 
@@ -2079,8 +2079,8 @@ FROM retry
 def retry_workflow_execution(
     conn: psycopg.Connection[typing.Any],
     *,
-    customer_id: uuid.UUID | None = None,
-    id: uuid.UUID | None = None,
+    customer_id: uuid.UUID,
+    id: uuid.UUID,
     deadline_at: datetime.datetime | None = None,
     from_step: int | None = None,
 ) -> models.WorkflowExecution | None:
@@ -2218,10 +2218,10 @@ ORDER BY id
 def retry_failed_workflow_executions(
     conn: psycopg.Connection[typing.Any],
     *,
-    customer_id: uuid.UUID | None = None,
-    workflow_type: models.WorkflowType | None = None,
-    since: datetime.datetime | None = None,
-    max_rows: int | None = None,
+    customer_id: uuid.UUID,
+    workflow_type: models.WorkflowType,
+    since: datetime.datetime,
+    max_rows: int,
 ) -> list[WorkflowSummary]:
     """Retry up to max_rows runs of a customer and type that failed or timed out since a time and are
     not retried yet, the oldest first, each as retry_workflow_execution does. Returns the new runs;

@@ -115,6 +115,7 @@ RETURNING *;
 -- name: complete_optimization :one
 -- Move an optimization from executing to completed, with what it brought (savings in USD a month,
 -- improvement as a multiplier), and its recommendation with it; None where it was not executing.
+-- @required customer_id, id
 WITH completed AS (
     UPDATE optimizations
     SET
@@ -148,6 +149,7 @@ SELECT * FROM completed;
 -- name: fail_optimization :one
 -- Move an optimization from queued or executing to failed, with the reason, and its recommendation
 -- with it where it was executing; None where it was neither.
+-- @required error, customer_id, id
 WITH failed AS (
     UPDATE optimizations
     SET
@@ -180,6 +182,7 @@ SELECT * FROM failed;
 -- name: roll_back_optimization :one
 -- Note that a completed or failed optimization was undone, and its recommendation with it; None
 -- where it was neither.
+-- @required customer_id, id
 WITH rolled_back AS (
     UPDATE optimizations
     SET

@@ -419,6 +419,7 @@ LIMIT @max_rows;
 -- run itself and those that retry it, without their payloads. Empty where there is no such run. A
 -- deleted run splits the line.
 -- @row WorkflowSummary
+-- @required customer_id, id
 WITH RECURSIVE earlier AS (
     SELECT
         id,
@@ -867,6 +868,7 @@ RETURNING *;
 -- Move the oldest pending run of an agent to running and return it; None where none waits. Callers
 -- at the same moment get different runs, without waiting for one another. For agents: it spans
 -- customers.
+-- @required agent_id
 WITH next_run AS MATERIALIZED (
     SELECT
         customer_id,
@@ -1076,6 +1078,7 @@ ORDER BY id;
 -- A deadline stays as long after the creation as it was, unless deadline_at says otherwise. A run
 -- is retried once: retrying it again returns the run that already does (retry that one, in turn).
 -- None where the run is unknown, not over, or completed.
+-- @required customer_id, id
 WITH original AS MATERIALIZED (
     SELECT *
     FROM workflow_executions
@@ -1192,6 +1195,7 @@ FROM retry;
 -- not retried yet, the oldest first, each as retry_workflow_execution does. Returns the new runs;
 -- call it until none comes.
 -- @row WorkflowSummary
+-- @required customer_id, workflow_type, since, max_rows
 WITH original AS MATERIALIZED (
     SELECT *
     FROM workflow_executions

@@ -5,6 +5,7 @@
 --
 -- Raises UniqueViolation where another step of the run has that step_order, which without one
 -- given happens to callers that add steps to one run at the same moment.
+-- @required step_name, customer_id, workflow_execution_id
 WITH open_run AS (
     -- Locked, so that the run does not end, nor get another step, before this one is in.
     SELECT
@@ -71,6 +72,7 @@ ORDER BY step_order;
 -- name: start_workflow_step :one
 -- Move a step to running: a pending one, or a retrying one whose time has come, of a running run;
 -- None where it was neither. What comes back has the retry_count that this attempt's writes carry.
+-- @required customer_id, workflow_execution_id, id
 UPDATE workflow_steps
 SET
     status = 'running',
@@ -118,6 +120,7 @@ RETURNING *;
 -- the step as its executor started it.
 --
 -- Raises StaleWriter where the step was put back for another attempt since, and changes nothing.
+-- @required customer_id, workflow_execution_id, id, retry_count
 WITH completed AS (
     UPDATE workflow_steps
     SET

@@ -27,7 +27,7 @@ def test_the_demo_says_what_it_did_and_shows_board_detail_and_psql_command(
 ):
     output = demo(empty_database_url, tmp_path, columns)
 
-    assert "3 migrations were pending" in output
+    assert "5 migrations were pending" in output
     assert "Wrote 59 rows" in output
     for shown in ("cost_analysis", "Atlas Bank", "performance-1", "failed", "2/4", "0.78"):
         assert shown in output

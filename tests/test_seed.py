@@ -64,7 +64,14 @@ def test_seeding_again_changes_nothing_and_says_so(database_url):
         assert dict(report.written) == ROWS
         assert str(report).startswith(f"Wrote {sum(ROWS.values())} rows of sample data:\n")
         first = contents(conn)
-        assert {table: len(rows) for table, rows in first.items()} == ROWS
+        audited = conn.execute("SELECT count(*) FROM events WHERE data ? 'from'").fetchone()[0]
+        assert {table: len(rows) for table, rows in first.items()} == ROWS | {
+            "events": ROWS["events"] + audited
+        }
+        assert audited >= sum(
+            ROWS[table]
+            for table in ("workflow_executions", "recommendations", "approvals", "optimizations")
+        )
 
         report = seed(conn)
         assert (report.written.total(), dict(report.found)) == (0, ROWS)
@@ -77,7 +84,7 @@ def test_seeding_again_changes_nothing_and_says_so(database_url):
 def test_seeding_writes_what_is_missing(conn):
     seed(conn)
     conn.execute("DELETE FROM workflow_executions WHERE id = %s", [QUALITY_RUN])
-    conn.execute("DELETE FROM events WHERE customer_id = %s", [INDIE])
+    conn.execute("DELETE FROM agent_metrics")
 
     report = seed(conn)
 
@@ -85,7 +92,7 @@ def test_seeding_writes_what_is_missing(conn):
         "workflow_executions": 1,
         "workflow_steps": 3,
         "workflow_artifacts": 2,
-        "events": 1,
+        "agent_metrics": ROWS["agent_metrics"],
     }
 
 

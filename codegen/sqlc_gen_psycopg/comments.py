@@ -3,6 +3,7 @@
 -- @returns exactly one      a :one query that finds no row is an error
 -- @nullable p50, agent      these result columns or embeds may be NULL
 -- @notnull total           these are not NULL, though it looks as if they might
+-- @required id               these parameters cannot be left out, nor be NULL
 -- @many parts pieces        column parts is a list of the table's models:
 --                           array(SELECT p FROM (SELECT pieces.* FROM pieces ...) AS p) AS parts
 -- @row WorkflowSummary      the class of its rows, which other queries of the file may share
@@ -16,7 +17,7 @@ from dataclasses import dataclass
 
 from .problems import Problems
 
-_MARKS = ("returns", "nullable", "notnull", "many", "row")
+_MARKS = ("returns", "nullable", "notnull", "required", "many", "row")
 _MARK = re.compile(r"@([A-Za-z][\w-]*)\s*(.*)")
 _SQLC_PREFIX = "sqlc-"
 
@@ -29,6 +30,7 @@ class Comment:
     exactly_one: bool
     nullable: frozenset[str]
     not_null: frozenset[str]
+    required: frozenset[str]  # parameters
     many: dict[str, str]  # column -> table
     row: str
 
@@ -36,7 +38,7 @@ class Comment:
 def parse_comment(lines: Sequence[str], place: str, problems: Problems) -> Comment:
     """Tell the marks from the prose."""
     prose: list[str] = []
-    nulls: dict[str, set[str]] = {"nullable": set(), "notnull": set()}
+    lists: dict[str, set[str]] = {"nullable": set(), "notnull": set(), "required": set()}
     many: dict[str, str] = {}
     row = ""
     exactly_one = False
@@ -49,11 +51,11 @@ def parse_comment(lines: Sequence[str], place: str, problems: Problems) -> Comme
             exactly_one = True
             if " ".join(match[2].split()) != "exactly one":
                 problems.add(place, f"@returns {match[2]}: the only form is '@returns exactly one'")
-        elif match[1] in nulls:
+        elif match[1] in lists:
             names = [name.strip().strip('"') for name in match[2].split(",")]
-            nulls[match[1]].update(name for name in names if name)
+            lists[match[1]].update(name for name in names if name)
             if not all(names):
-                problems.add(place, f"@{match[1]} needs column names, separated by commas")
+                problems.add(place, f"@{match[1]} needs names, separated by commas")
         elif match[1] == "many":
             column, _, table = match[2].partition(" ")
             many[column] = table.strip()
@@ -63,10 +65,11 @@ def parse_comment(lines: Sequence[str], place: str, problems: Problems) -> Comme
             row = match[2]
             if not re.fullmatch(r"[A-Z]\w*", row):
                 problems.add(place, f"@row {row}: write the name of a class")
-    nullable, not_null = (frozenset(names) for names in nulls.values())
+    nullable, not_null, required = (frozenset(names) for names in lists.values())
     for name in sorted(nullable & not_null):
         problems.add(place, f"{name} is both @nullable and @notnull")
-    return Comment("\n".join(prose).strip("\n"), exactly_one, nullable, not_null, many, row)
+    text = "\n".join(prose).strip("\n")
+    return Comment(text, exactly_one, nullable, not_null, required, many, row)
 
 
 def _is_wrong(mark: str, place: str, problems: Problems) -> bool:

@@ -395,7 +395,7 @@ class _QueryBuilder:
         target = insert(tokens(query.text)) if query.command == ":copyfrom" else None
         query = replace(query, parameters=self._described(query, target))
         params_class = self._params_class(query, cls, place)
-        parameters = self._parameters(query, place, spread=not params_class)
+        parameters = self._parameters(query, comment, place, spread=not params_class)
         result = None
         if query.command in ROW_COMMANDS:
             result = self._result(query, cls, comment, place)
@@ -430,7 +430,9 @@ class _QueryBuilder:
             return ""
         return cls + "Params"
 
-    def _parameters(self, query: Query, place: str, *, spread: bool) -> tuple[Parameter, ...]:
+    def _parameters(
+        self, query: Query, comment: Comment, place: str, *, spread: bool
+    ) -> tuple[Parameter, ...]:
         parameters: list[Parameter] = []
         sources: dict[str, str] = {}
         for number, parameter in enumerate(query.parameters, 1):
@@ -453,7 +455,12 @@ class _QueryBuilder:
             sources[name] = source
             name = unique(name, [p.name for p in parameters])
             type_ = _type(self._types, column, f"{place}, parameter {source}", self._problems)
+            if {source, name} & comment.required:
+                type_ = replace(type_, nullable=False)
             parameters.append(Parameter(name, type_))
+        for name in sorted(comment.required - {*sources, *sources.values()}):
+            known = ", ".join(sources) or "none"
+            self._problems.add(place, f"@required {name}: no such parameter; it has {known}")
         return tuple(parameters)
 
     def _described(self, query: Query, target: Insert | None) -> tuple[QueryParameter, ...]:

@@ -186,8 +186,8 @@ async def complete_optimization(
     actual_savings: decimal.Decimal | None = None,
     actual_improvement: decimal.Decimal | None = None,
     result: models.JSON | None = None,
-    customer_id: uuid.UUID | None = None,
-    id: uuid.UUID | None = None,
+    customer_id: uuid.UUID,
+    id: uuid.UUID,
 ) -> models.Optimization | None:
     """Move an optimization from executing to completed, with what it brought (savings in USD a month,
     improvement as a multiplier), and its recommendation with it; None where it was not executing.
@@ -203,10 +203,10 @@ async def complete_optimization(
 async def fail_optimization(
     conn: psycopg.AsyncConnection[typing.Any],
     *,
-    error: str | None = None,
+    error: str,
     result: models.JSON | None = None,
-    customer_id: uuid.UUID | None = None,
-    id: uuid.UUID | None = None,
+    customer_id: uuid.UUID,
+    id: uuid.UUID,
 ) -> models.Optimization | None:
     """Move an optimization from queued or executing to failed, with the reason, and its recommendation
     with it where it was executing; None where it was neither.
@@ -223,8 +223,8 @@ async def roll_back_optimization(
     conn: psycopg.AsyncConnection[typing.Any],
     *,
     result: models.JSON | None = None,
-    customer_id: uuid.UUID | None = None,
-    id: uuid.UUID | None = None,
+    customer_id: uuid.UUID,
+    id: uuid.UUID,
 ) -> models.Optimization | None:
     """Note that a completed or failed optimization was undone, and its recommendation with it; None
     where it was neither.

@@ -331,8 +331,8 @@ async def list_workflow_executions_by_agent(
 async def get_workflow_lineage(
     conn: psycopg.AsyncConnection[typing.Any],
     *,
-    customer_id: uuid.UUID | None = None,
-    id: uuid.UUID | None = None,
+    customer_id: uuid.UUID,
+    id: uuid.UUID,
 ) -> list[WorkflowSummary]:
     """All attempts at what a run is an attempt at, the first one first: the runs that it retries, the
     run itself and those that retry it, without their payloads. Empty where there is no such run. A
@@ -458,7 +458,7 @@ async def start_workflow_execution(
 async def claim_workflow_execution(
     conn: psycopg.AsyncConnection[typing.Any],
     *,
-    agent_id: uuid.UUID | None = None,
+    agent_id: uuid.UUID,
 ) -> models.WorkflowExecution | None:
     """Move the oldest pending run of an agent to running and return it; None where none waits.
 
@@ -583,8 +583,8 @@ async def time_out_workflow_executions(
 async def retry_workflow_execution(
     conn: psycopg.AsyncConnection[typing.Any],
     *,
-    customer_id: uuid.UUID | None = None,
-    id: uuid.UUID | None = None,
+    customer_id: uuid.UUID,
+    id: uuid.UUID,
     deadline_at: datetime.datetime | None = None,
     from_step: int | None = None,
 ) -> models.WorkflowExecution | None:
@@ -607,10 +607,10 @@ async def retry_workflow_execution(
 async def retry_failed_workflow_executions(
     conn: psycopg.AsyncConnection[typing.Any],
     *,
-    customer_id: uuid.UUID | None = None,
-    workflow_type: models.WorkflowType | None = None,
-    since: datetime.datetime | None = None,
-    max_rows: int | None = None,
+    customer_id: uuid.UUID,
+    workflow_type: models.WorkflowType,
+    since: datetime.datetime,
+    max_rows: int,
 ) -> list[WorkflowSummary]:
     """Retry up to max_rows runs of a customer and type that failed or timed out since a time and are
     not retried yet, the oldest first, each as retry_workflow_execution does. Returns the new runs;

@@ -44,13 +44,13 @@ async def add_workflow_step(
     conn: psycopg.AsyncConnection[typing.Any],
     *,
     id: uuid.UUID | None = None,
-    step_name: str | None = None,
+    step_name: str,
     step_order: int | None = None,
     max_retries: int | None = None,
     input_data: models.JSON | None = None,
     metadata: models.JSON | None = None,
-    customer_id: uuid.UUID | None = None,
-    workflow_execution_id: uuid.UUID | None = None,
+    customer_id: uuid.UUID,
+    workflow_execution_id: uuid.UUID,
 ) -> models.WorkflowStep | None:
     """Add a pending step to a run that is not over, at the end of its plan or at step_order where
     given; None where the run is over or unknown. With an id that is taken already, nothing is
@@ -110,9 +110,9 @@ async def list_workflow_steps(
 async def start_workflow_step(
     conn: psycopg.AsyncConnection[typing.Any],
     *,
-    customer_id: uuid.UUID | None = None,
-    workflow_execution_id: uuid.UUID | None = None,
-    id: uuid.UUID | None = None,
+    customer_id: uuid.UUID,
+    workflow_execution_id: uuid.UUID,
+    id: uuid.UUID,
 ) -> models.WorkflowStep | None:
     """Move a step to running: a pending one, or a retrying one whose time has come, of a running run;
     None where it was neither. What comes back has the retry_count that this attempt's writes carry.
@@ -151,10 +151,10 @@ async def advance_workflow_step(
     conn: psycopg.AsyncConnection[typing.Any],
     *,
     output_data: models.JSON | None = None,
-    customer_id: uuid.UUID | None = None,
-    workflow_execution_id: uuid.UUID | None = None,
-    id: uuid.UUID | None = None,
-    retry_count: int | None = None,
+    customer_id: uuid.UUID,
+    workflow_execution_id: uuid.UUID,
+    id: uuid.UUID,
+    retry_count: int,
 ) -> list[models.WorkflowStep]:
     """Complete a running step and start the next pending one of the plan, in one statement.
 

@@ -1,5 +1,7 @@
 """What holds for every table, column, constraint and index, asked of the catalogues."""
 
+import importlib
+import inspect
 import re
 from pathlib import Path
 
@@ -105,7 +107,9 @@ def test_every_column_says_when_the_row_was_written_and_changed(rows):
         f"""
         SELECT c.relname, array_agg(a.attname::text) AS columns,
             (SELECT count(*) FROM pg_trigger AS t
-             WHERE t.tgrelid = c.oid AND t.tgname = c.relname || '_set_updated_at') AS triggers
+             WHERE t.tgrelid = c.oid
+                AND t.tgfoid IN ('set_updated_at'::regproc, 'enforce_transitions'::regproc)
+            ) AS triggers
         FROM pg_class AS c JOIN pg_attribute AS a ON a.attrelid = c.oid
         WHERE c.relname = ANY ('{{{",".join(TABLES)}}}'::text[]) AND a.attnum > 0
         GROUP BY c.oid
@@ -221,3 +225,17 @@ def test_every_noun_has_its_queries_and_its_tests():
         assert (ROOT / "queries" / f"{noun}.sql").exists()
         assert (ROOT / "tests" / "queries" / f"test_{noun}.py").exists()
         assert any(Path(path, f"{noun}.py").exists() for path in generated.__path__)
+
+
+def test_only_a_parameter_written_as_narg_may_be_left_out():
+    """The compiler of queries takes some of the others for nullable: they need @required."""
+    for path in (ROOT / "queries").glob("*.sql"):
+        module = importlib.import_module(f"optiinfra_db.generated.{path.stem}")
+        for name, text in re.findall(
+            r"^-- name: (\w+) (.*?)(?=^-- name:|\Z)", path.read_text(), re.M | re.S
+        ):
+            sql = re.sub(r"^\s*--.*$", "", text, flags=re.M)
+            written = set(re.findall(r"(?:@|sqlc\.arg\(')(\w+)", sql))
+            parameters = inspect.signature(getattr(module, name)).parameters.values()
+            may_be_left_out = {p.name for p in parameters if p.default is not p.empty}
+            assert not written & may_be_left_out, name
