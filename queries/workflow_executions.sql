@@ -649,9 +649,10 @@ ORDER BY
     story.happened_at,
     -- Of what is told to have happened at one moment: the run begins first and ends last.
     CASE
-        WHEN story.subject_type != 'workflow_execution' THEN 2
-        WHEN story.status IN ('pending', 'running') THEN 1
-        ELSE 3
+        WHEN story.subject_type != 'workflow_execution' THEN 3
+        WHEN story.status = 'pending' THEN 1
+        WHEN story.status = 'running' THEN 2
+        ELSE 4
     END,
     story.status != 'running',
     step.step_order,
