@@ -1116,8 +1116,8 @@ ORDER BY
         WHEN story.status = 'running' THEN 2
         ELSE 4
     END,
-    story.status != 'running',
     step.step_order,
+    story.status != 'running',
     story.tie
 """
 

@@ -654,8 +654,8 @@ ORDER BY
         WHEN story.status = 'running' THEN 2
         ELSE 4
     END,
-    story.status != 'running',
     step.step_order,
+    story.status != 'running',
     story.tie;
 
 -- name: list_workflow_progress :many
