@@ -1635,8 +1635,8 @@ START_WORKFLOW_EXECUTION: typing.Final = """-- name: start_workflow_execution :o
 UPDATE workflow_executions
 SET
     status = 'running',
-    started_at = now(),
-    heartbeat_at = now()
+    started_at = greatest(now(), created_at),
+    heartbeat_at = greatest(now(), created_at)
 WHERE
     customer_id = $1
     AND id = $2
@@ -1672,8 +1672,8 @@ WITH next_run AS MATERIALIZED (
 UPDATE workflow_executions
 SET
     status = 'running',
-    started_at = now(),
-    heartbeat_at = now()
+    started_at = greatest(now(), workflow_executions.created_at),
+    heartbeat_at = greatest(now(), workflow_executions.created_at)
 FROM next_run
 WHERE
     workflow_executions.customer_id = next_run.customer_id

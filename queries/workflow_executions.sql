@@ -857,8 +857,8 @@ LIMIT @max_rows;
 UPDATE workflow_executions
 SET
     status = 'running',
-    started_at = now(),
-    heartbeat_at = now()
+    started_at = greatest(now(), created_at),
+    heartbeat_at = greatest(now(), created_at)
 WHERE
     customer_id = @customer_id
     AND id = @id
@@ -886,8 +886,8 @@ WITH next_run AS MATERIALIZED (
 UPDATE workflow_executions
 SET
     status = 'running',
-    started_at = now(),
-    heartbeat_at = now()
+    started_at = greatest(now(), workflow_executions.created_at),
+    heartbeat_at = greatest(now(), workflow_executions.created_at)
 FROM next_run
 WHERE
     workflow_executions.customer_id = next_run.customer_id
