@@ -1079,6 +1079,8 @@ ORDER BY id;
 -- A deadline stays as long after the creation as it was, unless deadline_at says otherwise. A run
 -- is retried once: retrying it again returns the run that already does (retry that one, in turn).
 -- None where the run is unknown, not over, or completed.
+--
+-- Raises InvalidValue where the run has no step from_step.
 -- @required customer_id, id
 WITH original AS MATERIALIZED (
     SELECT *
@@ -1086,7 +1088,25 @@ WITH original AS MATERIALIZED (
     WHERE
         customer_id = @customer_id
         AND id = @id
-        AND status IN ('failed', 'timeout', 'cancelled')
+        AND CASE
+            WHEN
+                sqlc.narg('from_step')::integer IS NULL
+                OR EXISTS (
+                    SELECT
+                    FROM workflow_steps
+                    WHERE
+                        workflow_steps.customer_id = workflow_executions.customer_id
+                        AND workflow_steps.workflow_execution_id = workflow_executions.id
+                        AND workflow_steps.step_order = sqlc.narg('from_step')::integer
+                )
+                THEN status IN ('failed', 'timeout', 'cancelled')
+            ELSE
+                refuse_value(
+                    'from_step',
+                    format('run %s has no step %s', id, sqlc.narg('from_step')::integer)
+                )
+        END
+    FOR KEY SHARE
 ),
 
 retry AS (
@@ -1214,6 +1234,7 @@ WITH original AS MATERIALIZED (
         )
     ORDER BY id
     LIMIT @max_rows
+    FOR KEY SHARE
 ),
 
 retry AS (
