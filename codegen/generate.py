@@ -1,8 +1,9 @@
 """Write generated/ from schema/ and queries/, or check that it is current.
 
 sqlc wants a live database to type the queries, so this loads schema/ into a throw-away database of
-the embedded server, runs sqlc there (generate, then vet) and compares what comes out with what is
-in generated/. Files that no query file accounts for count as a difference, and go.
+the embedded server, runs sqlc there (generate, then vet), writes the names of its constraints, and
+compares what comes out with what is in generated/. Files that nothing accounts for count as a
+difference, and go.
 """
 
 import argparse
@@ -19,6 +20,7 @@ from pathlib import Path
 import psycopg
 from psycopg import sql
 
+import constraints
 from optiinfra_db import embedded
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -41,19 +43,26 @@ def schema_database() -> Iterator[str]:
             admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(identifier))
 
 
-def run_sqlc(folder: Path) -> None:
-    """Run sqlc in a folder that looks like the project but for its empty generated/."""
+def make(folder: Path) -> None:
+    """Make all files in a folder that looks like the project but for its empty generated/."""
     for name in ("schema", "queries", "codegen", "sqlc.yaml"):
         (folder / name).symlink_to(ROOT / name)
-    # The plugin runs under this Python, and sqlc comes from the same environment.
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     print("Loading schema/ into the embedded PostgreSQL", file=sys.stderr)
     with schema_database() as url:
-        environment = os.environ | {"PATH": path, "OPTIINFRA_CODEGEN_URL": url}
-        for command in ("generate", "vet"):
-            print(f"Running sqlc {command}", file=sys.stderr)
-            sqlc = ["sqlc", command, "--file", str(folder / "sqlc.yaml")]
-            subprocess.run(sqlc, cwd=folder, env=environment, check=True)
+        run_sqlc(folder, url)
+        with psycopg.connect(url) as conn:
+            (folder / "generated" / "constraints.py").write_text(constraints.source(conn))
+
+
+def run_sqlc(folder: Path, url: str) -> None:
+    """Run sqlc in a folder, on a database that holds schema/."""
+    # The plugin runs under this Python, and sqlc comes from the same environment.
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    environment = os.environ | {"PATH": path, "OPTIINFRA_CODEGEN_URL": url}
+    for command in ("generate", "vet"):
+        print(f"Running sqlc {command}", file=sys.stderr)
+        sqlc = ["sqlc", command, "--file", str(folder / "sqlc.yaml")]
+        subprocess.run(sqlc, cwd=folder, env=environment, check=True)
 
 
 def files_in(folder: Path) -> set[Path]:
@@ -88,9 +97,12 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         made = Path(folder, "generated")
         try:
-            run_sqlc(Path(folder))
+            make(Path(folder))
         except subprocess.CalledProcessError as error:
             return int(error.returncode)
+        except constraints.UnnameableConstraint as error:
+            print(error, file=sys.stderr)
+            return 1
         changed = differences(made, present)
         for line in changed:
             print(line)
