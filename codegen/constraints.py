@@ -65,6 +65,7 @@ import enum
 import typing
 
 __all__ = [
+    "CONSTRAINTS",
     "Check",
     "Constraint",
     "ForeignKey",
@@ -128,7 +129,13 @@ class Check(Constraint):
         super().__init__(_, table, field, columns)
         self.condition = condition
 
-{check}'''
+{check}
+
+CONSTRAINTS: typing.Final[dict[str, Constraint]] = {
+    constraint.value: constraint for constraint in (*Unique, *ForeignKey, *Check)
+}
+"""All of them by name."""
+'''
 
 
 class UnnameableConstraint(Exception):  # noqa: N818

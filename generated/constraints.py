@@ -10,6 +10,7 @@ import enum
 import typing
 
 __all__ = [
+    "CONSTRAINTS",
     "Check",
     "Constraint",
     "ForeignKey",
@@ -766,3 +767,9 @@ class Check(Constraint):
         ("step_order",),
         "step_order >= 1",
     )
+
+
+CONSTRAINTS: typing.Final[dict[str, Constraint]] = {
+    constraint.value: constraint for constraint in (*Unique, *ForeignKey, *Check)
+}
+"""All of them by name."""
