@@ -466,13 +466,6 @@ class Check(Constraint):
         ("name",),
         "char_length(name) >= 1 AND char_length(name) <= 255",
     )
-    EVENTS_ACTOR_CHECK = (
-        "events_actor_check",
-        "events",
-        "actor",
-        ("actor",),
-        "char_length(actor) >= 1 AND char_length(actor) <= 255",
-    )
     EVENTS_CREATED_AT_CHECK = (
         "events_created_at_check",
         "events",
@@ -500,13 +493,6 @@ class Check(Constraint):
         "subject_id",
         ("subject_type", "subject_id"),
         "(subject_type IS NULL) = (subject_id IS NULL)",
-    )
-    EVENTS_SUBJECT_TYPE_CHECK = (
-        "events_subject_type_check",
-        "events",
-        "subject_type",
-        ("subject_type",),
-        "char_length(subject_type) >= 1 AND char_length(subject_type) <= 100",
     )
     OPTIMIZATIONS_ACTUAL_IMPROVEMENT_CHECK = (
         "optimizations_actual_improvement_check",

@@ -164,7 +164,7 @@ COMMENT ON INDEX workflow_executions_customer_id_id_failed_idx IS
 
 CREATE TRIGGER workflow_executions_enforce_transitions
 BEFORE UPDATE ON workflow_executions
-FOR EACH ROW WHEN (OLD.* IS DISTINCT FROM NEW.*)
+FOR EACH ROW
 EXECUTE FUNCTION enforce_transitions(
     'pending -> running | cancelled | timeout',
     'running -> completed | failed | cancelled | timeout'

@@ -98,7 +98,7 @@ COMMENT ON INDEX workflow_steps_step_order_key IS
 
 CREATE TRIGGER workflow_steps_enforce_transitions
 BEFORE UPDATE ON workflow_steps
-FOR EACH ROW WHEN (OLD.* IS DISTINCT FROM NEW.*)
+FOR EACH ROW
 EXECUTE FUNCTION enforce_transitions(
     'pending -> running | skipped',
     'running -> completed | failed | retrying | skipped',
@@ -111,6 +111,9 @@ CREATE FUNCTION record_workflow_step_event() RETURNS trigger
 LANGUAGE plpgsql
 AS $$
 BEGIN
+    IF NEW.status = OLD.status THEN
+        RETURN NULL;
+    END IF;
     INSERT INTO events (
         customer_id, created_at, event_type, severity, subject_type, subject_id, data
     )
@@ -149,8 +152,8 @@ COMMENT ON FUNCTION record_workflow_step_event() IS
 'Trigger: writes status changes to the audit log, with the error of the attempt that ended.';
 
 CREATE TRIGGER workflow_steps_record_event
-AFTER UPDATE ON workflow_steps
-FOR EACH ROW WHEN (OLD.status != NEW.status)
+AFTER UPDATE OF status ON workflow_steps
+FOR EACH ROW
 EXECUTE FUNCTION record_workflow_step_event();
 COMMENT ON TRIGGER workflow_steps_record_event ON workflow_steps IS 'The audit log.';
 
