@@ -19,8 +19,8 @@
 CREATE TYPE event_severity AS ENUM ('info', 'warning', 'error', 'critical');
 COMMENT ON TYPE event_severity IS 'How bad an event is, least first.';
 
--- Each CHECK costs every transition of a run and a step 3 to 4 us, because PostgreSQL parses it anew
--- in each statement: there are as few as keep the log readable.
+-- Each CHECK costs every transition of a run and a step 3 to 4 us, because PostgreSQL parses it
+-- anew in each statement: there are as few as keep the log readable.
 CREATE TABLE events (
     customer_id uuid NOT NULL,
     created_at timestamptz NOT NULL DEFAULT now(),
