@@ -445,9 +445,10 @@ def get_feed_lag(conn: psycopg.Connection[typing.Any]) -> GetFeedLagRow:
     """How far the change feed is behind what is committed, and what holds it back. horizon_xact_id:
     the feed has all events before it. waiting_events: how many are committed and held back;
     waiting_since: since when the first of them. The rest is about the oldest open transaction,
-    which holds them back (NULL where there is none, or the role may not see it): its process, how
-    long it has been open, its application, user, state and last query. One that was prepared for
-    two-phase commit has no process: holder_prepared is its name, and it has but age and user.
+    which holds them back (None where there is none): its process, how long it has been open, its
+    application, user, state and last query. Age, state and query of other users' transactions are
+    for members of pg_read_all_stats. A transaction that was prepared for two-phase commit has no
+    process: holder_prepared is its name, and all else but age and user is None.
     """
     return _runtime.exactly_one(conn, GET_FEED_LAG, (), GetFeedLagRow)
 
