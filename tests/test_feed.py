@@ -36,6 +36,7 @@ from optiinfra_db.feed import (
 )
 from optiinfra_db.generated import customers, events
 from optiinfra_db.migrate import migrate
+from optiinfra_db.seed import seed
 
 from .conftest import running_server
 
@@ -773,6 +774,26 @@ def test_the_end_and_the_lag_are_read_from_the_index(many_events):
         assert len(read) > 6
         assert sum(node["Actual Rows"] for node in read) <= len(read)
         assert not sum(node.get("Rows Removed by Filter", 0) for node in read)
+
+
+# The documentation
+
+SNIPPETS = re.findall(r"^```python\n(.*?)^```", DOCS.read_text(), re.DOTALL | re.MULTILINE)
+
+
+@pytest.mark.parametrize("snippet", SNIPPETS, ids=lambda text: text.splitlines()[-1].strip())
+def test_the_snippets_run(snippet, database_url, conn, monkeypatch, capsys):
+    monkeypatch.setenv("OPTIINFRA_DATABASE_URL", database_url)
+    seed(conn)
+    source = snippet.replace(", poll_seconds=1", "")  # which would never end
+
+    exec(compile(source, "feed.md", "exec"), {"__name__": "snippet"})
+
+    assert capsys.readouterr().out
+    if "billed" in snippet:
+        written = read_sync(database_url, after=START)[0]
+        billed = [event_id for (event_id,) in conn.execute("SELECT event_id FROM bills")]
+        assert billed == [event.id for event in written]
 
 
 # All at once
