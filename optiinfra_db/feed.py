@@ -161,11 +161,6 @@ class _Feed(Generic[S]):
             )
         return _end(end)
 
-    def _read(self, page: list[Event], end: Cursor) -> None:
-        """Note that a page was handed out: one that is not full has all that was before `end`."""
-        if len(page) < self._max_rows:
-            self.cursor = max(self.cursor, end)
-
     def _is_lost(self, conn: "Connection[Any] | AsyncConnection[Any] | None") -> bool:
         """Say whether what failed was the connection, and not the first attempt to have one."""
         return self._was_connected if conn is None else conn.closed
@@ -237,9 +232,11 @@ class Feed(_Feed[threading.Event]):
                 end = self._readable(self._ask(events.get_feed_end))
                 while self.cursor < end and not self._closing.is_set():
                     page = self._ask(self._next_page)
+                    has_all = len(page) < self._max_rows  # before `end`, and maybe more
                     if page:
                         yield page
-                    self._read(page, end)
+                    if has_all:
+                        self.cursor = max(self.cursor, end)
                 if self._poll_seconds is None:
                     return
                 self._closing.wait(self._poll_seconds)
@@ -330,9 +327,11 @@ class AsyncFeed(_Feed[asyncio.Event]):
                 end = self._readable(await self._ask(events_async.get_feed_end))
                 while self.cursor < end and not self._closing.is_set():
                     page = await self._ask(self._next_page)
+                    has_all = len(page) < self._max_rows  # before `end`, and maybe more
                     if page:
                         yield page
-                    self._read(page, end)
+                    if has_all:
+                        self.cursor = max(self.cursor, end)
                 if self._poll_seconds is None:
                     return
                 await self._pause(self._poll_seconds)

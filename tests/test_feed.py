@@ -272,6 +272,25 @@ def test_pages_hold_about_max_rows(database_url, conn, customer):
     assert asyncio.run(lengths()) == [2, 2, 1]
 
 
+def test_a_page_is_the_readers_to_empty(database_url, conn, customer):
+    written = [write(conn, customer) for _ in range(5)]
+    found = []
+
+    async def read():
+        async with AsyncFeed(database_url, after=START, max_rows=2) as feed:
+            async for page in feed.pages():
+                while page:
+                    found.append(page.pop(0))
+
+    with Feed(database_url, after=START, max_rows=2) as feed:
+        for page in feed.pages():
+            while page:
+                found.append(page.pop(0))
+    asyncio.run(read())
+
+    assert found == written * 2
+
+
 @pytest.mark.xfail(strict=True, reason="ensure_partitions() does not keep readers out")
 def test_events_that_move_to_their_month_while_one_reads_are_not_missed(
     database_url, conn, customer
