@@ -95,6 +95,18 @@ class MigrationLockTimeout(MigrationFailed):
     """A migration waited longer than its lock_timeout for a table in use."""
 
 
+class InvalidCursor(OptiInfraError, ValueError):
+    """What was given as a cursor of the change feed is none."""
+
+    exit_code = 2
+
+
+class CursorAhead(OptiInfraError):
+    """The cursor of the change feed is from another server, or from a time that this one lost."""
+
+    exit_code = 4
+
+
 class DatabaseError(OptiInfraError):
     """The base of what the database refuses, and of what keeps it from answering.
 
