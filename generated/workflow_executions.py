@@ -2046,7 +2046,7 @@ planned AS (
         CASE
             WHEN step.is_done
                 THEN step.metadata || jsonb_build_object('carried_over_from', step.id)
-            ELSE step.metadata - 'carried_over_from'
+            ELSE step.metadata - '{carried_over_from,closed_with_run}'::text[]
         END
     FROM retry
     CROSS JOIN
@@ -2056,14 +2056,11 @@ planned AS (
                 workflow_steps.step_order < coalesce(
                     $3::integer,
                     min(workflow_steps.step_order) FILTER (
-                        WHERE workflow_steps.status = 'failed'
-                    ) OVER (),
-                    1 + max(workflow_steps.step_order) FILTER (
                         WHERE
-                        workflow_steps.status = 'completed'
-                        OR workflow_steps.metadata ? 'carried_over_from'
+                        workflow_steps.status = 'failed'
+                        OR workflow_steps.metadata ? 'closed_with_run'
                     ) OVER (),
-                    0
+                    2147483647
                 ) AS is_done
             FROM workflow_steps
             WHERE
@@ -2104,12 +2101,12 @@ def retry_workflow_execution(
     deadline_at: datetime.datetime | None = None,
 ) -> models.WorkflowExecution | None:
     """Retry a run that failed, timed out or was cancelled: a new pending run with attempt + 1 and
-    retried_from_id, and its steps. Those that had completed before the failed one are carried over,
-    as skipped steps with their outputs (carried_over_from in their metadata); the failed one and
-    those after it are pending again. from_step, the step_order of another one, says to begin there.
-    A deadline stays as long after the creation as it was, unless deadline_at says otherwise. A run
-    is retried once: retrying it again returns the run that already does (retry that one, in turn).
-    None where the run is unknown, not over, or completed.
+    retried_from_id, and its steps. Those before the first that failed, or was still open when the
+    run ended, are carried over, as skipped steps with their outputs (carried_over_from in their
+    metadata); that one and those after it are pending again. from_step, the step_order of another
+    one, says to begin there. A deadline stays as long after the creation as it was, unless
+    deadline_at says otherwise. A run is retried once: retrying it again returns the run that
+    already does (retry that one, in turn). None where the run is unknown, not over, or completed.
 
     Raises InvalidValue where the run has no step from_step.
     """
@@ -2193,7 +2190,7 @@ planned AS (
         CASE
             WHEN step.is_done
                 THEN step.metadata || jsonb_build_object('carried_over_from', step.id)
-            ELSE step.metadata - 'carried_over_from'
+            ELSE step.metadata - '{carried_over_from,closed_with_run}'::text[]
         END
     FROM retry
     CROSS JOIN
@@ -2202,14 +2199,11 @@ planned AS (
                 workflow_steps.customer_id, workflow_steps.workflow_execution_id, workflow_steps.id, workflow_steps.step_name, workflow_steps.step_order, workflow_steps.status, workflow_steps.retry_count, workflow_steps.max_retries, workflow_steps.next_attempt_at, workflow_steps.started_at, workflow_steps.completed_at, workflow_steps.input_data, workflow_steps.output_data, workflow_steps.error_details, workflow_steps.metadata, workflow_steps.created_at, workflow_steps.updated_at,
                 workflow_steps.step_order < coalesce(
                     min(workflow_steps.step_order) FILTER (
-                        WHERE workflow_steps.status = 'failed'
-                    ) OVER (),
-                    1 + max(workflow_steps.step_order) FILTER (
                         WHERE
-                        workflow_steps.status = 'completed'
-                        OR workflow_steps.metadata ? 'carried_over_from'
+                        workflow_steps.status = 'failed'
+                        OR workflow_steps.metadata ? 'closed_with_run'
                     ) OVER (),
-                    0
+                    2147483647
                 ) AS is_done
             FROM workflow_steps
             WHERE

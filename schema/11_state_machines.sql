@@ -35,9 +35,9 @@ DECLARE
     changed text [];
     is_unlinked boolean := false;
 BEGIN
-    -- Creating a row again changes nothing, and leaves no trace. Not a WHEN clause of the triggers:
-    -- PostgreSQL would parse it anew in every statement.
-    IF NEW.status = OLD.status AND NEW IS NOT DISTINCT FROM OLD THEN
+    -- Creating a row again changes nothing, to the last byte, and leaves no trace. Not a WHEN clause
+    -- of the triggers: PostgreSQL would parse it anew in every statement.
+    IF NEW.status = OLD.status AND NEW *= OLD THEN
         RETURN NEW;
     END IF;
 
@@ -82,7 +82,7 @@ BEGIN
         INTO changed
         FROM jsonb_each(to_jsonb(OLD)) AS old_row
         INNER JOIN jsonb_each(to_jsonb(NEW)) AS new_row ON old_row.key = new_row.key
-        WHERE old_row.value != new_row.value;
+        WHERE old_row.value::text != new_row.value::text;
         -- Deleting a run clears the links to it.
         IF
             changed IN ('{workflow_execution_id}', '{retried_from_id}')

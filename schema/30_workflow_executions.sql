@@ -227,6 +227,11 @@ BEGIN
                 error_details = CASE step.status
                     WHEN 'running' THEN error
                     ELSE step.error_details
+                END,
+                -- A retry of the run does it, and not what was skipped on purpose.
+                metadata = CASE step.status
+                    WHEN 'running' THEN step.metadata
+                    ELSE step.metadata || '{"closed_with_run": true}'
                 END
             FROM open_step
             WHERE

@@ -87,7 +87,9 @@ COMMENT ON COLUMN workflow_steps.input_data IS 'What the step works on.';
 COMMENT ON COLUMN workflow_steps.output_data IS 'What came of it.';
 COMMENT ON COLUMN workflow_steps.error_details IS
 'Object that says why its latest failed attempt failed (type, message, ...).';
-COMMENT ON COLUMN workflow_steps.metadata IS 'Free-form object.';
+COMMENT ON COLUMN workflow_steps.metadata IS
+'Free-form object: carried_over_from (the step of the run before, in a retry), closed_with_run '
+'(skipped because the run ended), ...';
 COMMENT ON COLUMN workflow_steps.created_at IS 'When the row was written.';
 COMMENT ON COLUMN workflow_steps.updated_at IS 'When the row last changed; kept by a trigger.';
 
@@ -203,6 +205,7 @@ BEGIN
                 WHERE
                     events.customer_id = run.customer_id
                     AND events.subject_id = run.id
+                    AND events.subject_type = 'workflow_execution'
                     AND events.created_at >= now()
                     AND events.xact_id = pg_current_xact_id()
                     AND events.data -> 'from' = 'null'

@@ -262,6 +262,8 @@ BEGIN
 END
 $do$;
 
+COMMENT ON COLUMN workflow_steps.metadata IS 'Free-form object.';
+
 ALTER TABLE events ADD CONSTRAINT events_subject_type_check
 CHECK (char_length(subject_type) BETWEEN 1 AND 100);
 

@@ -19,9 +19,9 @@ DECLARE
     changed text [];
     is_unlinked boolean := false;
 BEGIN
-    -- Creating a row again changes nothing, and leaves no trace. Not a WHEN clause of the triggers:
-    -- PostgreSQL would parse it anew in every statement.
-    IF NEW.status = OLD.status AND NEW IS NOT DISTINCT FROM OLD THEN
+    -- Creating a row again changes nothing, to the last byte, and leaves no trace. Not a WHEN clause
+    -- of the triggers: PostgreSQL would parse it anew in every statement.
+    IF NEW.status = OLD.status AND NEW *= OLD THEN
         RETURN NEW;
     END IF;
 
@@ -66,7 +66,7 @@ BEGIN
         INTO changed
         FROM jsonb_each(to_jsonb(OLD)) AS old_row
         INNER JOIN jsonb_each(to_jsonb(NEW)) AS new_row ON old_row.key = new_row.key
-        WHERE old_row.value != new_row.value;
+        WHERE old_row.value::text != new_row.value::text;
         -- Deleting a run clears the links to it.
         IF
             changed IN ('{workflow_execution_id}', '{retried_from_id}')
@@ -263,6 +263,11 @@ BEGIN
                 error_details = CASE step.status
                     WHEN 'running' THEN error
                     ELSE step.error_details
+                END,
+                -- A retry of the run does it, and not what was skipped on purpose.
+                metadata = CASE step.status
+                    WHEN 'running' THEN step.metadata
+                    ELSE step.metadata || '{"closed_with_run": true}'
                 END
             FROM open_step
             WHERE
@@ -427,6 +432,7 @@ BEGIN
                 WHERE
                     events.customer_id = run.customer_id
                     AND events.subject_id = run.id
+                    AND events.subject_type = 'workflow_execution'
                     AND events.created_at >= now()
                     AND events.xact_id = pg_current_xact_id()
                     AND events.data -> 'from' = 'null'
@@ -634,6 +640,10 @@ BEGIN
     );
 END
 $do$;
+
+COMMENT ON COLUMN workflow_steps.metadata IS
+'Free-form object: carried_over_from (the step of the run before, in a retry), closed_with_run '
+'(skipped because the run ended), ...';
 
 -- The package was not released yet, so there is no table large enough for this to be felt.
 -- squawk-ignore require-concurrent-index-creation
