@@ -50,7 +50,10 @@ INSERT INTO workflow_artifacts (
     artifact_size_bytes,
     content_type,
     sha256,
-    metadata
+    metadata,
+    -- Not when the transaction began, which may have started the step as well.
+    created_at,
+    updated_at
 )
 SELECT
     $1::uuid,
@@ -63,7 +66,9 @@ SELECT
     $8::bigint,
     $9::text,
     $10::bytea,
-    coalesce($11::jsonb, '{}')
+    coalesce($11::jsonb, '{}'),
+    clock_timestamp(),
+    clock_timestamp()
 FROM turn
 ON CONFLICT (customer_id, workflow_execution_id, artifact_path) DO UPDATE
     SET artifact_path = excluded.artifact_path

@@ -11,6 +11,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -187,6 +188,41 @@ def demo(
             f"Cannot write {error.filename}: {error.strerror}. "
             "Choose another folder with --artifacts-dir."
         ) from error
+
+
+@app.command(epilog="Example: optiinfra-db doctor --days 7")
+def doctor(
+    url: Url = None,
+    days: Annotated[
+        float | None,
+        typer.Option(
+            metavar="N",
+            min=0,
+            help="Look only at what changed in the last N days.",
+            show_default="all",
+        ),
+    ] = None,
+    max_rows: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Show so many findings of a check.")
+    ] = 20,
+) -> None:
+    """Check that the history is whole.
+
+    Looks for what must never be: open steps in runs that are over, rows that differ from the audit
+    log, gaps in it, times out of order, guards that are missing. Changes nothing. The exit code is
+    1 if anything is found.
+    """
+    from optiinfra_db import doctor as doctoring  # noqa: PLC0415
+
+    since = None if days is None else datetime.now(UTC) - timedelta(days=days)
+    with connect(url) as conn, _progress() as say:
+        findings = doctoring.examine(conn, since=since, max_rows=max_rows, say=say)
+    for finding in findings:
+        of = f" of customer {finding.customer_id}" if finding.customer_id else ""
+        print(f"{finding.check}: {finding.subject}{of} {finding.problem}")
+    if findings:
+        raise typer.Exit(1)
+    print(f"All {len(doctoring.CHECKS)} checks passed.", file=sys.stderr)
 
 
 @app.command(

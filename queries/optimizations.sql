@@ -95,7 +95,7 @@ moved AS (
 UPDATE optimizations
 SET
     status = 'executing',
-    started_at = now()
+    started_at = greatest(now(), optimizations.created_at)
 FROM ready
 WHERE
     optimizations.customer_id = ready.customer_id

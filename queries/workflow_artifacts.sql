@@ -23,7 +23,10 @@ INSERT INTO workflow_artifacts (
     artifact_size_bytes,
     content_type,
     sha256,
-    metadata
+    metadata,
+    -- Not when the transaction began, which may have started the step as well.
+    created_at,
+    updated_at
 )
 SELECT
     @customer_id::uuid,
@@ -36,7 +39,9 @@ SELECT
     @artifact_size_bytes::bigint,
     @content_type::text,
     @sha256::bytea,
-    coalesce(sqlc.narg('metadata')::jsonb, '{}')
+    coalesce(sqlc.narg('metadata')::jsonb, '{}'),
+    clock_timestamp(),
+    clock_timestamp()
 FROM turn
 ON CONFLICT (customer_id, workflow_execution_id, artifact_path) DO UPDATE
     SET artifact_path = excluded.artifact_path

@@ -649,12 +649,13 @@ ORDER BY
     story.happened_at,
     -- Of what is told to have happened at one moment: the run begins first and ends last.
     CASE
-        WHEN story.subject_type != 'workflow_execution' THEN 2
-        WHEN story.status IN ('pending', 'running') THEN 1
-        ELSE 3
+        WHEN story.subject_type != 'workflow_execution' THEN 3
+        WHEN story.status = 'pending' THEN 1
+        WHEN story.status = 'running' THEN 2
+        ELSE 4
     END,
-    story.status != 'running',
     step.step_order,
+    story.status != 'running',
     story.tie;
 
 -- name: list_workflow_progress :many
@@ -856,8 +857,8 @@ LIMIT @max_rows;
 UPDATE workflow_executions
 SET
     status = 'running',
-    started_at = now(),
-    heartbeat_at = now()
+    started_at = greatest(now(), created_at),
+    heartbeat_at = greatest(now(), created_at)
 WHERE
     customer_id = @customer_id
     AND id = @id
@@ -885,8 +886,8 @@ WITH next_run AS MATERIALIZED (
 UPDATE workflow_executions
 SET
     status = 'running',
-    started_at = now(),
-    heartbeat_at = now()
+    started_at = greatest(now(), workflow_executions.created_at),
+    heartbeat_at = greatest(now(), workflow_executions.created_at)
 FROM next_run
 WHERE
     workflow_executions.customer_id = next_run.customer_id
@@ -1078,6 +1079,8 @@ ORDER BY id;
 -- A deadline stays as long after the creation as it was, unless deadline_at says otherwise. A run
 -- is retried once: retrying it again returns the run that already does (retry that one, in turn).
 -- None where the run is unknown, not over, or completed.
+--
+-- Raises InvalidValue where the run has no step from_step.
 -- @required customer_id, id
 WITH original AS MATERIALIZED (
     SELECT *
@@ -1085,7 +1088,25 @@ WITH original AS MATERIALIZED (
     WHERE
         customer_id = @customer_id
         AND id = @id
-        AND status IN ('failed', 'timeout', 'cancelled')
+        AND CASE
+            WHEN
+                sqlc.narg('from_step')::integer IS NULL
+                OR EXISTS (
+                    SELECT
+                    FROM workflow_steps
+                    WHERE
+                        workflow_steps.customer_id = workflow_executions.customer_id
+                        AND workflow_steps.workflow_execution_id = workflow_executions.id
+                        AND workflow_steps.step_order = sqlc.narg('from_step')::integer
+                )
+                THEN status IN ('failed', 'timeout', 'cancelled')
+            ELSE
+                refuse_value(
+                    'from_step',
+                    format('run %s has no step %s', id, sqlc.narg('from_step')::integer)
+                )
+        END
+    FOR KEY SHARE
 ),
 
 retry AS (
@@ -1213,6 +1234,7 @@ WITH original AS MATERIALIZED (
         )
     ORDER BY id
     LIMIT @max_rows
+    FOR KEY SHARE
 ),
 
 retry AS (

@@ -153,3 +153,16 @@ $$;
 COMMENT ON FUNCTION refuse_stale_write(text, uuid, integer, integer) IS
 'Raises the error for an executor that writes about an attempt which was superseded. Stands in '
 'the WHERE clause of what executors write.';
+
+CREATE FUNCTION refuse_value(field text, problem text) RETURNS boolean
+LANGUAGE plpgsql
+STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RAISE EXCEPTION '%: %', field, problem
+        USING ERRCODE = 'invalid_parameter_value', COLUMN = field;
+END
+$$;
+COMMENT ON FUNCTION refuse_value(text, text) IS
+'Raises the error for an argument of a query that makes no sense. Stands in its WHERE clause.';

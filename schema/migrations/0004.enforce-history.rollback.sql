@@ -200,6 +200,7 @@ COMMENT ON TRIGGER optimizations_set_updated_at ON optimizations IS 'Keeps updat
 DROP VIEW status_transitions;
 DROP FUNCTION enforce_transitions();
 DROP FUNCTION refuse_stale_write(text, uuid, integer, integer);
+DROP FUNCTION refuse_value(text, text);
 
 -- The two that follow are for functions that end a run. They are VOLATILE so that each call looks
 -- anew: a step that was added while the caller waited for the run's row is seen as well.
