@@ -23,7 +23,7 @@ from rich.table import Table
 
 from optiinfra_db import __version__
 from optiinfra_db.connection import configured_url, connect, describe, resolve_url
-from optiinfra_db.errors import OptiInfraError
+from optiinfra_db.errors import AlreadyExists, NotFound, OptiInfraError, typed_errors
 
 app = typer.Typer(
     add_completion=False,
@@ -153,10 +153,10 @@ def seed(url: Url = None) -> None:
     with connect(url) as conn:
         try:
             print(seeding.seed(conn))
-        except (psycopg.errors.UniqueViolation, psycopg.errors.ForeignKeyViolation) as error:
+        except (AlreadyExists, NotFound) as error:
             raise OptiInfraError(
-                "Rows of others hold keys of the sample data, so nothing was written: "
-                f"{error.diag.message_primary}. {error.diag.message_detail} Seed another database."
+                "Rows of others hold keys of the sample data, so nothing was written; "
+                f"seed another database. {error}"
             ) from error
 
 
@@ -288,14 +288,13 @@ def main() -> None:
             stream.reconfigure(errors="replace")  # where the locale has no box-drawing characters
     try:
         try:
-            app(prog_name="optiinfra-db")
+            with typed_errors():
+                app(prog_name="optiinfra-db")
         finally:
             if sys.stdout:
                 sys.stdout.flush()
     except OptiInfraError as error:
         _fail(str(error), error.exit_code)
-    except (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedFunction) as error:
-        _fail(f"{error.diag.message_primary}. Run optiinfra-db migrate first.", 4)
     except psycopg.Error as error:
         _fail(str(error), 1)
     except BrokenPipeError:  # whoever read our output has had enough

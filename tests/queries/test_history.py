@@ -4,8 +4,8 @@ from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
 import pytest
-from psycopg.errors import InvalidParameterValue
 
+from optiinfra_db.errors import InvalidValue
 from optiinfra_db.generated.models import (
     EventSeverity,
     StepStatus,
@@ -89,7 +89,7 @@ def test_a_retry_may_begin_at_another_step(db):
     assert states(db, retry(db, first, from_step=1)) == ["pending"] * 4
     assert states(db, retry(db, second, from_step=2)) == ["skipped"] + ["pending"] * 3
     for from_step in (0, 5):
-        with db.refused(InvalidParameterValue):
+        with db.refused(InvalidValue):
             retry(db, third, from_step=from_step)
     # Past the failed step, on the word of the caller.
     assert states(db, retry(db, third, from_step=4)) == ["skipped"] * 3 + ["pending"]
