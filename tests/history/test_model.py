@@ -782,13 +782,21 @@ class History(RuleBasedStateMachine):
 
     @rule(aim=aims, status=st.sampled_from(list(RUN_ARROWS)))
     def move_run_by_hand(self, aim, status):
+        """Try all that is to be refused, then what was drawn."""
         run = self.aim_at_run(aim, lambda run: not run.is_over)
-        if run.is_deleted or status == run.status:
+        if run.is_deleted:
             return
-        refusal = None if status in RUN_ARROWS[run.status] else ILLEGAL_TRANSITION
-        if status == "completed" and run.open_steps:
-            refusal = ILLEGAL_TRANSITION
-        is_over = not RUN_ARROWS[status]
+        refused_moves = set(RUN_ARROWS) - {run.status, *RUN_ARROWS[run.status]}
+        if run.open_steps:
+            refused_moves.add("completed")
+        for wrong in sorted(refused_moves):
+            self.write_run_status(ILLEGAL_TRANSITION, run, wrong)
+        if status not in {run.status, *refused_moves}:
+            self.write_run_status(None, run, status)
+            error = {"cancelled": "WorkflowCancelled", "failed": "ByHand", "timeout": "ByHand"}
+            self.move_run(run, status, error=error.get(status))
+
+    def write_run_status(self, refusal, run, status):
         error = "ByHand" if status in {"failed", "timeout"} else None
         self.write(
             refusal,
@@ -804,23 +812,29 @@ class History(RuleBasedStateMachine):
             WHERE customer_id = %(customer_id)s AND id = %(id)s
             """,
             status=status,
-            is_over=is_over,
+            is_over=not RUN_ARROWS[status],
             error=Jsonb({"type": error}) if error else None,
             **self.key(run),
         )
-        if refusal is None:
-            if status == "cancelled":
-                error = "WorkflowCancelled"
-            self.move_run(run, status, error=error)
 
     @rule(aim=aims, status=st.sampled_from(list(STEP_ARROWS)))
     def move_step_by_hand(self, aim, status):
+        """Try all that is to be refused, then what was drawn."""
         run, step = self.aim_at_step(aim, OPEN_STEP)
-        if step is None or run.is_deleted or status == step.status:
+        if step is None or run.is_deleted:
             return
-        refusal = None if status in STEP_ARROWS[step.status] else ILLEGAL_TRANSITION
-        if status == "retrying" and not refusal and step.retry_count == step.max_retries:
-            refusal = CHECK_VIOLATION
+        for wrong in sorted(set(STEP_ARROWS) - {step.status, *STEP_ARROWS[step.status]}):
+            self.write_step_status(ILLEGAL_TRANSITION, run, step, wrong)
+        if status not in STEP_ARROWS[step.status]:
+            return
+        if status == "retrying" and step.retry_count == step.max_retries:
+            self.write_step_status(CHECK_VIOLATION, run, step, status)
+            return
+        self.write_step_status(None, run, step, status)
+        step.error = "ByHand" if status in {"failed", "retrying"} else step.error
+        self.move_step(step, status)
+
+    def write_step_status(self, refusal, run, step, status):
         error = "ByHand" if status in {"failed", "retrying"} else None
         self.write(
             refusal,
@@ -845,9 +859,6 @@ class History(RuleBasedStateMachine):
             error=Jsonb({"type": error}) if error else None,
             **self.step_key(run, step),
         )
-        if refusal is None:
-            step.error = error or step.error
-            self.move_step(step, status)
 
     @rule(aim=aims, status=st.sampled_from(list(STEP_ARROWS)))
     def add_step_by_hand(self, aim, status):
@@ -1032,30 +1043,28 @@ def test_whatever_is_called_the_database_does_as_the_model(
 ):
     is_soak = pytestconfig.getoption("--soak", default=False)
     size = (
-        {"max_examples": 3000, "stateful_step_count": 100}
+        {"max_examples": 500, "stateful_step_count": 60}
         if is_soak
-        else {
-            "max_examples": 120,
-            "stateful_step_count": 40,
-            "derandomize": True,
-        }
+        else {"max_examples": 120, "stateful_step_count": 40, "derandomize": True}
     )
     History.outcomes = Counter()
-    with connect(shared_database_url) as conn:
-        conn.autocommit = False
-        History.conn = conn
-        run_state_machine_as_test(
-            History,
-            settings=settings(
-                **size,
-                database=None,
-                deadline=None,
-                suppress_health_check=list(HealthCheck),
-            ),
-        )
-    steps = History.outcomes.pop(("steps", "all"))
-    with capsys.disabled():
-        print(f"\n{steps} steps of the model")
-        if is_soak:
-            for (function, outcome), times in sorted(History.outcomes.items()):
-                print(f"{times:8} {function}: {outcome}")
+    try:
+        with connect(shared_database_url) as conn:
+            conn.autocommit = False
+            History.conn = conn
+            run_state_machine_as_test(
+                History,
+                settings=settings(
+                    **size,
+                    database=None,
+                    deadline=None,
+                    suppress_health_check=list(HealthCheck),
+                ),
+            )
+    finally:
+        steps = History.outcomes.pop(("steps", "all"), 0)
+        with capsys.disabled():
+            print(f"\n{steps} steps of the model")
+            if is_soak:
+                for (function, outcome), times in sorted(History.outcomes.items()):
+                    print(f"{times:8} {function}: {outcome}")
