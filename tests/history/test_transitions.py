@@ -768,6 +768,19 @@ def test_a_chain_of_retries_loses_its_links_whichever_of_it_is_deleted(ground, r
         assert read(conn, "workflow_executions", third) == third | {"retried_from_id": None}
 
 
+@pytest.mark.xfail(reason="the trigger compares by IS DISTINCT FROM, to which 1 and 1.0 are one")
+def test_a_final_payload_is_not_even_spelled_anew(ground):
+    conn = ground.conn
+    row = ground.make("workflow_executions", "completed", output_data=Jsonb({"n": 1}))
+    with refused(conn, IMMUTABLE_HISTORY):
+        conn.execute(
+            """
+            UPDATE public.workflow_executions SET output_data = '{"n": 1.00}' WHERE id = %s
+            """,
+            [row["id"]],
+        )
+
+
 # --- The audit log
 
 
@@ -1073,6 +1086,24 @@ def test_ending_a_run_that_is_older_does_not_let_steps_in(ground):
     conn = ground.conn
     run = ground.committed_runs["running"]
     by_update(conn, "workflow_executions", run, state_of("workflow_executions", "completed"))
+    with refused(conn, ILLEGAL_TRANSITION):
+        by_insert(conn, new_step(run, "completed"))
+
+
+@pytest.mark.xfail(reason="an event that says that the run was created is taken for its creation")
+def test_an_event_by_hand_does_not_open_a_run_that_is_over(ground):
+    conn = ground.conn
+    run = ground.committed_runs["completed"]
+    insert(
+        conn,
+        "events",
+        customer_id=run["customer_id"],
+        created_at=now(conn) + timedelta(seconds=1),
+        event_type="something.happened",
+        subject_type="something",
+        subject_id=run["id"],
+        data=Jsonb({"from": None}),
+    )
     with refused(conn, ILLEGAL_TRANSITION):
         by_insert(conn, new_step(run, "completed"))
 
@@ -1426,6 +1457,23 @@ def test_progress_is_noted_while_executing_only(ground, role):
             )
         assert (answer is not None) == (status == "executing")
         assert events_of(conn, logged) == []
+
+
+@pytest.mark.xfail(reason="all before the first failed step is carried over, done or not")
+@pytest.mark.parametrize("end", ["failed", "timeout", "cancelled"])
+@pytest.mark.parametrize("waiting", ["pending", "retrying"])
+def test_a_retry_does_what_still_waited_when_the_run_ended(ground, waiting, end):
+    conn = ground.conn
+    run = ground.make_run("running")
+    insert(conn, "workflow_steps", **new_step(run, waiting, 1))
+    insert(conn, "workflow_steps", **new_step(run, "completed", 2))
+    insert(conn, "workflow_steps", **new_step(run, "running", 3))
+    by_update(conn, "workflow_executions", run, state_of("workflow_executions", end))
+
+    retry = workflow_executions.retry_workflow_execution(
+        conn, customer_id=run["customer_id"], id=run["id"]
+    )
+    assert steps_of(conn, {"id": retry.id})[0]["status"] == "pending"
 
 
 # --- Two connections: one that ends a run, and one that adds a step to it
