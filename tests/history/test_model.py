@@ -456,6 +456,9 @@ class History(RuleBasedStateMachine):
     @rule(aim=aims, is_foreign=rarely)
     def cancel(self, aim, is_foreign):
         run = self.aim_at_run(aim, lambda run: not run.is_over)
+        self.cancel_run(run, is_foreign)
+
+    def cancel_run(self, run, is_foreign):
         row = self.call(
             workflow_executions.cancel_workflow_execution,
             None,
@@ -492,6 +495,9 @@ class History(RuleBasedStateMachine):
     @rule(aim=aims, is_foreign=rarely, from_step=st.sampled_from([None] * 4 + [1, 2, 3]))
     def retry(self, aim, is_foreign, from_step):
         run = self.aim_at_run(aim, lambda run: run.status in {"failed", "timeout", "cancelled"})
+        self.retry_run(run, is_foreign, from_step)
+
+    def retry_run(self, run, is_foreign, from_step):
         is_there = not (run.is_deleted or is_foreign)
         if is_there and run.retry is None and not self.has_room:
             return
@@ -572,7 +578,10 @@ class History(RuleBasedStateMachine):
 
     @rule(aim=aims, is_foreign=rarely)
     def delete(self, aim, is_foreign):
-        run = self.aim_at_run(aim, lambda run: True)
+        run = self.aim_at_run(aim, lambda run: run.retry and run.retry.is_over)
+        self.delete_run(run, is_foreign)
+
+    def delete_run(self, run, is_foreign):
         deleted = self.call(
             workflow_executions.delete_workflow_execution, None, **self.key(run, is_foreign)
         )
@@ -580,6 +589,7 @@ class History(RuleBasedStateMachine):
         if deleted:
             run.is_deleted = True
             if run.retry:
+                self.outcomes["deleting clears a link", run.retry.status] += 1
                 run.retry.retried_from = None
             if run.retried_from:
                 run.retried_from.retry = None
@@ -621,6 +631,15 @@ class History(RuleBasedStateMachine):
     @rule(nth=st.integers(0, 9))
     def go_on_quickly(self, nth):
         self.work(nth, ["advance", "advance", "advance"])
+
+    @rule(aim=aims, is_over=st.booleans())
+    def retry_and_forget(self, aim, is_over):
+        run = self.aim_at_run(aim, lambda run: run.status != "completed")
+        self.cancel_run(run, is_foreign=False)
+        self.retry_run(run, is_foreign=False, from_step=None)
+        if is_over and run.retry:
+            self.cancel_run(run.retry, is_foreign=False)
+        self.delete_run(run, is_foreign=False)
 
     @rule(nth=st.integers(0, 9))
     def try_and_try_again(self, nth):
@@ -935,6 +954,14 @@ class History(RuleBasedStateMachine):
             other=uuid4(),
             id=subject.id,
         )
+        if step:
+            others = [other.id for other in self.all_runs if other is not run]
+            self.write(
+                IMMUTABLE_HISTORY,
+                "UPDATE workflow_steps SET workflow_execution_id = %(other)s WHERE id = %(id)s",
+                other=others[0] if others else uuid4(),
+                id=step.id,
+            )
 
     # --- What must be
 
