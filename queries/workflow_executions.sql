@@ -1162,10 +1162,10 @@ planned AS (
         CASE WHEN step.is_done THEN now() END,
         step.input_data,
         CASE WHEN step.is_done THEN step.output_data ELSE '{}' END,
-        CASE
-            WHEN step.is_done
-                THEN step.metadata || jsonb_build_object('carried_over_from', step.id)
-            ELSE step.metadata - '{carried_over_from,closed_with_run}'::text[]
+        (step.metadata - '{carried_over_from,closed_with_run}'::text[])
+        || CASE
+            WHEN step.is_done THEN jsonb_build_object('carried_over_from', step.id)
+            ELSE '{}'
         END
     FROM retry
     CROSS JOIN
@@ -1283,10 +1283,10 @@ planned AS (
         CASE WHEN step.is_done THEN now() END,
         step.input_data,
         CASE WHEN step.is_done THEN step.output_data ELSE '{}' END,
-        CASE
-            WHEN step.is_done
-                THEN step.metadata || jsonb_build_object('carried_over_from', step.id)
-            ELSE step.metadata - '{carried_over_from,closed_with_run}'::text[]
+        (step.metadata - '{carried_over_from,closed_with_run}'::text[])
+        || CASE
+            WHEN step.is_done THEN jsonb_build_object('carried_over_from', step.id)
+            ELSE '{}'
         END
     FROM retry
     CROSS JOIN

@@ -246,6 +246,7 @@ class History(RuleBasedStateMachine):
                         step.error = error
                         self.move_step(step, "failed")
                     else:
+                        step.metadata = step.metadata | {"closed_with_run": True}
                         self.move_step(step, "skipped")
         run.error = error if status in {"failed", "timeout"} else None
         run.output = run.output if output is None else output
@@ -528,7 +529,11 @@ class History(RuleBasedStateMachine):
         )
         for step in run.steps:
             again = Step(step.order, max_retries=step.max_retries, input=step.input)
-            again.metadata = {k: v for k, v in step.metadata.items() if k != "carried_over_from"}
+            again.metadata = {
+                key: value
+                for key, value in step.metadata.items()
+                if key not in {"carried_over_from", "closed_with_run"}
+            }
             if step.order < begin_at:
                 again.status = "skipped"
                 again.output = step.output
@@ -538,14 +543,13 @@ class History(RuleBasedStateMachine):
         self.bring(new, row.id)
 
     def first_to_do(self, run):
-        """Return the place of the first failed step, else the one after all that was done."""
-        failed = [step.order for step in run.steps if step.status == "failed"]
-        done = [
+        """Return the place of the first step that failed, or that the end of the run closed."""
+        undone = [
             step.order
             for step in run.steps
-            if step.status == "completed" or "carried_over_from" in step.metadata
+            if step.status == "failed" or "closed_with_run" in step.metadata
         ]
-        return min(failed) if failed else 1 + max(done, default=-1)
+        return min(undone, default=10**9)
 
     @rule(aim=aims, is_foreign=rarely)
     def read(self, aim, is_foreign):
