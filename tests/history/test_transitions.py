@@ -31,6 +31,7 @@ from .model_support import (
     LOCK_TIMEOUT,
     NO_PRIVILEGE,
     SERIALIZATION_FAILURE,
+    STALE_WRITER,
     TENANT_MISMATCH,
     refused,
     sqlstate_of,
@@ -1211,13 +1212,23 @@ def run_call(function, **arguments):
     )
 
 
+def attempt_call(function, **arguments):
+    return lambda conn, row, off=0: function(
+        conn,
+        customer_id=row["customer_id"],
+        id=row["id"],
+        attempt=row["attempt"] + off,
+        **arguments,
+    )
+
+
 def step_call(function, **arguments):
-    return lambda conn, row: function(
+    return lambda conn, row, off=0: function(
         conn,
         customer_id=row["customer_id"],
         workflow_execution_id=row["workflow_execution_id"],
         id=row["id"],
-        retry_count=row["retry_count"],
+        retry_count=row["retry_count"] + off,
         **arguments,
     )
 
@@ -1232,17 +1243,15 @@ CALLS = {
             {"pending": "running"},
         ),
         "heartbeat": (
-            run_call(workflow_executions.heartbeat_workflow_execution, attempt=1),
+            attempt_call(workflow_executions.heartbeat_workflow_execution),
             {"running": "running"},
         ),
         "complete": (
-            run_call(workflow_executions.complete_workflow_execution, attempt=1),
+            attempt_call(workflow_executions.complete_workflow_execution),
             {"running": "completed"},
         ),
         "fail": (
-            run_call(
-                workflow_executions.fail_workflow_execution, attempt=1, error_details=ERROR.obj
-            ),
+            attempt_call(workflow_executions.fail_workflow_execution, error_details=ERROR.obj),
             {"running": "failed"},
         ),
         "cancel": (
@@ -1340,6 +1349,30 @@ def listed(answer):
     if isinstance(answer, list):
         return answer
     return [] if answer is None else [answer]
+
+
+STALE_CALLS = [
+    (table, name)
+    for table, names in {
+        "workflow_executions": ["heartbeat", "complete", "fail"],
+        "workflow_steps": ["complete", "advance", "fail", "fail_retryable", "skip"],
+    }.items()
+    for name in names
+]
+
+
+@pytest.mark.parametrize(("table", "name"), STALE_CALLS)
+def test_an_executor_that_was_superseded_is_told_in_every_state(ground, role, table, name):
+    conn = ground.conn
+    call, _ = CALLS[table][name]
+    for status in ARROWS[table]:
+        for off in (1, -1):
+            row = ground.make(table, status)
+            with ground.acting_as(role):
+                with refused(conn, STALE_WRITER):
+                    call(conn, row, off)
+                    pytest.fail(f"{status}, off by {off}")
+                assert read(conn, table, row) == row
 
 
 @pytest.mark.parametrize("decision", ["approved", "rejected"])
@@ -1457,6 +1490,24 @@ def test_progress_is_noted_while_executing_only(ground, role):
             )
         assert (answer is not None) == (status == "executing")
         assert events_of(conn, logged) == []
+
+
+def test_what_a_retry_was_told_to_pass_over_stays_passed_over(ground):
+    conn = ground.conn
+    run = ground.make_run("running")
+    for order, status in enumerate(["pending", "running"], 1):
+        insert(conn, "workflow_steps", **new_step(run, status, order))
+
+    def fail_and_retry(run_id, **arguments):
+        key = {"customer_id": run["customer_id"], "id": run_id}
+        workflow_executions.start_workflow_execution(conn, **key)
+        workflow_executions.cancel_workflow_execution(conn, **key, reason="no need")
+        return workflow_executions.retry_workflow_execution(conn, **key, **arguments)
+
+    retry = fail_and_retry(run["id"], from_step=2)
+    assert [step["status"] for step in steps_of(conn, {"id": retry.id})] == ["skipped", "pending"]
+    again = fail_and_retry(retry.id)
+    assert [step["status"] for step in steps_of(conn, {"id": again.id})] == ["skipped", "pending"]
 
 
 @pytest.mark.parametrize("end", ["failed", "timeout", "cancelled"])
