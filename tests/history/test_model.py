@@ -840,16 +840,17 @@ class History(RuleBasedStateMachine):
             **self.key(run),
         )
 
-    @rule(aim=aims, status=st.sampled_from(list(STEP_ARROWS)))
-    def move_step_by_hand(self, aim, status):
-        """Try all that is to be refused, then what was drawn."""
-        run, step = self.aim_at_step(aim, OPEN_STEP)
+    @rule(aim=aims, ready=st.sampled_from([OPEN_STEP, {"retrying"}]), nth=st.integers(0, 3))
+    def move_step_by_hand(self, aim, ready, nth):
+        """Try all that is to be refused, then the nth of what is not."""
+        run, step = self.aim_at_step(aim, ready)
         if step is None or run.is_deleted:
             return
         for wrong in sorted(set(STEP_ARROWS) - {step.status, *STEP_ARROWS[step.status]}):
             self.write_step_status(ILLEGAL_TRANSITION, run, step, wrong)
-        if status not in STEP_ARROWS[step.status]:
+        if not step.is_open:
             return
+        status = STEP_ARROWS[step.status][nth % len(STEP_ARROWS[step.status])]
         if status == "retrying" and step.retry_count == step.max_retries:
             self.write_step_status(CHECK_VIOLATION, run, step, status)
             return
@@ -931,7 +932,7 @@ class History(RuleBasedStateMachine):
         table = "workflow_steps" if step else "workflow_executions"
         self.write(
             IMMUTABLE_HISTORY if is_final else None,
-            f"UPDATE {table} SET metadata = %(payload)s WHERE id = %(id)s",
+            f"UPDATE {table} SET status = status, metadata = %(payload)s WHERE id = %(id)s",
             payload=Jsonb(payload),
             id=subject.id,
         )
@@ -940,7 +941,7 @@ class History(RuleBasedStateMachine):
 
     @rule(aim=aims, is_step=st.booleans())
     def change_identity_by_hand(self, aim, is_step):
-        run, step = self.aim_at_step(aim, STEP_ARROWS)
+        run, step = self.aim_at_step(aim, OPEN_STEP)
         step = step if is_step else None
         if run.is_deleted:
             return
