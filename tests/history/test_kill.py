@@ -14,7 +14,6 @@ from dataclasses import dataclass, field, replace
 from uuid import UUID, uuid4
 
 import psutil
-import psycopg
 import pytest
 
 from optiinfra_db import connect, embedded

@@ -13,11 +13,11 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from itertools import combinations_with_replacement, count, product
+from itertools import count, product
 from typing import Any
 from uuid import uuid4
 
@@ -391,14 +391,16 @@ class Orders:
         """Return what a move (a call, and whether it acts instead) says, and what it leaves."""
         if (plan, observed, move) not in self.steps:
             path = self.paths[plan, observed]
+            moves = {move}
             # What stands near the beginning is asked about by every race.
-            moves = [(name, False) for name in self.calls] if len(path) < 2 else []
+            if len(path) < (1 if plan.is_overdue else 2):
+                moves |= {(name, False) for name in self.calls}
             with self.undone():
                 scene = arrange(self.conn, plan, self.owner)
                 for earlier in path:
                     self.make(earlier, scene)
-                for each in {move, *moves}:
-                    self.conn.execute("SAVEPOINT before")
+                self.conn.execute("SAVEPOINT before")
+                for each in moves:
                     result = self.make(each, scene)
                     after = observe(self.conn, scene)
                     self.conn.execute("ROLLBACK TO SAVEPOINT before")
@@ -473,11 +475,23 @@ def examined(writers):
     assert findings(writers.main) == []
 
 
-def assert_as_one_after_the_other(race, orders, plan, names, results, left, *, how, gate):
+@dataclass(frozen=True)
+class Race:
+    """Calls that were made at once, what they said, and what they left."""
+
+    title: str
+    names: list[str]
+    results: list[Any]
+    left: Any
+    how: str
+    gate: str | None
+
+
+def assert_as_one_after_the_other(race, orders, plan):
     """Compare what a race left with what the calls leave in each order."""
-    calls = orders.calls
+    calls, names, results, left = orders.calls, race.names, race.results, race.left
     dropped = {f"SQLSTATE {state}" for name in names for state in calls[name].upsets}
-    if how == IN_SNAPSHOTS:
+    if race.how == IN_SNAPSHOTS:
         dropped.add(f"SQLSTATE {SERIALIZATION_FAILURE}")
     made, says = Counter(), Counter()
     for name, result in zip(names, results, strict=True):
@@ -485,11 +499,11 @@ def assert_as_one_after_the_other(race, orders, plan, names, results, left, *, h
         if result not in refusals:
             made[name] += 1
             says[name, result] += 1
-    is_busy = gate is not None or any(result not in (None, (), 0) for result in results)
+    is_busy = race.gate is not None or any(result not in (None, (), 0) for result in results)
     ends = orders.all_ends(plan, made, is_busy=is_busy)
     assert (left, frozenset(says.items())) in ends, "\n".join(
         [
-            f"{race} ended as in no order of its calls:",
+            f"{race.title} ended as in no order of its calls:",
             *(f"    {name}: {result}" for name, result in zip(names, results, strict=True)),
             f"left:\n    {left}",
             *(
@@ -511,48 +525,52 @@ def ways(family, is_long):
 CALLS = [(family, name) for family, calls in ALL_CALLS.items() for name in calls]
 
 turns = count()
-raced = Counter()
+"""Goes through the ways to make a race, one a race."""
+
+
+def arranged(plan, *calls):
+    """Return a plan as the calls need it."""
+    return replace(plan, is_overdue=any(call.needs_overdue for call in calls))
+
+
+def races_of(family, first, orders):
+    """Yield the second call, the name of the plan, and the plan, of what can race at all."""
+    calls = ALL_CALLS[family]
+    names = list(calls)
+    for second, (state, bare) in product(names[names.index(first) :], ALL_PLANS[family].items()):
+        pair = calls[first], calls[second]
+        plan = arranged(bare, *pair)
+        begun = orders.begin(plan)
+        is_raced = all(call.plans is None or state in call.plans for call in pair)
+        if is_raced and any(
+            orders.step(plan, begun, (call.name, False))[1] != begun for call in pair
+        ):
+            yield second, state, plan
 
 
 @pytest.mark.parametrize(("family", "first"), CALLS)
-def test_racing_calls_end_as_if_made_one_after_the_other(
-    family, first, writers, orders, is_soak, record_property
-):
-    calls, plans = ALL_CALLS[family], ALL_PLANS[family]
-    orders = orders[family]
-    names = list(calls)
-    races = 0
-    problems = []
-    for second, (state, plan) in product(names[names.index(first) :], plans.items()):
-        if calls[first].needs_overdue or calls[second].needs_overdue:
-            plan = Plan(**{**vars(plan), "is_overdue": True})
-        if state not in (calls[first].plans or plans) or state not in (
-            calls[second].plans or plans
-        ):
-            continue
-        begun = orders.begin(plan)
-        if all(orders.step(plan, begun, (name, False))[1] == begun for name in (first, second)):
-            continue
+def test_racing_calls_end_as_if_made_one_after_the_other(family, first, writers, orders, is_soak):
+    calls, orders = ALL_CALLS[family], orders[family]
+    races, problems = 0, []
+    for second, state, plan in races_of(family, first, orders):
         choices = ways(family, is_soak)
-        chosen = choices * 3 if is_soak else [choices[next(turns) % len(choices)] for _ in range(1)]
-        for how, gate in chosen:
+        for how, gate in choices if is_soak else [choices[next(turns) % len(choices)]]:
             scene = arrange(writers.main, plan)
-            made = [first, second] * (WRITERS // 2)
-            results = writers.race(
-                [calls[name].make for name in made], scene, how, gate and GATES[family][gate]
-            )
+            names = [first, second] * (WRITERS // 2)
+            makers = [calls[name].make for name in names]
+            results = writers.race(makers, scene, how, gate and GATES[family][gate])
             left = observe(writers.main, scene)
-            races += 1
             if plan.is_overdue:  # before another sweep finds it
                 customers.delete_customer(writers.main, id=scene.customer_id)
-            race = f"{first} against {second}, {state}, {how}, gate: {gate}"
+            title = f"{first} against {second}, {state}, {how}, behind {gate}"
+            races += 1
             try:
                 assert_as_one_after_the_other(
-                    race, orders, plan, made, results, left, how=how, gate=gate
+                    Race(title, names, results, left, how, gate), orders, plan
                 )
             except AssertionError as problem:
                 problems.append(str(problem))
-    raced[family] += races
+    print(f"{races} races")
     assert not problems, f"{len(problems)} of {races} races:\n" + "\n\n".join(problems[:5])
 
 
@@ -589,9 +607,8 @@ def test_locks_are_taken_from_the_parent_to_the_child_and_in_step_order(
     call, plans = ALL_CALLS[family][name], ALL_PLANS[family]
     rows = ROWS[family]
     held_too_early = set()
-    for state, plan in plans.items():
-        if call.needs_overdue:
-            plan = Plan(**{**vars(plan), "is_overdue": True})
+    for state, bare in plans.items():
+        plan = arranged(bare, call)
         begun = orders[family].begin(plan)
         if orders[family].step(plan, begun, (name, False))[1] == begun:
             continue
@@ -668,11 +685,11 @@ def test_retrying_one_by_one_and_in_bulk_at_once_retries_each_run_once(writers, 
         scenes = arrange_many(writers.main, RUN_PLANS["failed"], 30)
         retry, retry_failed = RUN_CALLS["retry"].make, RUN_CALLS["retry_failed"].make
 
-        def one_by_one(conn, scenes=scenes):
+        def one_by_one(conn, scenes=scenes, retry=retry):
             shuffled = random.sample(scenes, len(scenes))
             return {retry(conn, scene).id for scene in shuffled}
 
-        def in_bulk(conn, scene=scenes[0]):
+        def in_bulk(conn, scene=scenes[0], retry_failed=retry_failed):
             made = []
             while runs := retry_failed(conn, scene):
                 made += runs
@@ -706,8 +723,8 @@ def test_sweeps_and_executors_at_once_end_each_run_once(writers, is_soak):
                 )
             return {run.id for run in swept}, len(swept)
 
-        def execute(function):
-            def run(conn, scenes=scenes):
+        def execute(function, scenes=scenes):
+            def run(conn):
                 made = [function(conn, scene) for scene in random.sample(scenes, len(scenes))]
                 return {row.id for row in made if row}
 
