@@ -236,7 +236,7 @@ DURABLE = {}
 def test_what_was_acknowledged_survives_kills_of_the_server_and_nothing_is_half_there(
     request, is_soak
 ):
-    kills, seconds = (30, 1.5) if is_soak else (3, 0.5)
+    kills, seconds = (20, 1.0) if is_soak else (3, 0.5)
     with running_server(str(request.config.getoption("--pg")), DURABLE) as server:
         server.ensure_database()
         migrate(server.url())
@@ -427,7 +427,7 @@ def test_connections_terminated_at_any_moment_leave_each_call_done_or_not(url, o
     scene = arrange(other, Plan())
     executor = Executor(scene.customer_id, scene.agent_id)
     workflow_executions.delete_workflow_execution(other, **scene.run_key())
-    for _ in range(500 if is_soak else 30):
+    for _ in range(300 if is_soak else 30):
         with connect(url) as conn:
             pid = conn.info.backend_pid
             timer = threading.Timer(random.uniform(0.001, 0.03), terminate, [other, pid])
