@@ -39,10 +39,10 @@ psql: $(VENV)/run ## Open the database in psql
 stop: $(VENV)/run ## Stop the embedded PostgreSQL
 	@$(BIN)/optiinfra-db stop $(ARGS)
 
-generate: $(VENV)/dev ## Write generated/ from schema/ and queries/
+generate: $(VENV)/dev ## Write generated/ and the diagrams in docs/ from schema/ and queries/
 	@$(BIN)/python codegen/generate.py
 
-verify: $(VENV)/dev ## Check that generated/ is current
+verify: $(VENV)/dev ## Check that what generate writes is current
 	@$(BIN)/python codegen/generate.py --check
 
 lint: $(VENV)/dev ## Check the style of Python and SQL, and the safety of migrations

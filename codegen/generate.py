@@ -1,8 +1,9 @@
-"""Write generated/ from schema/ and queries/, or check that it is current.
+"""Write generated/ and docs/state-machines.md from schema/ and queries/, or check them.
 
 sqlc wants a live database to type the queries, so this loads schema/ into a throw-away database of
-the embedded server, runs sqlc there (generate, then vet) and compares what comes out with what is
-in generated/. Files that no query file accounts for count as a difference, and go.
+the embedded server, runs sqlc there (generate, then vet), writes the names of its constraints and
+the diagrams of its state machines, and compares what comes out with what is there. Files in
+generated/ that nothing accounts for count as a difference, and go.
 """
 
 import argparse
@@ -19,9 +20,12 @@ from pathlib import Path
 import psycopg
 from psycopg import sql
 
+import constraints
+import state_machines
 from optiinfra_db import embedded
 
 ROOT = Path(__file__).resolve().parent.parent
+DIAGRAMS = Path("docs", "state-machines.md")
 
 
 @contextmanager
@@ -41,26 +45,36 @@ def schema_database() -> Iterator[str]:
             admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(identifier))
 
 
-def run_sqlc(folder: Path) -> None:
-    """Run sqlc in a folder that looks like the project but for its empty generated/."""
+def make(folder: Path) -> None:
+    """Make all files in a folder that looks like the project but for its empty generated/."""
     for name in ("schema", "queries", "codegen", "sqlc.yaml"):
         (folder / name).symlink_to(ROOT / name)
-    # The plugin runs under this Python, and sqlc comes from the same environment.
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     print("Loading schema/ into the embedded PostgreSQL", file=sys.stderr)
     with schema_database() as url:
-        environment = os.environ | {"PATH": path, "OPTIINFRA_CODEGEN_URL": url}
-        for command in ("generate", "vet"):
-            print(f"Running sqlc {command}", file=sys.stderr)
-            sqlc = ["sqlc", command, "--file", str(folder / "sqlc.yaml")]
-            subprocess.run(sqlc, cwd=folder, env=environment, check=True)
+        run_sqlc(folder, url)
+        with psycopg.connect(url) as conn:
+            (folder / "generated" / "constraints.py").write_text(constraints.source(conn))
+            (folder / DIAGRAMS).parent.mkdir()
+            (folder / DIAGRAMS).write_text(state_machines.page(conn))
+
+
+def run_sqlc(folder: Path, url: str) -> None:
+    """Run sqlc in a folder, on a database that holds schema/."""
+    # The plugin runs under this Python, and sqlc comes from the same environment.
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    environment = os.environ | {"PATH": path, "OPTIINFRA_CODEGEN_URL": url}
+    for command in ("generate", "vet"):
+        print(f"Running sqlc {command}", file=sys.stderr)
+        sqlc = ["sqlc", command, "--file", str(folder / "sqlc.yaml")]
+        subprocess.run(sqlc, cwd=folder, env=environment, check=True)
 
 
 def files_in(folder: Path) -> set[Path]:
-    """Return the paths of the files in a folder, relative to it."""
+    """Return the paths of the files that are made, or to be so, relative to a folder."""
+    paths = [*(folder / "generated").rglob("*"), folder / DIAGRAMS]
     return {
         path.relative_to(folder)
-        for path in folder.rglob("*")
+        for path in paths
         if path.is_file() and "__pycache__" not in path.parts
     }
 
@@ -81,27 +95,31 @@ def differences(made: Path, present: Path) -> list[str]:
 
 def main() -> int:
     """Run as a command; the exit code is 1 where --check finds a difference."""
-    parser = argparse.ArgumentParser(description="Write generated/ from schema/ and queries/.")
+    parser = argparse.ArgumentParser(description="Write what is generated, or check it.")
     parser.add_argument("--check", action="store_true", help="write nothing; fail if not current")
     check = parser.parse_args().check
-    present = ROOT / "generated"
     with tempfile.TemporaryDirectory() as folder:
-        made = Path(folder, "generated")
+        made = Path(folder)
         try:
-            run_sqlc(Path(folder))
+            make(made)
         except subprocess.CalledProcessError as error:
             return int(error.returncode)
-        changed = differences(made, present)
+        except (constraints.UnnameableConstraint, state_machines.NotAStateMachine) as error:
+            print(error, file=sys.stderr)
+            return 1
+        changed = differences(made, ROOT)
         for line in changed:
             print(line)
         if not check:
-            for path in files_in(present) - files_in(made):
-                (present / path).unlink()
-            shutil.copytree(made, present, dirs_exist_ok=True)
+            for path in files_in(ROOT) - files_in(made):
+                (ROOT / path).unlink()
+            for path in files_in(made):
+                (ROOT / path).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(made / path, ROOT / path)
     if check and changed:
-        print("generated/ is not current: run `make generate` and commit what it writes.")
+        print("Not current: run `make generate` and commit what it writes.")
         return 1
-    print(f"generated/ is current: {len(files_in(present))} files.")
+    print(f"generated/ and {DIAGRAMS} are current: {len(files_in(ROOT))} files.")
     return 0
 
 

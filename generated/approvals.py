@@ -240,11 +240,9 @@ def list_pending_approvals(
 
 
 DECIDE_APPROVAL: typing.Final = """-- name: decide_approval :one
-WITH ready AS MATERIALIZED (
-    SELECT
-        approvals.customer_id,
-        approvals.id,
-        approvals.recommendation_id
+WITH recommendation AS MATERIALIZED (
+    -- The parent is locked before the child, everywhere.
+    SELECT recommendations.id
     FROM approvals
     INNER JOIN recommendations
         ON
@@ -253,10 +251,23 @@ WITH ready AS MATERIALIZED (
     WHERE
         approvals.customer_id = $4
         AND approvals.id = $5
+        AND recommendations.status = 'pending'
+    FOR NO KEY UPDATE OF recommendations
+),
+
+ready AS MATERIALIZED (
+    SELECT
+        approvals.customer_id,
+        approvals.id,
+        approvals.recommendation_id
+    FROM approvals
+    INNER JOIN recommendation ON approvals.recommendation_id = recommendation.id
+    WHERE
+        approvals.customer_id = $4
+        AND approvals.id = $5
         AND approvals.status = 'pending'
         AND (approvals.expires_at IS NULL OR approvals.expires_at > now())
-        AND recommendations.status = 'pending'
-    FOR NO KEY UPDATE
+    FOR NO KEY UPDATE OF approvals
 ),
 
 moved AS (

@@ -645,7 +645,9 @@ class WorkflowStep:
     error_details: JSON | None
     """Object that says why its latest failed attempt failed (type, message, ...)."""
     metadata: JSON
-    """Free-form object."""
+    """Free-form object: carried_over_from (the step of the run before, in a retry), closed_with_run
+    (skipped because the run ended), ...
+    """
     created_at: datetime.datetime
     """When the row was written."""
     updated_at: datetime.datetime

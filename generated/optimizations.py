@@ -228,11 +228,9 @@ def list_workflow_optimizations(
 
 
 START_OPTIMIZATION: typing.Final = """-- name: start_optimization :one
-WITH ready AS MATERIALIZED (
-    SELECT
-        optimizations.customer_id,
-        optimizations.id,
-        optimizations.recommendation_id
+WITH recommendation AS MATERIALIZED (
+    -- The parent is locked before the child, everywhere.
+    SELECT recommendations.id
     FROM optimizations
     INNER JOIN recommendations
         ON
@@ -241,9 +239,22 @@ WITH ready AS MATERIALIZED (
     WHERE
         optimizations.customer_id = $1
         AND optimizations.id = $2
-        AND optimizations.status = 'queued'
         AND recommendations.status = 'approved'
-    FOR NO KEY UPDATE
+    FOR NO KEY UPDATE OF recommendations
+),
+
+ready AS MATERIALIZED (
+    SELECT
+        optimizations.customer_id,
+        optimizations.id,
+        optimizations.recommendation_id
+    FROM optimizations
+    INNER JOIN recommendation ON optimizations.recommendation_id = recommendation.id
+    WHERE
+        optimizations.customer_id = $1
+        AND optimizations.id = $2
+        AND optimizations.status = 'queued'
+    FOR NO KEY UPDATE OF optimizations
 ),
 
 moved AS (
@@ -258,7 +269,7 @@ moved AS (
 UPDATE optimizations
 SET
     status = 'executing',
-    started_at = now()
+    started_at = greatest(now(), optimizations.created_at)
 FROM ready
 WHERE
     optimizations.customer_id = ready.customer_id
@@ -307,20 +318,36 @@ def update_optimization_progress(
 
 
 COMPLETE_OPTIMIZATION: typing.Final = """-- name: complete_optimization :one
-WITH completed AS (
+WITH recommendation AS MATERIALIZED (
+    -- The parent is locked before the child, everywhere.
+    SELECT recommendations.id
+    FROM optimizations
+    INNER JOIN recommendations
+        ON
+            optimizations.customer_id = recommendations.customer_id
+            AND optimizations.recommendation_id = recommendations.id
+    WHERE
+        optimizations.customer_id = $1
+        AND optimizations.id = $2
+    FOR NO KEY UPDATE OF recommendations
+),
+
+completed AS (
     UPDATE optimizations
     SET
         status = 'completed',
         progress = 100,
         completed_at = greatest(now(), started_at),
-        actual_savings = $1,
-        actual_improvement = $2,
-        result = coalesce($3::jsonb, result)
+        actual_savings = $3,
+        actual_improvement = $4,
+        result = coalesce($5::jsonb, result)
+    FROM recommendation
     WHERE
-        customer_id = $4
-        AND id = $5
-        AND status = 'executing'
-    RETURNING customer_id, id, recommendation_id, agent_id, workflow_execution_id, status, progress, started_at, completed_at, rolled_back_at, actual_savings, actual_improvement, error, result, created_at, updated_at
+        optimizations.customer_id = $1
+        AND optimizations.id = $2
+        AND optimizations.recommendation_id = recommendation.id
+        AND optimizations.status = 'executing'
+    RETURNING optimizations.customer_id, optimizations.id, optimizations.recommendation_id, optimizations.agent_id, optimizations.workflow_execution_id, optimizations.status, optimizations.progress, optimizations.started_at, optimizations.completed_at, optimizations.rolled_back_at, optimizations.actual_savings, optimizations.actual_improvement, optimizations.error, optimizations.result, optimizations.created_at, optimizations.updated_at
 ),
 
 moved AS (
@@ -342,11 +369,11 @@ SELECT customer_id, id, recommendation_id, agent_id, workflow_execution_id, stat
 def complete_optimization(
     conn: psycopg.Connection[typing.Any],
     *,
+    customer_id: uuid.UUID,
+    id: uuid.UUID,
     actual_savings: decimal.Decimal | None = None,
     actual_improvement: decimal.Decimal | None = None,
     result: models.JSON | None = None,
-    customer_id: uuid.UUID,
-    id: uuid.UUID,
 ) -> models.Optimization | None:
     """Move an optimization from executing to completed, with what it brought (savings in USD a month,
     improvement as a multiplier), and its recommendation with it; None where it was not executing.
@@ -354,24 +381,40 @@ def complete_optimization(
     return _runtime.one(
         conn,
         COMPLETE_OPTIMIZATION,
-        (actual_savings, actual_improvement, _runtime.to_jsonb(result), customer_id, id),
+        (customer_id, id, actual_savings, actual_improvement, _runtime.to_jsonb(result)),
         _make_optimization,
     )
 
 
 FAIL_OPTIMIZATION: typing.Final = """-- name: fail_optimization :one
-WITH failed AS (
+WITH recommendation AS MATERIALIZED (
+    -- The parent is locked before the child, everywhere.
+    SELECT recommendations.id
+    FROM optimizations
+    INNER JOIN recommendations
+        ON
+            optimizations.customer_id = recommendations.customer_id
+            AND optimizations.recommendation_id = recommendations.id
+    WHERE
+        optimizations.customer_id = $1
+        AND optimizations.id = $2
+    FOR NO KEY UPDATE OF recommendations
+),
+
+failed AS (
     UPDATE optimizations
     SET
         status = 'failed',
         completed_at = greatest(now(), started_at),
-        error = $1::text,
-        result = coalesce($2::jsonb, result)
+        error = $3::text,
+        result = coalesce($4::jsonb, result)
+    FROM recommendation
     WHERE
-        customer_id = $3
-        AND id = $4
-        AND status IN ('queued', 'executing')
-    RETURNING customer_id, id, recommendation_id, agent_id, workflow_execution_id, status, progress, started_at, completed_at, rolled_back_at, actual_savings, actual_improvement, error, result, created_at, updated_at
+        optimizations.customer_id = $1
+        AND optimizations.id = $2
+        AND optimizations.recommendation_id = recommendation.id
+        AND optimizations.status IN ('queued', 'executing')
+    RETURNING optimizations.customer_id, optimizations.id, optimizations.recommendation_id, optimizations.agent_id, optimizations.workflow_execution_id, optimizations.status, optimizations.progress, optimizations.started_at, optimizations.completed_at, optimizations.rolled_back_at, optimizations.actual_savings, optimizations.actual_improvement, optimizations.error, optimizations.result, optimizations.created_at, optimizations.updated_at
 ),
 
 moved AS (
@@ -394,10 +437,10 @@ SELECT customer_id, id, recommendation_id, agent_id, workflow_execution_id, stat
 def fail_optimization(
     conn: psycopg.Connection[typing.Any],
     *,
-    error: str,
-    result: models.JSON | None = None,
     customer_id: uuid.UUID,
     id: uuid.UUID,
+    error: str,
+    result: models.JSON | None = None,
 ) -> models.Optimization | None:
     """Move an optimization from queued or executing to failed, with the reason, and its recommendation
     with it where it was executing; None where it was neither.
@@ -405,23 +448,39 @@ def fail_optimization(
     return _runtime.one(
         conn,
         FAIL_OPTIMIZATION,
-        (error, _runtime.to_jsonb(result), customer_id, id),
+        (customer_id, id, error, _runtime.to_jsonb(result)),
         _make_optimization,
     )
 
 
 ROLL_BACK_OPTIMIZATION: typing.Final = """-- name: roll_back_optimization :one
-WITH rolled_back AS (
+WITH recommendation AS MATERIALIZED (
+    -- The parent is locked before the child, everywhere.
+    SELECT recommendations.id
+    FROM optimizations
+    INNER JOIN recommendations
+        ON
+            optimizations.customer_id = recommendations.customer_id
+            AND optimizations.recommendation_id = recommendations.id
+    WHERE
+        optimizations.customer_id = $1
+        AND optimizations.id = $2
+    FOR NO KEY UPDATE OF recommendations
+),
+
+rolled_back AS (
     UPDATE optimizations
     SET
         status = 'rolled_back',
         rolled_back_at = greatest(now(), completed_at),
-        result = coalesce($1::jsonb, result)
+        result = coalesce($3::jsonb, result)
+    FROM recommendation
     WHERE
-        customer_id = $2
-        AND id = $3
-        AND status IN ('completed', 'failed')
-    RETURNING customer_id, id, recommendation_id, agent_id, workflow_execution_id, status, progress, started_at, completed_at, rolled_back_at, actual_savings, actual_improvement, error, result, created_at, updated_at
+        optimizations.customer_id = $1
+        AND optimizations.id = $2
+        AND optimizations.recommendation_id = recommendation.id
+        AND optimizations.status IN ('completed', 'failed')
+    RETURNING optimizations.customer_id, optimizations.id, optimizations.recommendation_id, optimizations.agent_id, optimizations.workflow_execution_id, optimizations.status, optimizations.progress, optimizations.started_at, optimizations.completed_at, optimizations.rolled_back_at, optimizations.actual_savings, optimizations.actual_improvement, optimizations.error, optimizations.result, optimizations.created_at, optimizations.updated_at
 ),
 
 moved AS (
@@ -442,9 +501,9 @@ SELECT customer_id, id, recommendation_id, agent_id, workflow_execution_id, stat
 def roll_back_optimization(
     conn: psycopg.Connection[typing.Any],
     *,
-    result: models.JSON | None = None,
     customer_id: uuid.UUID,
     id: uuid.UUID,
+    result: models.JSON | None = None,
 ) -> models.Optimization | None:
     """Note that a completed or failed optimization was undone, and its recommendation with it; None
     where it was neither.
@@ -452,7 +511,7 @@ def roll_back_optimization(
     return _runtime.one(
         conn,
         ROLL_BACK_OPTIMIZATION,
-        (_runtime.to_jsonb(result), customer_id, id),
+        (customer_id, id, _runtime.to_jsonb(result)),
         _make_optimization,
     )
 

@@ -1635,8 +1635,8 @@ START_WORKFLOW_EXECUTION: typing.Final = """-- name: start_workflow_execution :o
 UPDATE workflow_executions
 SET
     status = 'running',
-    started_at = now(),
-    heartbeat_at = now()
+    started_at = greatest(now(), created_at),
+    heartbeat_at = greatest(now(), created_at)
 WHERE
     customer_id = $1
     AND id = $2
@@ -1672,8 +1672,8 @@ WITH next_run AS MATERIALIZED (
 UPDATE workflow_executions
 SET
     status = 'running',
-    started_at = now(),
-    heartbeat_at = now()
+    started_at = greatest(now(), workflow_executions.created_at),
+    heartbeat_at = greatest(now(), workflow_executions.created_at)
 FROM next_run
 WHERE
     workflow_executions.customer_id = next_run.customer_id
@@ -1970,7 +1970,25 @@ WITH original AS MATERIALIZED (
     WHERE
         customer_id = $1
         AND id = $2
-        AND status IN ('failed', 'timeout', 'cancelled')
+        AND CASE
+            WHEN
+                $3::integer IS NULL
+                OR EXISTS (
+                    SELECT
+                    FROM workflow_steps
+                    WHERE
+                        workflow_steps.customer_id = workflow_executions.customer_id
+                        AND workflow_steps.workflow_execution_id = workflow_executions.id
+                        AND workflow_steps.step_order = $3::integer
+                )
+                THEN status IN ('failed', 'timeout', 'cancelled')
+            ELSE
+                refuse_value(
+                    'from_step',
+                    format('run %s has no step %s', id, $3::integer)
+                )
+        END
+    FOR KEY SHARE
 ),
 
 retry AS (
@@ -1991,7 +2009,7 @@ retry AS (
         original.attempt + 1,
         original.id,
         coalesce(
-            $3::timestamptz,
+            $4::timestamptz,
             now() + (original.deadline_at - original.created_at)
         ),
         original.input_data,
@@ -2028,7 +2046,7 @@ planned AS (
         CASE
             WHEN step.is_done
                 THEN step.metadata || jsonb_build_object('carried_over_from', step.id)
-            ELSE step.metadata - 'carried_over_from'
+            ELSE step.metadata - '{carried_over_from,closed_with_run}'::text[]
         END
     FROM retry
     CROSS JOIN
@@ -2036,16 +2054,13 @@ planned AS (
             SELECT
                 workflow_steps.customer_id, workflow_steps.workflow_execution_id, workflow_steps.id, workflow_steps.step_name, workflow_steps.step_order, workflow_steps.status, workflow_steps.retry_count, workflow_steps.max_retries, workflow_steps.next_attempt_at, workflow_steps.started_at, workflow_steps.completed_at, workflow_steps.input_data, workflow_steps.output_data, workflow_steps.error_details, workflow_steps.metadata, workflow_steps.created_at, workflow_steps.updated_at,
                 workflow_steps.step_order < coalesce(
-                    $4::integer,
+                    $3::integer,
                     min(workflow_steps.step_order) FILTER (
-                        WHERE workflow_steps.status = 'failed'
-                    ) OVER (),
-                    1 + max(workflow_steps.step_order) FILTER (
                         WHERE
-                        workflow_steps.status = 'completed'
-                        OR workflow_steps.metadata ? 'carried_over_from'
+                        workflow_steps.status = 'failed'
+                        OR workflow_steps.metadata ? 'closed_with_run'
                     ) OVER (),
-                    0
+                    2147483647
                 ) AS is_done
             FROM workflow_steps
             WHERE
@@ -2082,21 +2097,23 @@ def retry_workflow_execution(
     *,
     customer_id: uuid.UUID,
     id: uuid.UUID,
-    deadline_at: datetime.datetime | None = None,
     from_step: int | None = None,
+    deadline_at: datetime.datetime | None = None,
 ) -> models.WorkflowExecution | None:
     """Retry a run that failed, timed out or was cancelled: a new pending run with attempt + 1 and
-    retried_from_id, and its steps. Those that had completed before the failed one are carried over,
-    as skipped steps with their outputs (carried_over_from in their metadata); the failed one and
-    those after it are pending again. from_step, the step_order of another one, says to begin there.
-    A deadline stays as long after the creation as it was, unless deadline_at says otherwise. A run
-    is retried once: retrying it again returns the run that already does (retry that one, in turn).
-    None where the run is unknown, not over, or completed.
+    retried_from_id, and its steps. Those before the first that failed, or was still open when the
+    run ended, are carried over, as skipped steps with their outputs (carried_over_from in their
+    metadata); that one and those after it are pending again. from_step, the step_order of another
+    one, says to begin there. A deadline stays as long after the creation as it was, unless
+    deadline_at says otherwise. A run is retried once: retrying it again returns the run that
+    already does (retry that one, in turn). None where the run is unknown, not over, or completed.
+
+    Raises InvalidValue where the run has no step from_step.
     """
     return _runtime.one(
         conn,
         RETRY_WORKFLOW_EXECUTION,
-        (customer_id, id, _runtime.aware("deadline_at", deadline_at), from_step),
+        (customer_id, id, from_step, _runtime.aware("deadline_at", deadline_at)),
         _make_workflow_execution,
     )
 
@@ -2119,6 +2136,7 @@ WITH original AS MATERIALIZED (
         )
     ORDER BY id
     LIMIT $4
+    FOR KEY SHARE
 ),
 
 retry AS (
@@ -2172,7 +2190,7 @@ planned AS (
         CASE
             WHEN step.is_done
                 THEN step.metadata || jsonb_build_object('carried_over_from', step.id)
-            ELSE step.metadata - 'carried_over_from'
+            ELSE step.metadata - '{carried_over_from,closed_with_run}'::text[]
         END
     FROM retry
     CROSS JOIN
@@ -2181,14 +2199,11 @@ planned AS (
                 workflow_steps.customer_id, workflow_steps.workflow_execution_id, workflow_steps.id, workflow_steps.step_name, workflow_steps.step_order, workflow_steps.status, workflow_steps.retry_count, workflow_steps.max_retries, workflow_steps.next_attempt_at, workflow_steps.started_at, workflow_steps.completed_at, workflow_steps.input_data, workflow_steps.output_data, workflow_steps.error_details, workflow_steps.metadata, workflow_steps.created_at, workflow_steps.updated_at,
                 workflow_steps.step_order < coalesce(
                     min(workflow_steps.step_order) FILTER (
-                        WHERE workflow_steps.status = 'failed'
-                    ) OVER (),
-                    1 + max(workflow_steps.step_order) FILTER (
                         WHERE
-                        workflow_steps.status = 'completed'
-                        OR workflow_steps.metadata ? 'carried_over_from'
+                        workflow_steps.status = 'failed'
+                        OR workflow_steps.metadata ? 'closed_with_run'
                     ) OVER (),
-                    0
+                    2147483647
                 ) AS is_done
             FROM workflow_steps
             WHERE

@@ -193,7 +193,7 @@ START_WORKFLOW_STEP: typing.Final = """-- name: start_workflow_step :one
 UPDATE workflow_steps
 SET
     status = 'running',
-    started_at = now(),
+    started_at = greatest(now(), created_at),
     next_attempt_at = NULL
 WHERE
     customer_id = $1
@@ -292,7 +292,7 @@ started AS (
     UPDATE workflow_steps
     SET
         status = 'running',
-        started_at = now()
+        started_at = greatest(now(), workflow_steps.created_at)
     FROM completed
     WHERE
         workflow_steps.customer_id = completed.customer_id

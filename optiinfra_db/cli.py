@@ -11,6 +11,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -22,7 +23,7 @@ from rich.table import Table
 
 from optiinfra_db import __version__
 from optiinfra_db.connection import configured_url, connect, describe, resolve_url
-from optiinfra_db.errors import OptiInfraError
+from optiinfra_db.errors import AlreadyExists, NotFound, OptiInfraError, typed_errors
 
 app = typer.Typer(
     add_completion=False,
@@ -152,10 +153,10 @@ def seed(url: Url = None) -> None:
     with connect(url) as conn:
         try:
             print(seeding.seed(conn))
-        except (psycopg.errors.UniqueViolation, psycopg.errors.ForeignKeyViolation) as error:
+        except (AlreadyExists, NotFound) as error:
             raise OptiInfraError(
-                "Rows of others hold keys of the sample data, so nothing was written: "
-                f"{error.diag.message_primary}. {error.diag.message_detail} Seed another database."
+                "Rows of others hold keys of the sample data, so nothing was written; "
+                f"seed another database. {error}"
             ) from error
 
 
@@ -187,6 +188,41 @@ def demo(
             f"Cannot write {error.filename}: {error.strerror}. "
             "Choose another folder with --artifacts-dir."
         ) from error
+
+
+@app.command(epilog="Example: optiinfra-db doctor --days 7")
+def doctor(
+    url: Url = None,
+    days: Annotated[
+        float | None,
+        typer.Option(
+            metavar="N",
+            min=0,
+            help="Look only at what changed in the last N days.",
+            show_default="all",
+        ),
+    ] = None,
+    max_rows: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Show so many findings of a check.")
+    ] = 20,
+) -> None:
+    """Check that the history is whole.
+
+    Looks for what must never be: open steps in runs that are over, rows that differ from the audit
+    log, gaps in it, times out of order, guards that are missing. Changes nothing. The exit code is
+    1 if anything is found.
+    """
+    from optiinfra_db import doctor as doctoring  # noqa: PLC0415
+
+    since = None if days is None else datetime.now(UTC) - timedelta(days=days)
+    with connect(url) as conn, _progress() as say:
+        findings = doctoring.examine(conn, since=since, max_rows=max_rows, say=say)
+    for finding in findings:
+        of = f" of customer {finding.customer_id}" if finding.customer_id else ""
+        print(f"{finding.check}: {finding.subject}{of} {finding.problem}")
+    if findings:
+        raise typer.Exit(1)
+    print(f"All {len(doctoring.CHECKS)} checks passed.", file=sys.stderr)
 
 
 @app.command(
@@ -252,14 +288,13 @@ def main() -> None:
             stream.reconfigure(errors="replace")  # where the locale has no box-drawing characters
     try:
         try:
-            app(prog_name="optiinfra-db")
+            with typed_errors():
+                app(prog_name="optiinfra-db")
         finally:
             if sys.stdout:
                 sys.stdout.flush()
     except OptiInfraError as error:
         _fail(str(error), error.exit_code)
-    except (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedFunction) as error:
-        _fail(f"{error.diag.message_primary}. Run optiinfra-db migrate first.", 4)
     except psycopg.Error as error:
         _fail(str(error), 1)
     except BrokenPipeError:  # whoever read our output has had enough

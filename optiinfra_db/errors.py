@@ -3,9 +3,24 @@
 Each message says what was wrong, with what value, and what to do; none ever holds a password.
 `exit_code` is what the command line ends with: 1 unexpected, 2 wrong usage or configuration,
 3 no server to talk to, 4 refused to protect the database, 5 a migration failed.
+
+What PostgreSQL refuses becomes a DatabaseError: the generated functions raise its subclasses, and
+`typed_errors` makes them of what your own SQL meets. What is none of them stays psycopg's error: a
+cancelled query, a lock timeout, a missing privilege, a mistake in the SQL.
 """
 
 # ruff: noqa: N818 -- InvalidURL says it all
+
+import re
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, ClassVar
+
+import psycopg
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from optiinfra_db.generated.constraints import Constraint
 
 
 class OptiInfraError(Exception):
@@ -78,3 +93,300 @@ class MigrationFailed(MigrationError):
 
 class MigrationLockTimeout(MigrationFailed):
     """A migration waited longer than its lock_timeout for a table in use."""
+
+
+class InvalidCursor(OptiInfraError, ValueError):
+    """What was given as a cursor of the change feed is none."""
+
+    exit_code = 2
+
+
+class CursorAhead(OptiInfraError):
+    """The cursor of the change feed is from another server, or from a time that this one lost."""
+
+    exit_code = 4
+
+
+class DatabaseError(OptiInfraError):
+    """The base of what the database refuses, and of what keeps it from answering.
+
+    Its text says what was refused, where, with what value, and what to do; `__cause__` is psycopg's
+    error. The attributes are None where the database does not tell.
+    """
+
+    advice: ClassVar[str] = ""
+    """What to do, unless a trigger's hint says so."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        sqlstate: str | None = None,
+        table: str | None = None,
+        constraint: "Constraint | str | None" = None,
+        field: str | None = None,
+        detail: str | None = None,
+        hint: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.sqlstate = sqlstate
+        """PostgreSQL's code of the error; None where it came from the client's side."""
+        self.table = table
+        """The table; of a partitioned one, not the partition."""
+        self.constraint = constraint
+        """What was violated: a constant of `generated.constraints`, or a name not in there."""
+        self.field = field
+        """The column, or the parameter of a function in the database."""
+        self.detail = detail
+        """What PostgreSQL says of the row or the key."""
+        self.hint = hint
+        """What PostgreSQL, or a trigger, advises."""
+
+
+class IllegalTransition(DatabaseError):
+    """A status was to change in a way that its state machine has no arrow for.
+
+    Also where a run was to be completed that has open steps, or a finished one to get more. The
+    generated functions guard their transitions, and return None where nothing moved: this is for
+    writers who do not. Read the row, and go from the status that it has.
+    """
+
+    advice = "Read the row again: from the status that it has now, this is no way."
+
+
+class StaleWriter(DatabaseError):
+    """An executor reported on a step or run that is at another attempt by now, which owns it.
+
+    Nothing was written. Drop the result, and stop working on it.
+    """
+
+    advice = "Another attempt has taken over: drop this result and stop."
+
+
+class TenantMismatch(DatabaseError):
+    """A row was to change its customer, or to be written for another than the connection's.
+
+    The connection's customer is the setting `optiinfra.customer_id`, which row-level security goes
+    by. Nothing was written; pass the customer that the connection is for.
+    """
+
+    advice = "A row stays with its customer: pass the customer_id that this connection is for."
+
+
+class ImmutableHistory(DatabaseError):
+    """A final row, an event or the identity of a row was to change.
+
+    What is final stays as it is, and rows of the audit log go only with their customer or by
+    retention. Record what is new in a new row (a retry is a new run).
+    """
+
+    advice = "History stays as it is: write a new row instead."
+
+
+class AlreadyExists(DatabaseError):
+    """A row with the same key is there: `constraint` is the key, `field` its last column.
+
+    What creates rows under an id of the caller's returns the row that is there and does not raise
+    this, so it means another row. Read that one, or choose another value.
+    """
+
+    advice = "Read the row that is there, or write another value."
+
+
+class NotFound(DatabaseError):
+    """What the row points at is not there, or not for this customer.
+
+    `field` is the column that points, `constraint` its foreign key, and
+    `constraint.references` the table that has no such row. Create that first, or correct the id.
+    """
+
+    advice = "Create it first, or correct the id; it may also belong to another customer."
+
+
+class InvalidValue(DatabaseError):
+    """A value that its column does not take: `field` names it, where the database does.
+
+    It may break a CHECK (`constraint`, with what must hold as its `condition`), be missing, out of
+    range, too long or too large, or be no text that PostgreSQL can hold (NUL bytes). Rarely, it is
+    a value of the database's that Python cannot hold: a year beyond 9999.
+    """
+
+    advice = "Nothing was written: correct the value."
+
+
+class ConnectionLost(DatabaseError):
+    """The connection broke during the call, or was broken before it, or the server shut down.
+
+    Whether the statement took effect is not known. Connect again, then read what is there; a
+    function that takes an `id` can simply be called again with the same one.
+    """
+
+    exit_code = 3
+    advice = (
+        "Whether the statement took effect is not known. Connect again, and look; "
+        "a function that takes an id may be called again with the same id."
+    )
+
+
+class TransactionConflict(DatabaseError):
+    """Two transactions were in each other's way (deadlock, serialization), and this one gave up.
+
+    All of the transaction is undone. Run it again from its start.
+    """
+
+    advice = "All of the transaction is undone: run it again from its start."
+
+
+class NotMigrated(DatabaseError):
+    """A table, column, type or function does not exist: the database is not migrated far enough."""
+
+    exit_code = 4
+    advice = "The database is not migrated, or not far enough: run optiinfra-db migrate."
+
+
+_BY_SQLSTATE: dict[str, type[DatabaseError]] = {
+    "OI001": IllegalTransition,
+    "OI002": StaleWriter,
+    "OI003": TenantMismatch,
+    "OI004": ImmutableHistory,
+    "23502": InvalidValue,
+    "23503": NotFound,
+    "23505": AlreadyExists,
+    "23514": InvalidValue,
+    "25P03": ConnectionLost,  # idle in a transaction for too long
+    "25P04": ConnectionLost,  # transaction_timeout
+    "40001": TransactionConflict,
+    "40P01": TransactionConflict,
+    "42703": NotMigrated,
+    "42704": NotMigrated,
+    "42883": NotMigrated,
+    "42P01": NotMigrated,
+    "57P01": ConnectionLost,
+    "57P02": ConnectionLost,
+    "57P03": ConnectionLost,
+    "57P04": ConnectionLost,  # the database was dropped
+    "57P05": ConnectionLost,  # idle for too long
+    # Classes of codes:
+    "08": ConnectionLost,
+    "22": InvalidValue,
+    "54": InvalidValue,  # beyond a limit of the server: too large, too deeply nested
+}
+_RLS = ("ExecWithCheckOptions", "new row violates row-level security policy")
+_KEY = re.compile(r"\((?P<columns>.+?)\)=\((?P<values>.*)\)", re.DOTALL)
+_PARTITION = re.compile(r"(?P<table>\w+?)_(?:default|\d{4}_\d{2})(?P<rest>_\w+)?")
+_COPIED = re.compile(r"^COPY .*, column (?P<column>\w+)", re.MULTILINE)
+_PARAMETER = re.compile(r"\$\d+")
+
+
+@contextmanager
+def typed_errors() -> "Iterator[None]":
+    """Raise typed errors from your own SQL, as the generated functions do.
+
+    ```python
+    with typed_errors():
+        conn.execute("UPDATE approvals SET status = 'approved' WHERE ...")
+    ```
+
+    It is a plain `with` in asynchronous code as well. Around a pipeline it types the errors that
+    come when the pipeline ends.
+    """
+    try:
+        yield
+    except psycopg.Error as error:
+        if typed := translate(error):
+            raise typed from error
+        raise
+
+
+def translate(error: psycopg.Error) -> DatabaseError | None:
+    """Return the typed error for one of psycopg's, to be raised from it; None if there is none."""
+    diag = error.diag
+    known = _known(diag.constraint_name)
+    cls = _class(error, known)
+    if cls is None:
+        return None
+    table, field = diag.table_name and _own_name(diag.table_name), diag.column_name
+    if known is not None:
+        table, field = known.table, known.field
+    elif field is None and (copied := _COPIED.search(diag.context or "")):
+        field = copied["column"]
+    constraint = known or diag.constraint_name
+    place = ".".join(name for name in (table, field) if name)
+    what, detail = _told(cls, error, known)
+    is_advised = diag.message_hint and (error.sqlstate or "").startswith("OI")
+    advice = None if is_advised else cls.advice
+    sentences = [f"{place}: {what}" if place else what, detail, diag.message_hint, advice]
+    return cls(
+        " ".join(f"{text.removesuffix('.')}." for text in sentences if text),
+        sqlstate=error.sqlstate,
+        table=table,
+        constraint=constraint,
+        field=field,
+        detail=diag.message_detail,
+        hint=diag.message_hint,
+    )
+
+
+def _class(error: psycopg.Error, known: "Constraint | None") -> type[DatabaseError] | None:
+    diag, sqlstate = error.diag, error.sqlstate
+    if sqlstate is None:
+        # Those of psycopg itself; subclasses of OperationalError tell of other things, such as a
+        # pool that has no connection to give.
+        if type(error) is psycopg.OperationalError:
+            return ConnectionLost
+        return InvalidValue if isinstance(error, psycopg.DataError) else None
+    if sqlstate == "42501":
+        source, message = _RLS
+        is_rls = diag.source_function == source or message in (diag.message_primary or "")
+        return TenantMismatch if is_rls else None
+    if sqlstate == "23503" and known is not None:
+        # Violated from its other side, where a key that rows point at was to change (no foreign key
+        # refuses a DELETE), the detail names that table's columns, in whatever language it is.
+        key = _KEY.search(diag.message_detail or "")
+        if key and key["columns"] != ", ".join(known.columns):
+            return ImmutableHistory
+    return _BY_SQLSTATE.get(sqlstate) or _BY_SQLSTATE.get(sqlstate[:2])
+
+
+def _told(
+    cls: type[DatabaseError], error: psycopg.Error, known: "Constraint | None"
+) -> tuple[str, str | None]:
+    """Say what was refused and with what value; the detail is the rest of it."""
+    diag = error.diag
+    name, detail = known or diag.constraint_name, diag.message_detail
+    key = _KEY.search(detail or "")
+    if key and cls is AlreadyExists:
+        return f"a row with {key['columns']} = {key['values']} is there already ({name})", None
+    if key and cls is NotFound:
+        target = getattr(known, "references", "the table that it references")
+        return f"{target} has no row for {key['columns']} = {key['values']} ({name})", None
+    if condition := getattr(known, "condition", None):
+        return f"the value is refused by {name}, which demands {condition}", detail
+    if error.sqlstate == "23502":
+        return "a value is required, and there was none (NULL)", detail
+    message = " ".join((diag.message_primary or str(error)).split())
+    parameter = _PARAMETER.search(diag.context or "")
+    return message + (f" (parameter {parameter[0]} of the query)" if parameter else ""), detail
+
+
+def _known(name: str | None) -> "Constraint | None":
+    """Return the constant for a constraint; that of the table for a partition's index."""
+    if name is None:
+        return None
+    constraints = _constraints()
+    return constraints.get(name) or constraints.get(_own_name(name))
+
+
+def _own_name(name: str) -> str:
+    """Take the partition out of the name of a partition, or of something on one."""
+    partition = _PARTITION.fullmatch(name)
+    if partition and any(partition["table"] == known.table for known in _constraints().values()):
+        return partition["table"] + (partition["rest"] or "")
+    return name
+
+
+def _constraints() -> "dict[str, Constraint]":
+    """Import the constants: it takes some milliseconds, and only an error needs them."""
+    from optiinfra_db.generated.constraints import CONSTRAINTS  # noqa: PLC0415
+
+    return CONSTRAINTS

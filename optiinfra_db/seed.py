@@ -90,8 +90,8 @@ class SeedReport:
 def seed(conn: Connection) -> SeedReport:
     """Write the sample data that is not there yet, in one transaction.
 
-    Raises psycopg.errors.UniqueViolation where other rows hold its natural keys, such as the email
-    of a sample customer.
+    Raises AlreadyExists where other rows hold its natural keys, such as the email of a sample
+    customer, and NotFound where one of its ids is another customer's.
     """
     report = SeedReport()
     with conn.transaction():

@@ -71,11 +71,9 @@ LIMIT @max_rows;
 -- Approve or reject (status), by whom and why, and move the recommendation the same way. None
 -- where the approval was decided before or has expired, or the recommendation is no longer
 -- pending.
-WITH ready AS MATERIALIZED (
-    SELECT
-        approvals.customer_id,
-        approvals.id,
-        approvals.recommendation_id
+WITH recommendation AS MATERIALIZED (
+    -- The parent is locked before the child, everywhere.
+    SELECT recommendations.id
     FROM approvals
     INNER JOIN recommendations
         ON
@@ -84,10 +82,23 @@ WITH ready AS MATERIALIZED (
     WHERE
         approvals.customer_id = @customer_id
         AND approvals.id = @id
+        AND recommendations.status = 'pending'
+    FOR NO KEY UPDATE OF recommendations
+),
+
+ready AS MATERIALIZED (
+    SELECT
+        approvals.customer_id,
+        approvals.id,
+        approvals.recommendation_id
+    FROM approvals
+    INNER JOIN recommendation ON approvals.recommendation_id = recommendation.id
+    WHERE
+        approvals.customer_id = @customer_id
+        AND approvals.id = @id
         AND approvals.status = 'pending'
         AND (approvals.expires_at IS NULL OR approvals.expires_at > now())
-        AND recommendations.status = 'pending'
-    FOR NO KEY UPDATE
+    FOR NO KEY UPDATE OF approvals
 ),
 
 moved AS (

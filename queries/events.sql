@@ -108,32 +108,60 @@ ORDER BY created_at DESC, id DESC
 LIMIT @max_rows;
 
 -- name: read_events :many
--- The change feed: the next events after a cursor, up to max_rows, of one customer or, where none
--- is given, of all. The cursor is the xact_id and id of the last event that was read, and 0 and the
--- zero UUID before the first. Nothing ever appears before a cursor that was returned: an event is
--- held back until every transaction that was open when it was written is over. optiinfra_db.feed
--- follows it.
+-- The change feed: the next events after a cursor, of one customer or, where none is given, of all.
+-- The cursor is the xact_id and id of the last event that was read, and 0 and the zero UUID before
+-- the first. Nothing ever appears before a cursor that was returned: an event is held back until
+-- every transaction that was open when it was written is over. Up to max_rows, and those that have
+-- the same xact_id and id as the last of them. optiinfra_db.feed follows it.
 SELECT *
 FROM events
 WHERE
     xact_id < pg_snapshot_xmin(pg_current_snapshot())
-    AND (xact_id, id) > (@after_xact_id, @after_id)
+    AND (xact_id, id) > (
+        CASE  -- as xid8, -1 is the highest of all
+            WHEN @after_xact_id::bigint >= 0 THEN @after_xact_id
+            ELSE ('negative after_xact_id: ' || @after_xact_id)::bigint
+        END::text::xid8,
+        @after_id
+    )
     AND (
         sqlc.narg('customer_id')::uuid IS NULL
         OR customer_id = sqlc.narg('customer_id')::uuid
     )
 ORDER BY xact_id, id
-LIMIT @max_rows;
+FETCH FIRST (@max_rows) ROWS WITH TIES;
+
+-- name: get_feed_end :one
+-- How far the change feed goes at this moment. horizon_xact_id: the feed has all events before it,
+-- for ever; last_xact_id: that of the last of these, of any customer, 0 where there is none. A
+-- reader for whom read_events, called after this, had no more may go on after last_xact_id and the
+-- highest UUID, and need not scan the events of others again. Not after the horizon: a server that
+-- crashes may give the numbers of transactions that wrote nothing again.
+-- @returns exactly one
+SELECT
+    pg_snapshot_xmin(pg_current_snapshot()) AS horizon_xact_id,
+    coalesce(
+        (
+            SELECT events.xact_id
+            FROM events
+            WHERE events.xact_id < pg_snapshot_xmin(pg_current_snapshot())
+            ORDER BY events.xact_id DESC
+            LIMIT 1
+        ),
+        '0'
+    )::xid8 AS last_xact_id;
 
 -- name: get_feed_lag :one
 -- How far the change feed is behind what is committed, and what holds it back. horizon_xact_id:
 -- the feed has all events before it. waiting_events: how many are committed and held back;
--- waiting_since: since when the first of them. The rest is about the oldest open transaction,
--- which holds them back (NULL where there is none, or the role may not see it): its process, how
--- long it has been open, its application, user, state and last query.
+-- waiting_since: since when the first of them. The rest is about the oldest open transaction, which
+-- holds them back (None where there is none): its process, how long it has been open, its
+-- application, user, state and last query. Age, state and query of other users' transactions are
+-- for members of pg_read_all_stats. A transaction that was prepared for two-phase commit has no
+-- process: holder_prepared is its name, and all else but age and user is None.
 -- @returns exactly one
 -- @nullable waiting_since, holder_pid, holder_age
--- @nullable holder_application, holder_user, holder_state, holder_query
+-- @nullable holder_application, holder_user, holder_state, holder_query, holder_prepared
 WITH horizon AS MATERIALIZED (
     SELECT pg_snapshot_xmin(pg_current_snapshot()) AS xact_id
 ),
@@ -143,7 +171,7 @@ waiting AS (
         count(*) AS waiting_events,
         min(events.created_at) AS waiting_since
     FROM events
-    INNER JOIN horizon ON events.xact_id >= horizon.xact_id
+    WHERE events.xact_id >= pg_snapshot_xmin(pg_current_snapshot())
 )
 
 SELECT
@@ -151,14 +179,16 @@ SELECT
     waiting.waiting_events,
     waiting.waiting_since,
     holder.pid AS holder_pid,
-    now() - holder.xact_start AS holder_age,
+    now() - coalesce(holder.xact_start, prepared.prepared) AS holder_age,
     holder.application_name AS holder_application,
-    holder.usename::text AS holder_user,
+    coalesce(holder.usename, prepared.owner)::text AS holder_user,
     holder.state AS holder_state,
-    holder.query AS holder_query
+    holder.query AS holder_query,
+    prepared.gid AS holder_prepared
 FROM horizon
 CROSS JOIN waiting
-LEFT JOIN pg_catalog.pg_stat_activity AS holder ON holder.backend_xid = horizon.xact_id::xid;
+LEFT JOIN pg_catalog.pg_stat_activity AS holder ON holder.backend_xid = horizon.xact_id::xid
+LEFT JOIN pg_catalog.pg_prepared_xacts AS prepared ON prepared.transaction = horizon.xact_id::xid;
 
 -- name: forget_event_xact_ids :one
 -- To be run by the owner once after a database was dumped and restored, before anyone writes to it

@@ -65,11 +65,9 @@ ORDER BY id;
 -- name: start_optimization :one
 -- Move an optimization from queued to executing, and its recommendation from approved with it;
 -- None where the one was not queued or the other not approved.
-WITH ready AS MATERIALIZED (
-    SELECT
-        optimizations.customer_id,
-        optimizations.id,
-        optimizations.recommendation_id
+WITH recommendation AS MATERIALIZED (
+    -- The parent is locked before the child, everywhere.
+    SELECT recommendations.id
     FROM optimizations
     INNER JOIN recommendations
         ON
@@ -78,9 +76,22 @@ WITH ready AS MATERIALIZED (
     WHERE
         optimizations.customer_id = @customer_id
         AND optimizations.id = @id
-        AND optimizations.status = 'queued'
         AND recommendations.status = 'approved'
-    FOR NO KEY UPDATE
+    FOR NO KEY UPDATE OF recommendations
+),
+
+ready AS MATERIALIZED (
+    SELECT
+        optimizations.customer_id,
+        optimizations.id,
+        optimizations.recommendation_id
+    FROM optimizations
+    INNER JOIN recommendation ON optimizations.recommendation_id = recommendation.id
+    WHERE
+        optimizations.customer_id = @customer_id
+        AND optimizations.id = @id
+        AND optimizations.status = 'queued'
+    FOR NO KEY UPDATE OF optimizations
 ),
 
 moved AS (
@@ -95,7 +106,7 @@ moved AS (
 UPDATE optimizations
 SET
     status = 'executing',
-    started_at = now()
+    started_at = greatest(now(), optimizations.created_at)
 FROM ready
 WHERE
     optimizations.customer_id = ready.customer_id
@@ -116,7 +127,21 @@ RETURNING *;
 -- Move an optimization from executing to completed, with what it brought (savings in USD a month,
 -- improvement as a multiplier), and its recommendation with it; None where it was not executing.
 -- @required customer_id, id
-WITH completed AS (
+WITH recommendation AS MATERIALIZED (
+    -- The parent is locked before the child, everywhere.
+    SELECT recommendations.id
+    FROM optimizations
+    INNER JOIN recommendations
+        ON
+            optimizations.customer_id = recommendations.customer_id
+            AND optimizations.recommendation_id = recommendations.id
+    WHERE
+        optimizations.customer_id = @customer_id
+        AND optimizations.id = @id
+    FOR NO KEY UPDATE OF recommendations
+),
+
+completed AS (
     UPDATE optimizations
     SET
         status = 'completed',
@@ -125,11 +150,13 @@ WITH completed AS (
         actual_savings = sqlc.narg('actual_savings'),
         actual_improvement = sqlc.narg('actual_improvement'),
         result = coalesce(sqlc.narg('result')::jsonb, result)
+    FROM recommendation
     WHERE
-        customer_id = @customer_id
-        AND id = @id
-        AND status = 'executing'
-    RETURNING *
+        optimizations.customer_id = @customer_id
+        AND optimizations.id = @id
+        AND optimizations.recommendation_id = recommendation.id
+        AND optimizations.status = 'executing'
+    RETURNING optimizations.*
 ),
 
 moved AS (
@@ -150,18 +177,34 @@ SELECT * FROM completed;
 -- Move an optimization from queued or executing to failed, with the reason, and its recommendation
 -- with it where it was executing; None where it was neither.
 -- @required error, customer_id, id
-WITH failed AS (
+WITH recommendation AS MATERIALIZED (
+    -- The parent is locked before the child, everywhere.
+    SELECT recommendations.id
+    FROM optimizations
+    INNER JOIN recommendations
+        ON
+            optimizations.customer_id = recommendations.customer_id
+            AND optimizations.recommendation_id = recommendations.id
+    WHERE
+        optimizations.customer_id = @customer_id
+        AND optimizations.id = @id
+    FOR NO KEY UPDATE OF recommendations
+),
+
+failed AS (
     UPDATE optimizations
     SET
         status = 'failed',
         completed_at = greatest(now(), started_at),
         error = @error::text,
         result = coalesce(sqlc.narg('result')::jsonb, result)
+    FROM recommendation
     WHERE
-        customer_id = @customer_id
-        AND id = @id
-        AND status IN ('queued', 'executing')
-    RETURNING *
+        optimizations.customer_id = @customer_id
+        AND optimizations.id = @id
+        AND optimizations.recommendation_id = recommendation.id
+        AND optimizations.status IN ('queued', 'executing')
+    RETURNING optimizations.*
 ),
 
 moved AS (
@@ -183,17 +226,33 @@ SELECT * FROM failed;
 -- Note that a completed or failed optimization was undone, and its recommendation with it; None
 -- where it was neither.
 -- @required customer_id, id
-WITH rolled_back AS (
+WITH recommendation AS MATERIALIZED (
+    -- The parent is locked before the child, everywhere.
+    SELECT recommendations.id
+    FROM optimizations
+    INNER JOIN recommendations
+        ON
+            optimizations.customer_id = recommendations.customer_id
+            AND optimizations.recommendation_id = recommendations.id
+    WHERE
+        optimizations.customer_id = @customer_id
+        AND optimizations.id = @id
+    FOR NO KEY UPDATE OF recommendations
+),
+
+rolled_back AS (
     UPDATE optimizations
     SET
         status = 'rolled_back',
         rolled_back_at = greatest(now(), completed_at),
         result = coalesce(sqlc.narg('result')::jsonb, result)
+    FROM recommendation
     WHERE
-        customer_id = @customer_id
-        AND id = @id
-        AND status IN ('completed', 'failed')
-    RETURNING *
+        optimizations.customer_id = @customer_id
+        AND optimizations.id = @id
+        AND optimizations.recommendation_id = recommendation.id
+        AND optimizations.status IN ('completed', 'failed')
+    RETURNING optimizations.*
 ),
 
 moved AS (

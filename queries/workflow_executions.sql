@@ -857,8 +857,8 @@ LIMIT @max_rows;
 UPDATE workflow_executions
 SET
     status = 'running',
-    started_at = now(),
-    heartbeat_at = now()
+    started_at = greatest(now(), created_at),
+    heartbeat_at = greatest(now(), created_at)
 WHERE
     customer_id = @customer_id
     AND id = @id
@@ -886,8 +886,8 @@ WITH next_run AS MATERIALIZED (
 UPDATE workflow_executions
 SET
     status = 'running',
-    started_at = now(),
-    heartbeat_at = now()
+    started_at = greatest(now(), workflow_executions.created_at),
+    heartbeat_at = greatest(now(), workflow_executions.created_at)
 FROM next_run
 WHERE
     workflow_executions.customer_id = next_run.customer_id
@@ -1073,12 +1073,15 @@ ORDER BY id;
 
 -- name: retry_workflow_execution :one
 -- Retry a run that failed, timed out or was cancelled: a new pending run with attempt + 1 and
--- retried_from_id, and its steps. Those that had completed before the failed one are carried over,
--- as skipped steps with their outputs (carried_over_from in their metadata); the failed one and
--- those after it are pending again. from_step, the step_order of another one, says to begin there.
+-- retried_from_id, and its steps. Those before the first that failed, or was still open when the
+-- run ended, are carried over, as skipped steps with their outputs (carried_over_from in their
+-- metadata); that one and those after it are pending again. from_step, the step_order of another
+-- one, says to begin there.
 -- A deadline stays as long after the creation as it was, unless deadline_at says otherwise. A run
 -- is retried once: retrying it again returns the run that already does (retry that one, in turn).
 -- None where the run is unknown, not over, or completed.
+--
+-- Raises InvalidValue where the run has no step from_step.
 -- @required customer_id, id
 WITH original AS MATERIALIZED (
     SELECT *
@@ -1086,7 +1089,25 @@ WITH original AS MATERIALIZED (
     WHERE
         customer_id = @customer_id
         AND id = @id
-        AND status IN ('failed', 'timeout', 'cancelled')
+        AND CASE
+            WHEN
+                sqlc.narg('from_step')::integer IS NULL
+                OR EXISTS (
+                    SELECT
+                    FROM workflow_steps
+                    WHERE
+                        workflow_steps.customer_id = workflow_executions.customer_id
+                        AND workflow_steps.workflow_execution_id = workflow_executions.id
+                        AND workflow_steps.step_order = sqlc.narg('from_step')::integer
+                )
+                THEN status IN ('failed', 'timeout', 'cancelled')
+            ELSE
+                refuse_value(
+                    'from_step',
+                    format('run %s has no step %s', id, sqlc.narg('from_step')::integer)
+                )
+        END
+    FOR KEY SHARE
 ),
 
 retry AS (
@@ -1144,7 +1165,7 @@ planned AS (
         CASE
             WHEN step.is_done
                 THEN step.metadata || jsonb_build_object('carried_over_from', step.id)
-            ELSE step.metadata - 'carried_over_from'
+            ELSE step.metadata - '{carried_over_from,closed_with_run}'::text[]
         END
     FROM retry
     CROSS JOIN
@@ -1154,14 +1175,11 @@ planned AS (
                 workflow_steps.step_order < coalesce(
                     sqlc.narg('from_step')::integer,
                     min(workflow_steps.step_order) FILTER (
-                        WHERE workflow_steps.status = 'failed'
-                    ) OVER (),
-                    1 + max(workflow_steps.step_order) FILTER (
                         WHERE
-                        workflow_steps.status = 'completed'
-                        OR workflow_steps.metadata ? 'carried_over_from'
+                        workflow_steps.status = 'failed'
+                        OR workflow_steps.metadata ? 'closed_with_run'
                     ) OVER (),
-                    0
+                    2147483647
                 ) AS is_done
             FROM workflow_steps
             WHERE
@@ -1214,6 +1232,7 @@ WITH original AS MATERIALIZED (
         )
     ORDER BY id
     LIMIT @max_rows
+    FOR KEY SHARE
 ),
 
 retry AS (
@@ -1267,7 +1286,7 @@ planned AS (
         CASE
             WHEN step.is_done
                 THEN step.metadata || jsonb_build_object('carried_over_from', step.id)
-            ELSE step.metadata - 'carried_over_from'
+            ELSE step.metadata - '{carried_over_from,closed_with_run}'::text[]
         END
     FROM retry
     CROSS JOIN
@@ -1276,14 +1295,11 @@ planned AS (
                 workflow_steps.*,
                 workflow_steps.step_order < coalesce(
                     min(workflow_steps.step_order) FILTER (
-                        WHERE workflow_steps.status = 'failed'
-                    ) OVER (),
-                    1 + max(workflow_steps.step_order) FILTER (
                         WHERE
-                        workflow_steps.status = 'completed'
-                        OR workflow_steps.metadata ? 'carried_over_from'
+                        workflow_steps.status = 'failed'
+                        OR workflow_steps.metadata ? 'closed_with_run'
                     ) OVER (),
-                    0
+                    2147483647
                 ) AS is_done
             FROM workflow_steps
             WHERE

@@ -76,7 +76,7 @@ ORDER BY step_order;
 UPDATE workflow_steps
 SET
     status = 'running',
-    started_at = now(),
+    started_at = greatest(now(), created_at),
     next_attempt_at = NULL
 WHERE
     customer_id = @customer_id
@@ -142,7 +142,7 @@ started AS (
     UPDATE workflow_steps
     SET
         status = 'running',
-        started_at = now()
+        started_at = greatest(now(), workflow_steps.created_at)
     FROM completed
     WHERE
         workflow_steps.customer_id = completed.customer_id

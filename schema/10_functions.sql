@@ -10,29 +10,28 @@ DO $do$
 BEGIN
     IF to_regprocedure('pg_catalog.uuidv7()') IS NULL THEN
         -- RFC 9562: 48 bits of milliseconds, version, 12 bits of the rest of the millisecond,
-        -- variant, 62 random bits (those of gen_random_uuid, whose variant bits we keep).
+        -- variant, 62 random bits. Microseconds * 512 / 125 are the first 60 bits (4096 a
+        -- millisecond); the rest, variant included, is that of gen_random_uuid. One expression, so
+        -- that it is inlined.
         CREATE FUNCTION uuidv7() RETURNS uuid
         LANGUAGE sql
         VOLATILE
         PARALLEL SAFE
         AS $$
-            SELECT encode(
+            SELECT (
                 overlay(
-                    pg_catalog.uuid_send(pg_catalog.gen_random_uuid())
-                    PLACING substring(pg_catalog.int8send(t.microseconds / 1000) FROM 3)
-                        || substring(
-                            pg_catalog.int4send(
-                                28672 + ((t.microseconds % 1000) * 4096 / 1000)::int
-                            ) FROM 3
-                        )
-                    FROM 1
-                ),
-                'hex'
+                    pg_catalog.lpad(
+                        pg_catalog.to_hex(
+                            (extract(EPOCH FROM pg_catalog.clock_timestamp()) * 1000000)::bigint
+                            * 512 / 125
+                        ),
+                        15,
+                        '0'
+                    )
+                    PLACING '7' FROM 13 FOR 0
+                )
+                || pg_catalog.right(pg_catalog.gen_random_uuid()::text, 17)
             )::uuid
-            FROM (
-                SELECT (extract(EPOCH FROM pg_catalog.clock_timestamp()) * 1000000)::bigint
-                    AS microseconds
-            ) AS t
         $$;
         COMMENT ON FUNCTION uuidv7() IS
             'Time-ordered UUID (RFC 9562 version 7). Stands in for the built-in of PostgreSQL 18.';

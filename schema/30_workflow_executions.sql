@@ -164,7 +164,7 @@ COMMENT ON INDEX workflow_executions_customer_id_id_failed_idx IS
 
 CREATE TRIGGER workflow_executions_enforce_transitions
 BEFORE UPDATE ON workflow_executions
-FOR EACH ROW WHEN (OLD.* IS DISTINCT FROM NEW.*)
+FOR EACH ROW
 EXECUTE FUNCTION enforce_transitions(
     'pending -> running | cancelled | timeout',
     'running -> completed | failed | cancelled | timeout'
@@ -227,6 +227,11 @@ BEGIN
                 error_details = CASE step.status
                     WHEN 'running' THEN error
                     ELSE step.error_details
+                END,
+                -- A retry of the run does it, and not what was skipped on purpose.
+                metadata = CASE step.status
+                    WHEN 'running' THEN step.metadata
+                    ELSE step.metadata || '{"closed_with_run": true}'
                 END
             FROM open_step
             WHERE

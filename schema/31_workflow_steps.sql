@@ -87,7 +87,9 @@ COMMENT ON COLUMN workflow_steps.input_data IS 'What the step works on.';
 COMMENT ON COLUMN workflow_steps.output_data IS 'What came of it.';
 COMMENT ON COLUMN workflow_steps.error_details IS
 'Object that says why its latest failed attempt failed (type, message, ...).';
-COMMENT ON COLUMN workflow_steps.metadata IS 'Free-form object.';
+COMMENT ON COLUMN workflow_steps.metadata IS
+'Free-form object: carried_over_from (the step of the run before, in a retry), closed_with_run '
+'(skipped because the run ended), ...';
 COMMENT ON COLUMN workflow_steps.created_at IS 'When the row was written.';
 COMMENT ON COLUMN workflow_steps.updated_at IS 'When the row last changed; kept by a trigger.';
 
@@ -98,7 +100,7 @@ COMMENT ON INDEX workflow_steps_step_order_key IS
 
 CREATE TRIGGER workflow_steps_enforce_transitions
 BEFORE UPDATE ON workflow_steps
-FOR EACH ROW WHEN (OLD.* IS DISTINCT FROM NEW.*)
+FOR EACH ROW
 EXECUTE FUNCTION enforce_transitions(
     'pending -> running | skipped',
     'running -> completed | failed | retrying | skipped',
@@ -111,6 +113,9 @@ CREATE FUNCTION record_workflow_step_event() RETURNS trigger
 LANGUAGE plpgsql
 AS $$
 BEGIN
+    IF NEW.status = OLD.status THEN
+        RETURN NULL;
+    END IF;
     INSERT INTO events (
         customer_id, created_at, event_type, severity, subject_type, subject_id, data
     )
@@ -149,8 +154,8 @@ COMMENT ON FUNCTION record_workflow_step_event() IS
 'Trigger: writes status changes to the audit log, with the error of the attempt that ended.';
 
 CREATE TRIGGER workflow_steps_record_event
-AFTER UPDATE ON workflow_steps
-FOR EACH ROW WHEN (OLD.status != NEW.status)
+AFTER UPDATE OF status ON workflow_steps
+FOR EACH ROW
 EXECUTE FUNCTION record_workflow_step_event();
 COMMENT ON TRIGGER workflow_steps_record_event ON workflow_steps IS 'The audit log.';
 
@@ -200,6 +205,7 @@ BEGIN
                 WHERE
                     events.customer_id = run.customer_id
                     AND events.subject_id = run.id
+                    AND events.subject_type = 'workflow_execution'
                     AND events.created_at >= now()
                     AND events.xact_id = pg_current_xact_id()
                     AND events.data -> 'from' = 'null'

@@ -103,7 +103,7 @@ COMMENT ON INDEX recommendations_customer_id_workflow_execution_id_idx IS
 
 CREATE TRIGGER recommendations_enforce_transitions
 BEFORE UPDATE ON recommendations
-FOR EACH ROW WHEN (OLD.* IS DISTINCT FROM NEW.*)
+FOR EACH ROW
 EXECUTE FUNCTION enforce_transitions(
     'pending -> approved | rejected',
     'approved -> executing | rejected',

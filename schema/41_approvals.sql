@@ -54,7 +54,7 @@ COMMENT ON INDEX approvals_recommendation_id_pending_key IS
 
 CREATE TRIGGER approvals_enforce_transitions
 BEFORE UPDATE ON approvals
-FOR EACH ROW WHEN (OLD.* IS DISTINCT FROM NEW.*)
+FOR EACH ROW
 EXECUTE FUNCTION enforce_transitions(
     'pending -> approved | rejected'
 );

@@ -107,7 +107,7 @@ COMMENT ON INDEX optimizations_customer_id_workflow_execution_id_idx IS
 
 CREATE TRIGGER optimizations_enforce_transitions
 BEFORE UPDATE ON optimizations
-FOR EACH ROW WHEN (OLD.* IS DISTINCT FROM NEW.*)
+FOR EACH ROW
 EXECUTE FUNCTION enforce_transitions(
     'queued -> executing | failed',
     'executing -> completed | failed',

@@ -20,7 +20,7 @@ DECLARE
     month_start timestamptz;
     month_end timestamptz;
     partition_name text;
-    has_writers boolean;
+    is_in_use boolean;
 BEGIN
     IF months_ahead IS NULL OR months_ahead NOT BETWEEN 0 AND 120 THEN
         RAISE EXCEPTION 'months_ahead must be from 0 to 120, and is %',
@@ -91,14 +91,15 @@ BEGIN
                     pg_inherits.inhparent = parent.table_name::regclass
                     AND pg_class.relname = partition_name
             );
-            -- A writer that has chosen DEFAULT for its row when the month appears gets an error, so
-            -- where the month may have writers, they wait before they choose.
+            -- A writer that has chosen DEFAULT for its row when the month appears gets an error, and a
+            -- reader that has not heard of the month does not see what moves there: so where there
+            -- may be any, they wait before they choose.
             EXECUTE format(
                 'SELECT $1 <= now() OR EXISTS (SELECT FROM %1$I WHERE %2$I >= $1 AND %2$I < $2)',
                 default_name, parent.key_column
-            ) INTO has_writers USING month_start, month_end;
-            IF has_writers THEN
-                EXECUTE format('LOCK TABLE %I IN SHARE ROW EXCLUSIVE MODE', parent.table_name);
+            ) INTO is_in_use USING month_start, month_end;
+            IF is_in_use THEN
+                EXECUTE format('LOCK TABLE ONLY %I IN ACCESS EXCLUSIVE MODE', parent.table_name);
             END IF;
             -- No row may slip into DEFAULT between its being emptied and the attaching.
             EXECUTE format('LOCK TABLE %I IN ACCESS EXCLUSIVE MODE', default_name);

@@ -159,6 +159,7 @@ def conn(shared_database_url: str) -> Iterator[psycopg.Connection[TupleRow]]:
     """Open a connection in a transaction that is rolled back after the test."""
     with connect(shared_database_url) as connection:
         connection.autocommit = False
+        connection.execute("SELECT 1")  # begins it: transaction() of a test is a savepoint in it
         yield connection
         connection.rollback()
 
@@ -168,5 +169,6 @@ async def aconn(shared_database_url: str) -> AsyncIterator[psycopg.AsyncConnecti
     """Open the asynchronous twin of `conn`."""
     async with await connect_async(shared_database_url) as connection:
         await connection.set_autocommit(False)
+        await connection.execute("SELECT 1")  # begins it, see conn
         yield connection
         await connection.rollback()

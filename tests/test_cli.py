@@ -82,7 +82,7 @@ def test_status_fails_on_a_database_that_does_not_fit(empty_database_url):
 def test_seed_says_the_second_time_that_nothing_changed(empty_database_url):
     result = run("seed", url=empty_database_url)
     assert result.returncode == 4
-    assert "Run optiinfra-db migrate first" in result.stderr
+    assert "run optiinfra-db migrate" in result.stderr
     run("migrate", url=empty_database_url)
     first, second = (run("seed", url=empty_database_url) for _ in range(2))
     assert (first.returncode, second.returncode) == (0, 0), first.stderr

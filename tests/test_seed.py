@@ -2,10 +2,10 @@
 
 from decimal import Decimal
 
-import psycopg
 import pytest
 
 from optiinfra_db import connect
+from optiinfra_db.errors import AlreadyExists
 from optiinfra_db.generated import (
     agent_capabilities,
     agent_configs,
@@ -102,7 +102,7 @@ def test_seeding_that_fails_leaves_nothing(database_url):
             "INSERT INTO customers (name, email, api_key_hash) VALUES "
             "('x', 'ML-infra@atlas.example', sha256(''))"
         )
-        with pytest.raises(psycopg.errors.UniqueViolation):
+        with pytest.raises(AlreadyExists):
             seed(conn)
         assert conn.execute("SELECT count(*) FROM customers").fetchone() == (1,)
         assert conn.execute("SELECT count(*) FROM agents").fetchone() == (0,)

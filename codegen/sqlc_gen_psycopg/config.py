@@ -2,6 +2,7 @@
 
 import ast
 import builtins
+import keyword
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +16,14 @@ _BOOLEANS = {
     "emit_pydantic_models": False,
     "emit_str_enum": True,
 }
-_OTHERS = ("package", "out", "query_parameter_limit", "inflection_exclude_table_names", "overrides")
+_OTHERS = (
+    "package",
+    "out",
+    "query_parameter_limit",
+    "inflection_exclude_table_names",
+    "overrides",
+    "translate_errors",
+)
 _OVERRIDE_KEYS = ("db_type", "column", "py_import", "py_type")
 # Modules that the generated code knows without a py_import.
 STANDARD = ("dataclasses", "datetime", "decimal", "enum", "ipaddress", "typing", "uuid")
@@ -44,6 +52,7 @@ class Config:
     parameter_limit: int | None
     inflection_exclusions: tuple[str, ...]
     overrides: tuple[Override, ...]
+    translate_errors: tuple[str, str] | None  # the module and the function in it
 
 
 def parse_config(options: Mapping[str, Any], problems: Problems) -> Config:
@@ -62,6 +71,7 @@ def parse_config(options: Mapping[str, Any], problems: Problems) -> Config:
         parameter_limit=_limit(options, problems),
         inflection_exclusions=_exclusions(options, problems),
         overrides=_overrides(options, problems),
+        translate_errors=_translate_errors(options, problems),
     )
 
 
@@ -114,6 +124,24 @@ def _overrides(options: Mapping[str, Any], problems: Problems) -> tuple[Override
         override = _entry(raw, f"option overrides, entry {number}", problems)
         overrides += [override] if override else []
     return tuple(overrides)
+
+
+def _translate_errors(options: Mapping[str, Any], problems: Problems) -> tuple[str, str] | None:
+    value = options.get("translate_errors")
+    if value is None:
+        return None
+    module, _, name = value.rpartition(".") if isinstance(value, str) else ("", "", "")
+    if not all(_is_name(part) for part in (*module.split("."), name)):
+        problems.add(
+            "option translate_errors",
+            f"must be a function by its dotted name (shop.errors.translate), not {value!r}",
+        )
+        return None
+    return module, name
+
+
+def _is_name(text: str) -> bool:
+    return text.isidentifier() and not keyword.iskeyword(text)
 
 
 def _entry(raw: object, place: str, problems: Problems) -> Override | None:

@@ -15,12 +15,14 @@ from ..events import (
     CREATE_EVENT,
     FORGET_EVENT_XACT_IDS,
     GET_EVENT,
+    GET_FEED_END,
     GET_FEED_LAG,
     LIST_EVENTS,
     LIST_EVENTS_BY_AGENT,
     LIST_EVENTS_BY_SUBJECT,
     READ_EVENTS,
     CopyEventsParams,
+    GetFeedEndRow,
     GetFeedLagRow,
     _copy_events_values,
     _make_event,
@@ -31,17 +33,20 @@ __all__ = [
     "CREATE_EVENT",
     "FORGET_EVENT_XACT_IDS",
     "GET_EVENT",
+    "GET_FEED_END",
     "GET_FEED_LAG",
     "LIST_EVENTS",
     "LIST_EVENTS_BY_AGENT",
     "LIST_EVENTS_BY_SUBJECT",
     "READ_EVENTS",
     "CopyEventsParams",
+    "GetFeedEndRow",
     "GetFeedLagRow",
     "copy_events",
     "create_event",
     "forget_event_xact_ids",
     "get_event",
+    "get_feed_end",
     "get_feed_lag",
     "list_events",
     "list_events_by_agent",
@@ -191,11 +196,11 @@ async def read_events(
     customer_id: uuid.UUID | None = None,
     max_rows: int,
 ) -> list[models.Event]:
-    """The change feed: the next events after a cursor, up to max_rows, of one customer or, where none
-    is given, of all. The cursor is the xact_id and id of the last event that was read, and 0 and
-    the zero UUID before the first. Nothing ever appears before a cursor that was returned: an event
-    is held back until every transaction that was open when it was written is over.
-    optiinfra_db.feed follows it.
+    """The change feed: the next events after a cursor, of one customer or, where none is given, of
+    all. The cursor is the xact_id and id of the last event that was read, and 0 and the zero UUID
+    before the first. Nothing ever appears before a cursor that was returned: an event is held back
+    until every transaction that was open when it was written is over. Up to max_rows, and those
+    that have the same xact_id and id as the last of them. optiinfra_db.feed follows it.
     """
     return await _runtime.async_many(
         conn,
@@ -205,12 +210,24 @@ async def read_events(
     )
 
 
+async def get_feed_end(conn: psycopg.AsyncConnection[typing.Any]) -> GetFeedEndRow:
+    """How far the change feed goes at this moment. horizon_xact_id: the feed has all events before it,
+    for ever; last_xact_id: that of the last of these, of any customer, 0 where there is none. A
+    reader for whom read_events, called after this, had no more may go on after last_xact_id and the
+    highest UUID, and need not scan the events of others again. Not after the horizon: a server that
+    crashes may give the numbers of transactions that wrote nothing again.
+    """
+    return await _runtime.async_exactly_one(conn, GET_FEED_END, (), GetFeedEndRow)
+
+
 async def get_feed_lag(conn: psycopg.AsyncConnection[typing.Any]) -> GetFeedLagRow:
     """How far the change feed is behind what is committed, and what holds it back. horizon_xact_id:
     the feed has all events before it. waiting_events: how many are committed and held back;
     waiting_since: since when the first of them. The rest is about the oldest open transaction,
-    which holds them back (NULL where there is none, or the role may not see it): its process, how
-    long it has been open, its application, user, state and last query.
+    which holds them back (None where there is none): its process, how long it has been open, its
+    application, user, state and last query. Age, state and query of other users' transactions are
+    for members of pg_read_all_stats. A transaction that was prepared for two-phase commit has no
+    process: holder_prepared is its name, and all else but age and user is None.
     """
     return await _runtime.async_exactly_one(conn, GET_FEED_LAG, (), GetFeedLagRow)
 

@@ -183,11 +183,11 @@ async def update_optimization_progress(
 async def complete_optimization(
     conn: psycopg.AsyncConnection[typing.Any],
     *,
+    customer_id: uuid.UUID,
+    id: uuid.UUID,
     actual_savings: decimal.Decimal | None = None,
     actual_improvement: decimal.Decimal | None = None,
     result: models.JSON | None = None,
-    customer_id: uuid.UUID,
-    id: uuid.UUID,
 ) -> models.Optimization | None:
     """Move an optimization from executing to completed, with what it brought (savings in USD a month,
     improvement as a multiplier), and its recommendation with it; None where it was not executing.
@@ -195,7 +195,7 @@ async def complete_optimization(
     return await _runtime.async_one(
         conn,
         COMPLETE_OPTIMIZATION,
-        (actual_savings, actual_improvement, _runtime.to_jsonb(result), customer_id, id),
+        (customer_id, id, actual_savings, actual_improvement, _runtime.to_jsonb(result)),
         _make_optimization,
     )
 
@@ -203,10 +203,10 @@ async def complete_optimization(
 async def fail_optimization(
     conn: psycopg.AsyncConnection[typing.Any],
     *,
-    error: str,
-    result: models.JSON | None = None,
     customer_id: uuid.UUID,
     id: uuid.UUID,
+    error: str,
+    result: models.JSON | None = None,
 ) -> models.Optimization | None:
     """Move an optimization from queued or executing to failed, with the reason, and its recommendation
     with it where it was executing; None where it was neither.
@@ -214,7 +214,7 @@ async def fail_optimization(
     return await _runtime.async_one(
         conn,
         FAIL_OPTIMIZATION,
-        (error, _runtime.to_jsonb(result), customer_id, id),
+        (customer_id, id, error, _runtime.to_jsonb(result)),
         _make_optimization,
     )
 
@@ -222,9 +222,9 @@ async def fail_optimization(
 async def roll_back_optimization(
     conn: psycopg.AsyncConnection[typing.Any],
     *,
-    result: models.JSON | None = None,
     customer_id: uuid.UUID,
     id: uuid.UUID,
+    result: models.JSON | None = None,
 ) -> models.Optimization | None:
     """Note that a completed or failed optimization was undone, and its recommendation with it; None
     where it was neither.
@@ -232,7 +232,7 @@ async def roll_back_optimization(
     return await _runtime.async_one(
         conn,
         ROLL_BACK_OPTIMIZATION,
-        (_runtime.to_jsonb(result), customer_id, id),
+        (customer_id, id, _runtime.to_jsonb(result)),
         _make_optimization,
     )
 

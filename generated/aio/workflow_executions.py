@@ -585,21 +585,23 @@ async def retry_workflow_execution(
     *,
     customer_id: uuid.UUID,
     id: uuid.UUID,
-    deadline_at: datetime.datetime | None = None,
     from_step: int | None = None,
+    deadline_at: datetime.datetime | None = None,
 ) -> models.WorkflowExecution | None:
     """Retry a run that failed, timed out or was cancelled: a new pending run with attempt + 1 and
-    retried_from_id, and its steps. Those that had completed before the failed one are carried over,
-    as skipped steps with their outputs (carried_over_from in their metadata); the failed one and
-    those after it are pending again. from_step, the step_order of another one, says to begin there.
-    A deadline stays as long after the creation as it was, unless deadline_at says otherwise. A run
-    is retried once: retrying it again returns the run that already does (retry that one, in turn).
-    None where the run is unknown, not over, or completed.
+    retried_from_id, and its steps. Those before the first that failed, or was still open when the
+    run ended, are carried over, as skipped steps with their outputs (carried_over_from in their
+    metadata); that one and those after it are pending again. from_step, the step_order of another
+    one, says to begin there. A deadline stays as long after the creation as it was, unless
+    deadline_at says otherwise. A run is retried once: retrying it again returns the run that
+    already does (retry that one, in turn). None where the run is unknown, not over, or completed.
+
+    Raises InvalidValue where the run has no step from_step.
     """
     return await _runtime.async_one(
         conn,
         RETRY_WORKFLOW_EXECUTION,
-        (customer_id, id, _runtime.aware("deadline_at", deadline_at), from_step),
+        (customer_id, id, from_step, _runtime.aware("deadline_at", deadline_at)),
         _make_workflow_execution,
     )
 

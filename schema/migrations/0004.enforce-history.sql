@@ -1,5 +1,6 @@
--- The functions that go were for queries of the version before.
--- squawk-ignore-file ban-drop-function
+-- The functions that go were for queries of the version before; the constraints guarantee nothing
+-- that anyone builds on:
+-- squawk-ignore-file ban-drop-function, ban-drop-constraint
 --
 -- PostgreSQL keeps to the state machines and writes the audit log itself, whoever writes.
 -- depends: 0003.workflow-history-tables
@@ -12,17 +13,24 @@ LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    -- Where the row may go from here: 'completed | failed', or '' from a final state.
-    targets text := split_part(
-        split_part(
-            E'\n' || array_to_string(TG_ARGV, E'\n'), E'\n' || OLD.status || ' -> ', 2
-        ),
-        E'\n', 1
-    );
     subject text := left(TG_TABLE_NAME, -1);
+    arrow text;
+    targets text []; -- where the row may go from here; NULL in a final state
     changed text [];
     is_unlinked boolean := false;
 BEGIN
+    -- Creating a row again changes nothing, to the last byte, and leaves no trace. Not a WHEN clause
+    -- of the triggers: PostgreSQL would parse it anew in every statement.
+    IF NEW.status = OLD.status AND NEW *= OLD THEN
+        RETURN NEW;
+    END IF;
+
+    FOREACH arrow IN ARRAY TG_ARGV LOOP
+        IF starts_with(arrow, OLD.status || ' -> ') THEN
+            targets := string_to_array(split_part(arrow, ' -> ', 2), ' | ');
+        END IF;
+    END LOOP;
+
     IF NEW.customer_id != OLD.customer_id THEN
         RAISE EXCEPTION '% % is of customer % and cannot become one of customer %',
             subject, OLD.id, OLD.customer_id, NEW.customer_id
@@ -43,22 +51,22 @@ BEGIN
     END IF;
 
     IF NEW.status != OLD.status THEN
-        IF NEW.status::text != ALL (string_to_array(targets, ' | ')) THEN
+        IF NEW.status::text = ANY (targets) IS NOT true THEN
             RAISE EXCEPTION '% % of customer % is %; % -> % is not allowed',
                 subject, OLD.id, OLD.customer_id, OLD.status, OLD.status, NEW.status
                 USING ERRCODE = 'OI001', TABLE = TG_TABLE_NAME, COLUMN = 'status',
-                    DETAIL = CASE targets
-                        WHEN '' THEN format('%s is final.', OLD.status)
-                        ELSE format('%s may become %s.', OLD.status, targets)
-                    END,
+                    DETAIL = coalesce(
+                        format('%s may become ', OLD.status) || array_to_string(targets, ' or ') || '.',
+                        format('%s is final.', OLD.status)
+                    ),
                     HINT = 'SELECT * FROM status_transitions shows what is allowed.';
         END IF;
-    ELSIF targets = '' THEN
+    ELSIF targets IS NULL THEN
         SELECT array_agg(old_row.key ORDER BY old_row.key)
         INTO changed
         FROM jsonb_each(to_jsonb(OLD)) AS old_row
         INNER JOIN jsonb_each(to_jsonb(NEW)) AS new_row ON old_row.key = new_row.key
-        WHERE old_row.value != new_row.value;
+        WHERE old_row.value::text != new_row.value::text;
         -- Deleting a run clears the links to it.
         IF
             changed IN ('{workflow_execution_id}', '{retried_from_id}')
@@ -89,8 +97,8 @@ END
 $$;
 COMMENT ON FUNCTION enforce_transitions() IS
 'Trigger: refuses a status change that its arguments ("a -> b | c") do not allow and any change '
-'of a final row or of a row''s identity, and keeps updated_at. Attached WHEN (OLD.* IS DISTINCT '
-'FROM NEW.*), so that an update that changes nothing passes and leaves no trace.';
+'of a final row or of a row''s identity, and keeps updated_at. An update that changes nothing '
+'passes and leaves no trace.';
 
 CREATE VIEW status_transitions AS
 SELECT
@@ -137,13 +145,62 @@ COMMENT ON FUNCTION refuse_stale_write(text, uuid, integer, integer) IS
 'Raises the error for an executor that writes about an attempt which was superseded. Stands in '
 'the WHERE clause of what executors write.';
 
+CREATE FUNCTION refuse_value(field text, problem text) RETURNS boolean
+LANGUAGE plpgsql
+STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RAISE EXCEPTION '%: %', field, problem
+        USING ERRCODE = 'invalid_parameter_value', COLUMN = field;
+END
+$$;
+COMMENT ON FUNCTION refuse_value(text, text) IS
+'Raises the error for an argument of a query that makes no sense. Stands in its WHERE clause.';
+
+DO $do$
+BEGIN
+    IF to_regprocedure('pg_catalog.uuidv7()') IS NULL THEN
+        -- RFC 9562: 48 bits of milliseconds, version, 12 bits of the rest of the millisecond,
+        -- variant, 62 random bits. Microseconds * 512 / 125 are the first 60 bits (4096 a
+        -- millisecond); the rest, variant included, is that of gen_random_uuid. One expression, so
+        -- that it is inlined.
+        CREATE OR REPLACE FUNCTION uuidv7() RETURNS uuid
+        LANGUAGE sql
+        VOLATILE
+        PARALLEL SAFE
+        AS $$
+            SELECT (
+                overlay(
+                    pg_catalog.lpad(
+                        pg_catalog.to_hex(
+                            (extract(EPOCH FROM pg_catalog.clock_timestamp()) * 1000000)::bigint
+                            * 512 / 125
+                        ),
+                        15,
+                        '0'
+                    )
+                    PLACING '7' FROM 13 FOR 0
+                )
+                || pg_catalog.right(pg_catalog.gen_random_uuid()::text, 17)
+            )::uuid
+        $$;
+        COMMENT ON FUNCTION uuidv7() IS
+            'Time-ordered UUID (RFC 9562 version 7). Stands in for the built-in of PostgreSQL 18.';
+    END IF;
+END
+$do$;
+
+ALTER TABLE events DROP CONSTRAINT events_subject_type_check;
+ALTER TABLE events DROP CONSTRAINT events_actor_check;
+
 DROP FUNCTION workflow_has_open_steps(uuid, uuid);
 DROP FUNCTION close_workflow_steps(uuid, uuid, jsonb);
 
 DROP TRIGGER workflow_executions_set_updated_at ON workflow_executions;
 CREATE TRIGGER workflow_executions_enforce_transitions
 BEFORE UPDATE ON workflow_executions
-FOR EACH ROW WHEN (OLD.* IS DISTINCT FROM NEW.*)
+FOR EACH ROW
 EXECUTE FUNCTION enforce_transitions(
     'pending -> running | cancelled | timeout',
     'running -> completed | failed | cancelled | timeout'
@@ -206,6 +263,11 @@ BEGIN
                 error_details = CASE step.status
                     WHEN 'running' THEN error
                     ELSE step.error_details
+                END,
+                -- A retry of the run does it, and not what was skipped on purpose.
+                metadata = CASE step.status
+                    WHEN 'running' THEN step.metadata
+                    ELSE step.metadata || '{"closed_with_run": true}'
                 END
             FROM open_step
             WHERE
@@ -265,7 +327,7 @@ $do$;
 DROP TRIGGER workflow_steps_set_updated_at ON workflow_steps;
 CREATE TRIGGER workflow_steps_enforce_transitions
 BEFORE UPDATE ON workflow_steps
-FOR EACH ROW WHEN (OLD.* IS DISTINCT FROM NEW.*)
+FOR EACH ROW
 EXECUTE FUNCTION enforce_transitions(
     'pending -> running | skipped',
     'running -> completed | failed | retrying | skipped',
@@ -278,6 +340,9 @@ CREATE FUNCTION record_workflow_step_event() RETURNS trigger
 LANGUAGE plpgsql
 AS $$
 BEGIN
+    IF NEW.status = OLD.status THEN
+        RETURN NULL;
+    END IF;
     INSERT INTO events (
         customer_id, created_at, event_type, severity, subject_type, subject_id, data
     )
@@ -316,8 +381,8 @@ COMMENT ON FUNCTION record_workflow_step_event() IS
 'Trigger: writes status changes to the audit log, with the error of the attempt that ended.';
 
 CREATE TRIGGER workflow_steps_record_event
-AFTER UPDATE ON workflow_steps
-FOR EACH ROW WHEN (OLD.status != NEW.status)
+AFTER UPDATE OF status ON workflow_steps
+FOR EACH ROW
 EXECUTE FUNCTION record_workflow_step_event();
 COMMENT ON TRIGGER workflow_steps_record_event ON workflow_steps IS 'The audit log.';
 
@@ -367,6 +432,7 @@ BEGIN
                 WHERE
                     events.customer_id = run.customer_id
                     AND events.subject_id = run.id
+                    AND events.subject_type = 'workflow_execution'
                     AND events.created_at >= now()
                     AND events.xact_id = pg_current_xact_id()
                     AND events.data -> 'from' = 'null'
@@ -410,7 +476,7 @@ $do$;
 DROP TRIGGER recommendations_set_updated_at ON recommendations;
 CREATE TRIGGER recommendations_enforce_transitions
 BEFORE UPDATE ON recommendations
-FOR EACH ROW WHEN (OLD.* IS DISTINCT FROM NEW.*)
+FOR EACH ROW
 EXECUTE FUNCTION enforce_transitions(
     'pending -> approved | rejected',
     'approved -> executing | rejected',
@@ -468,7 +534,7 @@ $do$;
 DROP TRIGGER approvals_set_updated_at ON approvals;
 CREATE TRIGGER approvals_enforce_transitions
 BEFORE UPDATE ON approvals
-FOR EACH ROW WHEN (OLD.* IS DISTINCT FROM NEW.*)
+FOR EACH ROW
 EXECUTE FUNCTION enforce_transitions(
     'pending -> approved | rejected'
 );
@@ -517,7 +583,7 @@ $do$;
 DROP TRIGGER optimizations_set_updated_at ON optimizations;
 CREATE TRIGGER optimizations_enforce_transitions
 BEFORE UPDATE ON optimizations
-FOR EACH ROW WHEN (OLD.* IS DISTINCT FROM NEW.*)
+FOR EACH ROW
 EXECUTE FUNCTION enforce_transitions(
     'queued -> executing | failed',
     'executing -> completed | failed',
@@ -574,6 +640,10 @@ BEGIN
     );
 END
 $do$;
+
+COMMENT ON COLUMN workflow_steps.metadata IS
+'Free-form object: carried_over_from (the step of the run before, in a retry), closed_with_run '
+'(skipped because the run ended), ...';
 
 -- The package was not released yet, so there is no table large enough for this to be felt.
 -- squawk-ignore require-concurrent-index-creation
@@ -678,7 +748,7 @@ DECLARE
     month_start timestamptz;
     month_end timestamptz;
     partition_name text;
-    has_writers boolean;
+    is_in_use boolean;
 BEGIN
     IF months_ahead IS NULL OR months_ahead NOT BETWEEN 0 AND 120 THEN
         RAISE EXCEPTION 'months_ahead must be from 0 to 120, and is %',
@@ -749,14 +819,15 @@ BEGIN
                     pg_inherits.inhparent = parent.table_name::regclass
                     AND pg_class.relname = partition_name
             );
-            -- A writer that has chosen DEFAULT for its row when the month appears gets an error, so
-            -- where the month may have writers, they wait before they choose.
+            -- A writer that has chosen DEFAULT for its row when the month appears gets an error, and a
+            -- reader that has not heard of the month does not see what moves there: so where there
+            -- may be any, they wait before they choose.
             EXECUTE format(
                 'SELECT $1 <= now() OR EXISTS (SELECT FROM %1$I WHERE %2$I >= $1 AND %2$I < $2)',
                 default_name, parent.key_column
-            ) INTO has_writers USING month_start, month_end;
-            IF has_writers THEN
-                EXECUTE format('LOCK TABLE %I IN SHARE ROW EXCLUSIVE MODE', parent.table_name);
+            ) INTO is_in_use USING month_start, month_end;
+            IF is_in_use THEN
+                EXECUTE format('LOCK TABLE ONLY %I IN ACCESS EXCLUSIVE MODE', parent.table_name);
             END IF;
             -- No row may slip into DEFAULT between its being emptied and the attaching.
             EXECUTE format('LOCK TABLE %I IN ACCESS EXCLUSIVE MODE', default_name);

@@ -53,6 +53,9 @@ def other_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
             "emit_str_enum": True,
             "inflection_exclude_table_names": [],
         },
+        "lib_errors": {
+            "translate_errors": "library_types.translate_unless_a_query_is_wrong",
+        },
         "lib_overrides": {
             "inflection_exclude_table_names": ["authors"],
             "overrides": [

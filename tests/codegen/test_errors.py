@@ -136,6 +136,9 @@ def request(**changes: Any) -> dict[str, Any]:
         ({"query_parameter_limit": -1}, "must be an integer >= 0, not -1"),
         ({"inflection_exclude_table_names": "a"}, "must be a list of table names"),
         ({"overrides": {}}, "option overrides: must be a list"),
+        ({"translate_errors": "translate"}, "option translate_errors: must be a function by its"),
+        ({"translate_errors": "a.import"}, "dotted name (shop.errors.translate), not 'a.import'"),
+        ({"translate_errors": True}, "option translate_errors: must be a function by its dotted"),
         ({"overrides": [{"py_type": "x"}]}, "entry 1: give either db_type or column"),
         ({"overrides": [{"db_type": "uuid"}]}, "entry 1: give py_type"),
         (

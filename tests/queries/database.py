@@ -10,8 +10,10 @@ from contextlib import contextmanager
 from itertools import count
 from types import SimpleNamespace
 
+import psycopg
 import pytest
 
+from optiinfra_db.errors import DatabaseError, translate
 from optiinfra_db.generated.models import AgentType, ArtifactType, WorkflowType
 
 ZERO_DIGEST = hashlib.sha256(b"").digest()
@@ -34,17 +36,30 @@ class Database:
         return SimpleNamespace(**{name: self._bind(getattr(module, name)) for name in names})
 
     def _bind(self, function):
-        return lambda *args, **kwargs: self._call(function, *args, **kwargs)
+        def bound(*args, **kwargs):
+            try:
+                return self._call(function, *args, **kwargs)
+            except psycopg.Error as error:
+                if translate(error):
+                    pytest.fail(f"{function.__name__} raised psycopg's {error!r}")
+                raise
+
+        return bound
 
     @contextmanager
     def refused(self, error, constraint=None):
-        """Expect an error, by constraint where it is one's, and that nothing else is disturbed."""
+        """Expect an error, by constraint where it is one's, and that nothing else is disturbed.
+
+        `error` is the typed one, or the class of psycopg's that it is raised from.
+        """
         self.execute("SAVEPOINT refused")
-        with pytest.raises(error) as caught:
+        with pytest.raises((DatabaseError, psycopg.Error)) as caught:
             yield
         self.execute("ROLLBACK TO SAVEPOINT refused")
+        assert isinstance(caught.value, error) or isinstance(caught.value.__cause__, error)
         if constraint is not None:
-            assert caught.value.diag.constraint_name == constraint
+            cause = caught.value.__cause__ or caught.value  # the latter from SQL without a function
+            assert cause.diag.constraint_name == constraint
 
     def make_customer(self, **given):
         number = next(self._numbers)

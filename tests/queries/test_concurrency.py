@@ -7,9 +7,9 @@ from itertools import count
 from uuid import uuid4
 
 import pytest
-from psycopg import DatabaseError
 
 from optiinfra_db import connect
+from optiinfra_db.errors import IllegalTransition
 from optiinfra_db.generated import (
     agents,
     approvals,
@@ -164,7 +164,7 @@ def test_a_run_that_ends_while_steps_are_added_leaves_none_open(database_url, ow
             key = {"customer_id": owner["customer_id"], "id": run_id}
             try:
                 return function(conn, **key, **arguments[end])
-            except DatabaseError:
+            except IllegalTransition:
                 assert end == "complete"
                 return None
         return workflow_steps.add_workflow_step(
@@ -220,7 +220,7 @@ def test_a_step_added_before_the_run_ends_is_seen_by_what_ends_it(database_url, 
             waits = "SELECT wait_event_type = 'Lock' FROM pg_stat_activity WHERE pid = %s"
             while adder.execute(waits, [ender.info.backend_pid]).fetchone() != (True,):
                 pass
-        with pytest.raises(DatabaseError, match="has open steps"):
+        with pytest.raises(IllegalTransition, match="has open steps"):
             completing.result()
 
         workflow_executions.cancel_workflow_execution(ender, **key, reason="x")

@@ -5,6 +5,7 @@ from uuid import uuid4
 
 import pytest
 
+from optiinfra_db.errors import InvalidValue
 from optiinfra_db.generated.models import (
     EventSeverity,
     StepStatus,
@@ -87,6 +88,9 @@ def test_a_retry_may_begin_at_another_step(db):
 
     assert states(db, retry(db, first, from_step=1)) == ["pending"] * 4
     assert states(db, retry(db, second, from_step=2)) == ["skipped"] + ["pending"] * 3
+    for from_step in (0, 5):
+        with db.refused(InvalidValue):
+            retry(db, third, from_step=from_step)
     # Past the failed step, on the word of the caller.
     assert states(db, retry(db, third, from_step=4)) == ["skipped"] * 3 + ["pending"]
 

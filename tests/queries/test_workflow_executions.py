@@ -2,9 +2,9 @@ from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import pytest
-from psycopg import DatabaseError
 from psycopg.errors import CheckViolation, ForeignKeyViolation, UniqueViolation
 
+from optiinfra_db.errors import IllegalTransition
 from optiinfra_db.generated.models import (
     ArtifactType,
     StepStatus,
@@ -296,13 +296,13 @@ def test_completing_a_run_with_open_steps_is_refused(db):
     (step,) = db.steps_of(run)
     complete = db.workflow_executions.complete_workflow_execution
 
-    with db.refused(DatabaseError):
+    with db.refused(IllegalTransition):
         complete(**run_attempt(run))
     db.workflow_steps.start_workflow_step(**step_key(step))
-    with db.refused(DatabaseError):
+    with db.refused(IllegalTransition):
         complete(**run_attempt(run))
     db.workflow_steps.fail_workflow_step(**step_attempt(step), retryable=True, error_details=ERROR)
-    with db.refused(DatabaseError):
+    with db.refused(IllegalTransition):
         complete(**run_attempt(run))
     assert db.workflow_executions.get_workflow_execution(**key(run)) == started
 

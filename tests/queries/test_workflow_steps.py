@@ -1,9 +1,9 @@
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from psycopg import DatabaseError
 from psycopg.errors import CheckViolation, ForeignKeyViolation, UniqueViolation
 
+from optiinfra_db.errors import StaleWriter
 from optiinfra_db.generated.models import StepStatus
 
 from .database import run_attempt, step_attempt, step_key
@@ -250,7 +250,7 @@ def test_a_write_of_an_earlier_attempt_is_stale_whatever_became_of_the_step(db, 
     for setting in ("on", "off"):
         db.execute(f"SET LOCAL enable_indexscan = {setting}")
         db.execute(f"SET LOCAL enable_bitmapscan = {setting}")
-        with db.refused(DatabaseError):
+        with db.refused(StaleWriter):
             vars(functions)[f"{move}_workflow_step"](**step_attempt(late), **arguments)
         assert db.steps_of(run) == before
         # The others of the run are none of its business.

@@ -23,6 +23,12 @@ from psycopg.adapt import AdaptersMap
 from psycopg.pq import Format, TransactionStatus
 from psycopg.rows import tuple_row
 
+
+def _translate(_: psycopg.Error) -> Exception | None:
+    """Leave psycopg's errors as they are."""
+    return None
+
+
 Row: typing.TypeAlias = tuple[typing.Any, ...]
 Json = psycopg.types.json.Json
 Jsonb = psycopg.types.json.Jsonb
@@ -77,6 +83,12 @@ class _AsyncCursor(psycopg.AsyncRawCursor[Row]):
         return _ADAPTERS
 
 
+def _raise_translated(error: psycopg.Error) -> None:
+    """Raise what the option translate_errors makes of an error, if anything."""
+    if translated := _translate(error):
+        raise translated from error
+
+
 def first(row: Row) -> typing.Any:
     """Make the value of a query with one column."""
     return row[0]
@@ -91,7 +103,11 @@ def one(
     binary: bool = False,
 ) -> T | None:
     """Return the first row, or None."""
-    row = _Cursor(conn, row_factory=tuple_row).execute(sql, args, binary=binary).fetchone()
+    try:
+        row = _Cursor(conn, row_factory=tuple_row).execute(sql, args, binary=binary).fetchone()
+    except psycopg.Error as error:
+        _raise_translated(error)
+        raise
     return None if row is None else _made([row], make)[0]
 
 
@@ -104,9 +120,12 @@ def exactly_one(
     binary: bool = False,
 ) -> T:
     """Return the only row; raise RowCountError unless there is one."""
-    return _only(
-        sql, _Cursor(conn, row_factory=tuple_row).execute(sql, args, binary=binary).fetchall(), make
-    )
+    try:
+        rows = _Cursor(conn, row_factory=tuple_row).execute(sql, args, binary=binary).fetchall()
+    except psycopg.Error as error:
+        _raise_translated(error)
+        raise
+    return _only(sql, rows, make)
 
 
 def many(
@@ -118,16 +137,23 @@ def many(
     binary: bool = False,
 ) -> list[T]:
     """Return all rows."""
-    return _made(
-        _Cursor(conn, row_factory=tuple_row).execute(sql, args, binary=binary).fetchall(), make
-    )
+    try:
+        rows = _Cursor(conn, row_factory=tuple_row).execute(sql, args, binary=binary).fetchall()
+    except psycopg.Error as error:
+        _raise_translated(error)
+        raise
+    return _made(rows, make)
 
 
 def execute(
     conn: psycopg.Connection[typing.Any], sql: typing.LiteralString, args: Sequence[object]
 ) -> None:
     """Run a query for its effect."""
-    _Cursor(conn, row_factory=tuple_row).execute(sql, args)
+    try:
+        _Cursor(conn, row_factory=tuple_row).execute(sql, args)
+    except psycopg.Error as error:
+        _raise_translated(error)
+        raise
 
 
 def execute_rows(
@@ -135,11 +161,15 @@ def execute_rows(
 ) -> int:
     """Run a query and return the number of rows it affected."""
     cursor = _Cursor(conn, row_factory=tuple_row)
-    if conn.pgconn.pipeline_status:
-        with conn.pipeline():  # inside another one: its end waits for the result
+    try:
+        if conn.pgconn.pipeline_status:
+            with conn.pipeline():  # inside another one: its end waits for the result
+                cursor.execute(sql, args)
+        else:
             cursor.execute(sql, args)
-    else:
-        cursor.execute(sql, args)
+    except psycopg.Error as error:
+        _raise_translated(error)
+        raise
     return cursor.rowcount
 
 
@@ -147,7 +177,11 @@ def execute_result(
     conn: psycopg.Connection[typing.Any], sql: typing.LiteralString, args: Sequence[object]
 ) -> psycopg.Cursor[Row]:
     """Run a query and return its cursor."""
-    return _Cursor(conn, row_factory=tuple_row).execute(sql, args)
+    try:
+        return _Cursor(conn, row_factory=tuple_row).execute(sql, args)
+    except psycopg.Error as error:
+        _raise_translated(error)
+        raise
 
 
 def copy(
@@ -159,12 +193,22 @@ def copy(
 ) -> int:
     """Stream rows into a table and return their number; after an error none is there."""
     cursor = _Cursor(conn, row_factory=tuple_row)
-    with cursor.copy(sql) as stream:
-        if types:
-            stream.set_types(types)
-        write_row = stream.write_row
-        for row in map(values, rows):
-            write_row(row)
+    is_theirs = False  # an error of the caller's rows is none of ours
+    try:
+        with cursor.copy(sql) as stream:
+            if types:
+                stream.set_types(types)
+            write_row = stream.write_row
+            is_theirs = True
+            for row in rows:
+                is_theirs = False
+                write_row(values(row))
+                is_theirs = True
+            is_theirs = False
+    except psycopg.Error as error:
+        if not is_theirs:
+            _raise_translated(error)
+        raise
     return cursor.rowcount
 
 
@@ -187,7 +231,11 @@ def batch_one(
 ) -> list[T | None]:
     """Return the first row, or None, for each row of parameters."""
     cursor = _batch(conn, sql, values, rows, returning=True)
-    found = [result.fetchone() for result in cursor.results()]
+    try:
+        found = [result.fetchone() for result in cursor.results()]
+    except psycopg.Error as error:
+        _raise_translated(error)
+        raise
     return [None if row is None else _made([row], make)[0] for row in found]
 
 
@@ -200,7 +248,12 @@ def batch_many(
 ) -> list[list[T]]:
     """Return the rows for each row of parameters."""
     cursor = _batch(conn, sql, values, rows, returning=True)
-    return [_made(result.fetchall(), make) for result in cursor.results()]
+    try:
+        found = [result.fetchall() for result in cursor.results()]
+    except psycopg.Error as error:
+        _raise_translated(error)
+        raise
+    return [_made(result, make) for result in found]
 
 
 def _batch(
@@ -215,11 +268,15 @@ def _batch(
     params = [values(row) for row in rows]
     if not params:
         return cursor
-    if conn.autocommit and conn.info.transaction_status == TransactionStatus.IDLE:
-        with conn.transaction():
+    try:
+        if conn.autocommit and conn.info.transaction_status == TransactionStatus.IDLE:
+            with conn.transaction():
+                cursor.executemany(sql, params, returning=returning)
+        else:
             cursor.executemany(sql, params, returning=returning)
-    else:
-        cursor.executemany(sql, params, returning=returning)
+    except psycopg.Error as error:
+        _raise_translated(error)
+        raise
     return cursor
 
 
@@ -232,8 +289,12 @@ async def async_one(
     binary: bool = False,
 ) -> T | None:
     """Return the first row, or None."""
-    cursor = await _AsyncCursor(conn, row_factory=tuple_row).execute(sql, args, binary=binary)
-    row = await cursor.fetchone()
+    try:
+        cursor = await _AsyncCursor(conn, row_factory=tuple_row).execute(sql, args, binary=binary)
+        row = await cursor.fetchone()
+    except psycopg.Error as error:
+        _raise_translated(error)
+        raise
     return None if row is None else _made([row], make)[0]
 
 
@@ -246,8 +307,13 @@ async def async_exactly_one(
     binary: bool = False,
 ) -> T:
     """Return the only row; raise RowCountError unless there is one."""
-    cursor = await _AsyncCursor(conn, row_factory=tuple_row).execute(sql, args, binary=binary)
-    return _only(sql, await cursor.fetchall(), make)
+    try:
+        cursor = await _AsyncCursor(conn, row_factory=tuple_row).execute(sql, args, binary=binary)
+        rows = await cursor.fetchall()
+    except psycopg.Error as error:
+        _raise_translated(error)
+        raise
+    return _only(sql, rows, make)
 
 
 async def async_many(
@@ -259,15 +325,24 @@ async def async_many(
     binary: bool = False,
 ) -> list[T]:
     """Return all rows."""
-    cursor = await _AsyncCursor(conn, row_factory=tuple_row).execute(sql, args, binary=binary)
-    return _made(await cursor.fetchall(), make)
+    try:
+        cursor = await _AsyncCursor(conn, row_factory=tuple_row).execute(sql, args, binary=binary)
+        rows = await cursor.fetchall()
+    except psycopg.Error as error:
+        _raise_translated(error)
+        raise
+    return _made(rows, make)
 
 
 async def async_execute(
     conn: psycopg.AsyncConnection[typing.Any], sql: typing.LiteralString, args: Sequence[object]
 ) -> None:
     """Run a query for its effect."""
-    await _AsyncCursor(conn, row_factory=tuple_row).execute(sql, args)
+    try:
+        await _AsyncCursor(conn, row_factory=tuple_row).execute(sql, args)
+    except psycopg.Error as error:
+        _raise_translated(error)
+        raise
 
 
 async def async_execute_rows(
@@ -275,11 +350,15 @@ async def async_execute_rows(
 ) -> int:
     """Run a query and return the number of rows it affected."""
     cursor = _AsyncCursor(conn, row_factory=tuple_row)
-    if conn.pgconn.pipeline_status:
-        async with conn.pipeline():  # inside another one: its end waits for the result
+    try:
+        if conn.pgconn.pipeline_status:
+            async with conn.pipeline():  # inside another one: its end waits for the result
+                await cursor.execute(sql, args)
+        else:
             await cursor.execute(sql, args)
-    else:
-        await cursor.execute(sql, args)
+    except psycopg.Error as error:
+        _raise_translated(error)
+        raise
     return cursor.rowcount
 
 
@@ -287,7 +366,11 @@ async def async_execute_result(
     conn: psycopg.AsyncConnection[typing.Any], sql: typing.LiteralString, args: Sequence[object]
 ) -> psycopg.AsyncCursor[Row]:
     """Run a query and return its cursor."""
-    return await _AsyncCursor(conn, row_factory=tuple_row).execute(sql, args)
+    try:
+        return await _AsyncCursor(conn, row_factory=tuple_row).execute(sql, args)
+    except psycopg.Error as error:
+        _raise_translated(error)
+        raise
 
 
 async def async_copy(
@@ -299,15 +382,27 @@ async def async_copy(
 ) -> int:
     """Stream rows into a table and return their number; after an error none is there."""
     cursor = _AsyncCursor(conn, row_factory=tuple_row)
-    async with cursor.copy(sql) as stream:
-        if types:
-            stream.set_types(types)
-        if isinstance(rows, AsyncIterable):
-            async for row in rows:
-                await stream.write_row(values(row))
-        else:
-            for row in rows:
-                await stream.write_row(values(row))
+    is_theirs = False  # an error of the caller's rows is none of ours
+    try:
+        async with cursor.copy(sql) as stream:
+            if types:
+                stream.set_types(types)
+            is_theirs = True
+            if isinstance(rows, AsyncIterable):
+                async for row in rows:
+                    is_theirs = False
+                    await stream.write_row(values(row))
+                    is_theirs = True
+            else:
+                for row in rows:
+                    is_theirs = False
+                    await stream.write_row(values(row))
+                    is_theirs = True
+            is_theirs = False
+    except psycopg.Error as error:
+        if not is_theirs:
+            _raise_translated(error)
+        raise
     return cursor.rowcount
 
 
@@ -330,7 +425,11 @@ async def async_batch_one(
 ) -> list[T | None]:
     """Return the first row, or None, for each row of parameters."""
     cursor = await _async_batch(conn, sql, values, rows, returning=True)
-    found = [await result.fetchone() async for result in cursor.results()]
+    try:
+        found = [await result.fetchone() async for result in cursor.results()]
+    except psycopg.Error as error:
+        _raise_translated(error)
+        raise
     return [None if row is None else _made([row], make)[0] for row in found]
 
 
@@ -343,7 +442,12 @@ async def async_batch_many(
 ) -> list[list[T]]:
     """Return the rows for each row of parameters."""
     cursor = await _async_batch(conn, sql, values, rows, returning=True)
-    return [_made(await result.fetchall(), make) async for result in cursor.results()]
+    try:
+        found = [await result.fetchall() async for result in cursor.results()]
+    except psycopg.Error as error:
+        _raise_translated(error)
+        raise
+    return [_made(result, make) for result in found]
 
 
 async def _async_batch(
@@ -358,11 +462,15 @@ async def _async_batch(
     params = [values(row) for row in rows]
     if not params:
         return cursor
-    if conn.autocommit and conn.info.transaction_status == TransactionStatus.IDLE:
-        async with conn.transaction():
+    try:
+        if conn.autocommit and conn.info.transaction_status == TransactionStatus.IDLE:
+            async with conn.transaction():
+                await cursor.executemany(sql, params, returning=returning)
+        else:
             await cursor.executemany(sql, params, returning=returning)
-    else:
-        await cursor.executemany(sql, params, returning=returning)
+    except psycopg.Error as error:
+        _raise_translated(error)
+        raise
     return cursor
 
 

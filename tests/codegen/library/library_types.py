@@ -3,7 +3,17 @@
 import dataclasses
 from typing import Self
 
+import psycopg
 import pydantic
+
+
+class RefusedError(Exception):
+    """An error of the database's in the user's terms."""
+
+
+def translate_unless_a_query_is_wrong(error: psycopg.Error) -> RefusedError | None:
+    """Translate what the server refuses."""
+    return None if isinstance(error, psycopg.ProgrammingError) else RefusedError(str(error))
 
 
 class Details(pydantic.BaseModel):
