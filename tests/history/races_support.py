@@ -11,6 +11,7 @@ from uuid import UUID, uuid4
 
 import psycopg
 
+from optiinfra_db.doctor import examine
 from optiinfra_db.errors import OptiInfraError
 
 REFUSED = (psycopg.Error, OptiInfraError)
@@ -360,8 +361,8 @@ _PROMISES = {
 
 
 def findings(conn, customer_id=None):
-    """Return what breaks a promise of the schema, of one customer or of all."""
-    found = []
+    """Return what breaks a promise of the schema, of one customer, or of all by the doctor too."""
+    found = [] if customer_id else examine(conn)
     of = "run.customer_id = %(customer_id)s" if customer_id else "true"
     with conn.pipeline():
         cursors = [
