@@ -810,3 +810,17 @@ def test_sweeps_and_executors_at_once_end_each_run_once(writers, is_soak):
         assert alive == {id_ for id_, _, is_alive in rows if is_alive}
         assert not alive & by_status["timeout"]
         customers.delete_customer(writers.main, id=scenes[0].customer_id)
+
+
+def test_failing_what_is_being_started_at_the_moment_fails_its_recommendation_too(writers):
+    scene = arrange(writers.main, RECOMMENDATION_PLANS["approved"])
+    start, fail = RECOMMENDATION_CALLS["start"].make, RECOMMENDATION_CALLS["fail"].make
+    with writers.gate.transaction():
+        assert start(writers.gate, scene)
+        failing = writers.executor.submit(fail, writers.connections[0], scene)
+        writers.await_queue([failing])
+    assert failing.result()
+    recommendation = recommendations.get_recommendation(
+        writers.main, **scene.of_customer(scene.recommendation_id)
+    )
+    assert recommendation.status == "failed"
