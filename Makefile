@@ -11,8 +11,8 @@ ARGS ?=
 PG ?= 18
 
 .DEFAULT_GOAL := help
-.PHONY: help demo migrate rollback status seed psql stop generate verify lint types test check \
-	build clean
+.PHONY: help demo migrate rollback status seed psql stop generate verify lint types test soak \
+	check build clean
 
 help: ## Show this help
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' \
@@ -57,6 +57,9 @@ types: $(VENV)/dev ## Check the types, with mypy and pyright
 
 test: $(VENV)/dev ## Run the tests (PG=15 for another PostgreSQL, ARGS for pytest)
 	$(BIN)/pytest --pg $(PG) $(ARGS)
+
+soak: $(VENV)/dev ## Run the long versions of the tests of history and feed: minutes (PG, ARGS)
+	$(BIN)/pytest --pg $(PG) --soak $(wildcard tests/history tests/feed tests/test_feed.py) $(ARGS)
 
 check: verify lint types test ## Everything that CI runs
 

@@ -397,7 +397,9 @@ class Event:
     id: uuid.UUID
     """UUIDv7; the caller may supply it."""
     agent_id: uuid.UUID | None
-    """The agent that it happened to or that caused it; NULL where none did, or that one was deleted."""
+    """The agent that it happened to or that caused it; NULL where none did, that one was deleted, or
+    the subject says so: of a run only the creation has it, of a step nothing.
+    """
     event_type: str
     """What happened, as <subject>.<what>, 1 to 100 characters: workflow_step.retrying, ..."""
     severity: EventSeverity
@@ -425,7 +427,9 @@ class EventsDefault:
     id: uuid.UUID
     """UUIDv7; the caller may supply it."""
     agent_id: uuid.UUID | None
-    """The agent that it happened to or that caused it; NULL where none did, or that one was deleted."""
+    """The agent that it happened to or that caused it; NULL where none did, that one was deleted, or
+    the subject says so: of a run only the creation has it, of a step nothing.
+    """
     event_type: str
     """What happened, as <subject>.<what>, 1 to 100 characters: workflow_step.retrying, ..."""
     severity: EventSeverity

@@ -388,8 +388,10 @@ def complete_optimization(
 
 FAIL_OPTIMIZATION: typing.Final = """-- name: fail_optimization :one
 WITH recommendation AS MATERIALIZED (
-    -- The parent is locked before the child, everywhere.
-    SELECT recommendations.id
+    -- The parent is locked before the child, everywhere. Its status is what it is by then.
+    SELECT
+        recommendations.id,
+        recommendations.status
     FROM optimizations
     INNER JOIN recommendations
         ON
@@ -423,10 +425,11 @@ moved AS (
         status = 'failed',
         executed_at = greatest(now(), recommendations.approved_at)
     FROM failed
+    INNER JOIN recommendation ON failed.recommendation_id = recommendation.id
     WHERE
         recommendations.customer_id = failed.customer_id
         AND recommendations.id = failed.recommendation_id
-        AND recommendations.status = 'executing'
+        AND recommendation.status = 'executing'
         AND failed.started_at IS NOT NULL
 )
 

@@ -2252,10 +2252,35 @@ def retry_failed_workflow_executions(
 
 
 DELETE_WORKFLOW_EXECUTION: typing.Final = """-- name: delete_workflow_execution :execrows
+WITH run AS MATERIALIZED (
+    SELECT
+        customer_id,
+        id
+    FROM workflow_executions
+    WHERE
+        customer_id = $1
+        AND id = $2
+    FOR UPDATE
+),
+
+step AS MATERIALIZED (
+    -- In step_order, as everybody does: the foreign key would take them as the planner likes.
+    SELECT workflow_steps.id
+    FROM run
+    INNER JOIN workflow_steps
+        ON
+            run.customer_id = workflow_steps.customer_id
+            AND run.id = workflow_steps.workflow_execution_id
+    ORDER BY workflow_steps.step_order
+    FOR UPDATE OF workflow_steps
+)
+
 DELETE FROM workflow_executions
+USING run
 WHERE
-    customer_id = $1
-    AND id = $2
+    workflow_executions.customer_id = run.customer_id
+    AND workflow_executions.id = run.id
+    AND (SELECT count(*) FROM step) >= 0
 """
 
 

@@ -78,7 +78,8 @@ ORDER BY created_at DESC, id DESC
 LIMIT @max_rows;
 
 -- name: list_events_by_agent :many
--- Events of an agent, newest first, paged like list_events. For operators: it spans customers.
+-- Events of an agent, newest first, paged like list_events. Of its runs only the creation is among
+-- them. For operators: it spans customers.
 SELECT *
 FROM events
 WHERE

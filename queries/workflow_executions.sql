@@ -1328,7 +1328,33 @@ ORDER BY id;
 -- name: delete_workflow_execution :execrows
 -- Delete a run with its steps and artifacts; the events about it stay. Returns 1, or 0 where there
 -- was none.
+-- @required customer_id, id
+WITH run AS MATERIALIZED (
+    SELECT
+        customer_id,
+        id
+    FROM workflow_executions
+    WHERE
+        customer_id = @customer_id
+        AND id = @id
+    FOR UPDATE
+),
+
+step AS MATERIALIZED (
+    -- In step_order, as everybody does: the foreign key would take them as the planner likes.
+    SELECT workflow_steps.id
+    FROM run
+    INNER JOIN workflow_steps
+        ON
+            run.customer_id = workflow_steps.customer_id
+            AND run.id = workflow_steps.workflow_execution_id
+    ORDER BY workflow_steps.step_order
+    FOR UPDATE OF workflow_steps
+)
+
 DELETE FROM workflow_executions
+USING run
 WHERE
-    customer_id = @customer_id
-    AND id = @id;
+    workflow_executions.customer_id = run.customer_id
+    AND workflow_executions.id = run.id
+    AND (SELECT count(*) FROM step) >= 0;

@@ -247,7 +247,8 @@ BEGIN
     VALUES (
         NEW.customer_id,
         clock_timestamp(),
-        NEW.agent_id,
+        -- Once a run: with each event all runs of an agent would lock its row, at the same time.
+        CASE TG_OP WHEN 'INSERT' THEN NEW.agent_id END,
         'workflow_execution.' || NEW.status,
         CASE
             WHEN NEW.status IN ('failed', 'timeout') THEN 'error'

@@ -51,8 +51,8 @@ COMMENT ON COLUMN events.customer_id IS 'Tenant.';
 COMMENT ON COLUMN events.created_at IS 'When it happened.';
 COMMENT ON COLUMN events.id IS 'UUIDv7; the caller may supply it.';
 COMMENT ON COLUMN events.agent_id IS
-'The agent that it happened to or that caused it; NULL where none did, or that one was '
-'deleted.';
+'The agent that it happened to or that caused it; NULL where none did, that one was deleted, or '
+'the subject says so: of a run only the creation has it, of a step nothing.';
 COMMENT ON COLUMN events.event_type IS
 'What happened, as <subject>.<what>, 1 to 100 characters: workflow_step.retrying, ...';
 COMMENT ON COLUMN events.severity IS 'How bad it is.';

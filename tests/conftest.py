@@ -8,7 +8,7 @@ template database, for 50 to 80 ms.
 import os
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -36,6 +36,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="PostgreSQL major version to test on: 18 is embedded, others are looked for in "
         "/usr/lib/postgresql (default: OPTIINFRA_TEST_PG or 18)",
     )
+    parser.addoption(
+        "--soak",
+        action="store_true",
+        help="run the long versions of the tests that look for what happens rarely: minutes",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -52,24 +57,30 @@ def _no_ambient_database() -> Iterator[None]:
         yield
 
 
+FORGETFUL = {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "off"}
+
+
 @contextmanager
-def running_server(version: str) -> Iterator[embedded.Server]:
-    """Start a server that forgets everything at the end."""
+def running_server(
+    version: str, options: Mapping[str, str] = FORGETFUL
+) -> Iterator[embedded.Server]:
+    """Start a server that is gone at the end with all that it holds."""
     bin_dir = None if version == EMBEDDED_VERSION else Path(f"/usr/lib/postgresql/{version}/bin")
     if bin_dir and not bin_dir.exists():
         pytest.exit(f"PostgreSQL {version} is not installed: there is no {bin_dir}", returncode=5)
     directory = Path(tempfile.mkdtemp(prefix="optiinfra-test-"))
     directory.chmod(0o755)
-    server = embedded.start(
-        directory,
-        bin_dir=bin_dir,
-        options={"fsync": "off", "full_page_writes": "off", "synchronous_commit": "off"},
-    )
     try:
-        yield server
+        yield embedded.start(directory, bin_dir=bin_dir, options=options)
     finally:
-        server.stop()
+        embedded.find(directory, bin_dir=bin_dir).stop()
         shutil.rmtree(directory)
+
+
+@pytest.fixture(scope="session")
+def is_soak(request: pytest.FixtureRequest) -> bool:
+    """Say whether tests that have a long version are to run that one."""
+    return bool(request.config.getoption("--soak"))
 
 
 @pytest.fixture(scope="session")

@@ -152,7 +152,7 @@ async def list_events_by_agent(
 ) -> list[models.Event]:
     """Events of an agent, newest first, paged like list_events.
 
-    For operators: it spans customers.
+    Of its runs only the creation is among them. For operators: it spans customers.
     """
     return await _runtime.async_many(
         conn,

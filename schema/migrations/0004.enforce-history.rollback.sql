@@ -264,6 +264,10 @@ $do$;
 
 COMMENT ON COLUMN workflow_steps.metadata IS 'Free-form object.';
 
+COMMENT ON COLUMN events.agent_id IS
+'The agent that it happened to or that caused it; NULL where none did, or that one was '
+'deleted.';
+
 ALTER TABLE events ADD CONSTRAINT events_subject_type_check
 CHECK (char_length(subject_type) BETWEEN 1 AND 100);
 

@@ -283,7 +283,8 @@ BEGIN
     VALUES (
         NEW.customer_id,
         clock_timestamp(),
-        NEW.agent_id,
+        -- Once a run: with each event all runs of an agent would lock its row, at the same time.
+        CASE TG_OP WHEN 'INSERT' THEN NEW.agent_id END,
         'workflow_execution.' || NEW.status,
         CASE
             WHEN NEW.status IN ('failed', 'timeout') THEN 'error'
@@ -640,6 +641,10 @@ BEGIN
     );
 END
 $do$;
+
+COMMENT ON COLUMN events.agent_id IS
+'The agent that it happened to or that caused it; NULL where none did, that one was deleted, or '
+'the subject says so: of a run only the creation has it, of a step nothing.';
 
 COMMENT ON COLUMN workflow_steps.metadata IS
 'Free-form object: carried_over_from (the step of the run before, in a retry), closed_with_run '
