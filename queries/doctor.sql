@@ -240,6 +240,14 @@ WITH expected (table_name, trigger_name) AS (
     CROSS JOIN unnest(ARRAY['_enforce_transitions', '_record_event']) AS suffix (suffix)
     UNION ALL
     SELECT
+        creation.table_name,
+        creation.table_name || '_record_creation' AS trigger_name
+    FROM
+        unnest(
+            ARRAY['workflow_executions', 'recommendations', 'approvals', 'optimizations']
+        ) AS creation (table_name)
+    UNION ALL
+    SELECT
         'workflow_steps' AS table_name,
         'workflow_steps_check_added' AS trigger_name
     UNION ALL

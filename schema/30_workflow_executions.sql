@@ -182,9 +182,7 @@ DECLARE
     error jsonb := NEW.error_details;
 BEGIN
     IF TG_OP = 'UPDATE' THEN
-        IF NEW.status = OLD.status THEN
-            RETURN NULL;
-        ELSIF NEW.status = 'completed' THEN
+        IF NEW.status = 'completed' THEN
             SELECT string_agg(format('%s (%s)', step_name, status), ', ' ORDER BY step_order)
             INTO open_steps
             FROM workflow_steps
@@ -274,9 +272,15 @@ COMMENT ON FUNCTION record_workflow_execution_event() IS
 'Trigger: closes the open steps of a run that ends (a running one fails, the others are skipped), '
 'refuses to complete one that has any, and writes creation and status changes to the audit log.';
 
-CREATE TRIGGER workflow_executions_record_event
-AFTER INSERT OR UPDATE OF status ON workflow_executions
+CREATE TRIGGER workflow_executions_record_creation
+AFTER INSERT ON workflow_executions
 FOR EACH ROW
+EXECUTE FUNCTION record_workflow_execution_event();
+COMMENT ON TRIGGER workflow_executions_record_creation ON workflow_executions IS 'The audit log.';
+
+CREATE TRIGGER workflow_executions_record_event
+AFTER UPDATE ON workflow_executions
+FOR EACH ROW WHEN (OLD.status != NEW.status)
 EXECUTE FUNCTION record_workflow_execution_event();
 COMMENT ON TRIGGER workflow_executions_record_event ON workflow_executions IS
 'The audit log; also ends the steps of a run that ends.';

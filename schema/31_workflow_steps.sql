@@ -113,9 +113,6 @@ CREATE FUNCTION record_workflow_step_event() RETURNS trigger
 LANGUAGE plpgsql
 AS $$
 BEGIN
-    IF NEW.status = OLD.status THEN
-        RETURN NULL;
-    END IF;
     INSERT INTO events (
         customer_id, created_at, event_type, severity, subject_type, subject_id, data
     )
@@ -154,8 +151,8 @@ COMMENT ON FUNCTION record_workflow_step_event() IS
 'Trigger: writes status changes to the audit log, with the error of the attempt that ended.';
 
 CREATE TRIGGER workflow_steps_record_event
-AFTER UPDATE OF status ON workflow_steps
-FOR EACH ROW
+AFTER UPDATE ON workflow_steps
+FOR EACH ROW WHEN (OLD.status != NEW.status)
 EXECUTE FUNCTION record_workflow_step_event();
 COMMENT ON TRIGGER workflow_steps_record_event ON workflow_steps IS 'The audit log.';
 

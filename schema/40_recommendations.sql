@@ -118,9 +118,6 @@ CREATE FUNCTION record_recommendation_event() RETURNS trigger
 LANGUAGE plpgsql
 AS $$
 BEGIN
-    IF TG_OP = 'UPDATE' AND NEW.status = OLD.status THEN
-        RETURN NULL;
-    END IF;
     INSERT INTO events (
         customer_id, created_at, agent_id, event_type, severity, subject_type, subject_id, data
     )
@@ -144,9 +141,15 @@ $$;
 COMMENT ON FUNCTION record_recommendation_event() IS
 'Trigger: writes creation and status changes to the audit log.';
 
-CREATE TRIGGER recommendations_record_event
-AFTER INSERT OR UPDATE OF status ON recommendations
+CREATE TRIGGER recommendations_record_creation
+AFTER INSERT ON recommendations
 FOR EACH ROW
+EXECUTE FUNCTION record_recommendation_event();
+COMMENT ON TRIGGER recommendations_record_creation ON recommendations IS 'The audit log.';
+
+CREATE TRIGGER recommendations_record_event
+AFTER UPDATE ON recommendations
+FOR EACH ROW WHEN (OLD.status != NEW.status)
 EXECUTE FUNCTION record_recommendation_event();
 COMMENT ON TRIGGER recommendations_record_event ON recommendations IS 'The audit log.';
 

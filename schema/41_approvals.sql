@@ -65,9 +65,6 @@ CREATE FUNCTION record_approval_event() RETURNS trigger
 LANGUAGE plpgsql
 AS $$
 BEGIN
-    IF TG_OP = 'UPDATE' AND NEW.status = OLD.status THEN
-        RETURN NULL;
-    END IF;
     INSERT INTO events (
         customer_id, created_at, event_type, severity, subject_type, subject_id, data
     )
@@ -86,9 +83,15 @@ $$;
 COMMENT ON FUNCTION record_approval_event() IS
 'Trigger: writes creation and status changes to the audit log.';
 
-CREATE TRIGGER approvals_record_event
-AFTER INSERT OR UPDATE OF status ON approvals
+CREATE TRIGGER approvals_record_creation
+AFTER INSERT ON approvals
 FOR EACH ROW
+EXECUTE FUNCTION record_approval_event();
+COMMENT ON TRIGGER approvals_record_creation ON approvals IS 'The audit log.';
+
+CREATE TRIGGER approvals_record_event
+AFTER UPDATE ON approvals
+FOR EACH ROW WHEN (OLD.status != NEW.status)
 EXECUTE FUNCTION record_approval_event();
 COMMENT ON TRIGGER approvals_record_event ON approvals IS 'The audit log.';
 

@@ -121,9 +121,6 @@ CREATE FUNCTION record_optimization_event() RETURNS trigger
 LANGUAGE plpgsql
 AS $$
 BEGIN
-    IF TG_OP = 'UPDATE' AND NEW.status = OLD.status THEN
-        RETURN NULL;
-    END IF;
     INSERT INTO events (
         customer_id, created_at, agent_id, event_type, severity, subject_type, subject_id, data
     )
@@ -151,9 +148,15 @@ $$;
 COMMENT ON FUNCTION record_optimization_event() IS
 'Trigger: writes creation and status changes to the audit log.';
 
-CREATE TRIGGER optimizations_record_event
-AFTER INSERT OR UPDATE OF status ON optimizations
+CREATE TRIGGER optimizations_record_creation
+AFTER INSERT ON optimizations
 FOR EACH ROW
+EXECUTE FUNCTION record_optimization_event();
+COMMENT ON TRIGGER optimizations_record_creation ON optimizations IS 'The audit log.';
+
+CREATE TRIGGER optimizations_record_event
+AFTER UPDATE ON optimizations
+FOR EACH ROW WHEN (OLD.status != NEW.status)
 EXECUTE FUNCTION record_optimization_event();
 COMMENT ON TRIGGER optimizations_record_event ON optimizations IS 'The audit log.';
 

@@ -93,9 +93,13 @@ BEGIN
         END IF;
     ELSIF TG_OP = 'UPDATE' THEN
         -- Deleting an agent clears the links to it.
-        IF NEW.agent_id IS NULL AND NOT EXISTS (SELECT FROM agents WHERE id = OLD.agent_id) THEN
+        IF
+            NEW.agent_id IS NULL
+            AND OLD.agent_id IS NOT NULL
+            AND NOT EXISTS (SELECT FROM agents WHERE id = OLD.agent_id)
+        THEN
             NEW.agent_id := OLD.agent_id;
-            IF NEW IS NOT DISTINCT FROM OLD THEN
+            IF NEW *= OLD THEN
                 NEW.agent_id := NULL;
                 RETURN NEW;
             END IF;

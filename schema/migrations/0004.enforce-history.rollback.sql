@@ -153,6 +153,7 @@ $do$;
 DROP TRIGGER workflow_steps_check_added ON workflow_steps;
 DROP FUNCTION check_added_workflow_steps();
 
+DROP TRIGGER workflow_executions_record_creation ON workflow_executions;
 DROP TRIGGER workflow_executions_record_event ON workflow_executions;
 DROP FUNCTION record_workflow_execution_event();
 DROP TRIGGER workflow_executions_enforce_transitions ON workflow_executions;
@@ -171,6 +172,7 @@ FOR EACH ROW WHEN (OLD.* IS DISTINCT FROM NEW.*)
 EXECUTE FUNCTION set_updated_at();
 COMMENT ON TRIGGER workflow_steps_set_updated_at ON workflow_steps IS 'Keeps updated_at.';
 
+DROP TRIGGER recommendations_record_creation ON recommendations;
 DROP TRIGGER recommendations_record_event ON recommendations;
 DROP FUNCTION record_recommendation_event();
 DROP TRIGGER recommendations_enforce_transitions ON recommendations;
@@ -180,6 +182,7 @@ FOR EACH ROW WHEN (OLD.* IS DISTINCT FROM NEW.*)
 EXECUTE FUNCTION set_updated_at();
 COMMENT ON TRIGGER recommendations_set_updated_at ON recommendations IS 'Keeps updated_at.';
 
+DROP TRIGGER approvals_record_creation ON approvals;
 DROP TRIGGER approvals_record_event ON approvals;
 DROP FUNCTION record_approval_event();
 DROP TRIGGER approvals_enforce_transitions ON approvals;
@@ -189,6 +192,7 @@ FOR EACH ROW WHEN (OLD.* IS DISTINCT FROM NEW.*)
 EXECUTE FUNCTION set_updated_at();
 COMMENT ON TRIGGER approvals_set_updated_at ON approvals IS 'Keeps updated_at.';
 
+DROP TRIGGER optimizations_record_creation ON optimizations;
 DROP TRIGGER optimizations_record_event ON optimizations;
 DROP FUNCTION record_optimization_event();
 DROP TRIGGER optimizations_enforce_transitions ON optimizations;

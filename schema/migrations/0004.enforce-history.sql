@@ -218,9 +218,7 @@ DECLARE
     error jsonb := NEW.error_details;
 BEGIN
     IF TG_OP = 'UPDATE' THEN
-        IF NEW.status = OLD.status THEN
-            RETURN NULL;
-        ELSIF NEW.status = 'completed' THEN
+        IF NEW.status = 'completed' THEN
             SELECT string_agg(format('%s (%s)', step_name, status), ', ' ORDER BY step_order)
             INTO open_steps
             FROM workflow_steps
@@ -310,9 +308,15 @@ COMMENT ON FUNCTION record_workflow_execution_event() IS
 'Trigger: closes the open steps of a run that ends (a running one fails, the others are skipped), '
 'refuses to complete one that has any, and writes creation and status changes to the audit log.';
 
-CREATE TRIGGER workflow_executions_record_event
-AFTER INSERT OR UPDATE OF status ON workflow_executions
+CREATE TRIGGER workflow_executions_record_creation
+AFTER INSERT ON workflow_executions
 FOR EACH ROW
+EXECUTE FUNCTION record_workflow_execution_event();
+COMMENT ON TRIGGER workflow_executions_record_creation ON workflow_executions IS 'The audit log.';
+
+CREATE TRIGGER workflow_executions_record_event
+AFTER UPDATE ON workflow_executions
+FOR EACH ROW WHEN (OLD.status != NEW.status)
 EXECUTE FUNCTION record_workflow_execution_event();
 COMMENT ON TRIGGER workflow_executions_record_event ON workflow_executions IS
 'The audit log; also ends the steps of a run that ends.';
@@ -341,9 +345,6 @@ CREATE FUNCTION record_workflow_step_event() RETURNS trigger
 LANGUAGE plpgsql
 AS $$
 BEGIN
-    IF NEW.status = OLD.status THEN
-        RETURN NULL;
-    END IF;
     INSERT INTO events (
         customer_id, created_at, event_type, severity, subject_type, subject_id, data
     )
@@ -382,8 +383,8 @@ COMMENT ON FUNCTION record_workflow_step_event() IS
 'Trigger: writes status changes to the audit log, with the error of the attempt that ended.';
 
 CREATE TRIGGER workflow_steps_record_event
-AFTER UPDATE OF status ON workflow_steps
-FOR EACH ROW
+AFTER UPDATE ON workflow_steps
+FOR EACH ROW WHEN (OLD.status != NEW.status)
 EXECUTE FUNCTION record_workflow_step_event();
 COMMENT ON TRIGGER workflow_steps_record_event ON workflow_steps IS 'The audit log.';
 
@@ -492,9 +493,6 @@ CREATE FUNCTION record_recommendation_event() RETURNS trigger
 LANGUAGE plpgsql
 AS $$
 BEGIN
-    IF TG_OP = 'UPDATE' AND NEW.status = OLD.status THEN
-        RETURN NULL;
-    END IF;
     INSERT INTO events (
         customer_id, created_at, agent_id, event_type, severity, subject_type, subject_id, data
     )
@@ -518,9 +516,15 @@ $$;
 COMMENT ON FUNCTION record_recommendation_event() IS
 'Trigger: writes creation and status changes to the audit log.';
 
-CREATE TRIGGER recommendations_record_event
-AFTER INSERT OR UPDATE OF status ON recommendations
+CREATE TRIGGER recommendations_record_creation
+AFTER INSERT ON recommendations
 FOR EACH ROW
+EXECUTE FUNCTION record_recommendation_event();
+COMMENT ON TRIGGER recommendations_record_creation ON recommendations IS 'The audit log.';
+
+CREATE TRIGGER recommendations_record_event
+AFTER UPDATE ON recommendations
+FOR EACH ROW WHEN (OLD.status != NEW.status)
 EXECUTE FUNCTION record_recommendation_event();
 COMMENT ON TRIGGER recommendations_record_event ON recommendations IS 'The audit log.';
 
@@ -546,9 +550,6 @@ CREATE FUNCTION record_approval_event() RETURNS trigger
 LANGUAGE plpgsql
 AS $$
 BEGIN
-    IF TG_OP = 'UPDATE' AND NEW.status = OLD.status THEN
-        RETURN NULL;
-    END IF;
     INSERT INTO events (
         customer_id, created_at, event_type, severity, subject_type, subject_id, data
     )
@@ -567,9 +568,15 @@ $$;
 COMMENT ON FUNCTION record_approval_event() IS
 'Trigger: writes creation and status changes to the audit log.';
 
-CREATE TRIGGER approvals_record_event
-AFTER INSERT OR UPDATE OF status ON approvals
+CREATE TRIGGER approvals_record_creation
+AFTER INSERT ON approvals
 FOR EACH ROW
+EXECUTE FUNCTION record_approval_event();
+COMMENT ON TRIGGER approvals_record_creation ON approvals IS 'The audit log.';
+
+CREATE TRIGGER approvals_record_event
+AFTER UPDATE ON approvals
+FOR EACH ROW WHEN (OLD.status != NEW.status)
 EXECUTE FUNCTION record_approval_event();
 COMMENT ON TRIGGER approvals_record_event ON approvals IS 'The audit log.';
 
@@ -598,9 +605,6 @@ CREATE FUNCTION record_optimization_event() RETURNS trigger
 LANGUAGE plpgsql
 AS $$
 BEGIN
-    IF TG_OP = 'UPDATE' AND NEW.status = OLD.status THEN
-        RETURN NULL;
-    END IF;
     INSERT INTO events (
         customer_id, created_at, agent_id, event_type, severity, subject_type, subject_id, data
     )
@@ -628,9 +632,15 @@ $$;
 COMMENT ON FUNCTION record_optimization_event() IS
 'Trigger: writes creation and status changes to the audit log.';
 
-CREATE TRIGGER optimizations_record_event
-AFTER INSERT OR UPDATE OF status ON optimizations
+CREATE TRIGGER optimizations_record_creation
+AFTER INSERT ON optimizations
 FOR EACH ROW
+EXECUTE FUNCTION record_optimization_event();
+COMMENT ON TRIGGER optimizations_record_creation ON optimizations IS 'The audit log.';
+
+CREATE TRIGGER optimizations_record_event
+AFTER UPDATE ON optimizations
+FOR EACH ROW WHEN (OLD.status != NEW.status)
 EXECUTE FUNCTION record_optimization_event();
 COMMENT ON TRIGGER optimizations_record_event ON optimizations IS 'The audit log.';
 
@@ -665,9 +675,13 @@ BEGIN
         END IF;
     ELSIF TG_OP = 'UPDATE' THEN
         -- Deleting an agent clears the links to it.
-        IF NEW.agent_id IS NULL AND NOT EXISTS (SELECT FROM agents WHERE id = OLD.agent_id) THEN
+        IF
+            NEW.agent_id IS NULL
+            AND OLD.agent_id IS NOT NULL
+            AND NOT EXISTS (SELECT FROM agents WHERE id = OLD.agent_id)
+        THEN
             NEW.agent_id := OLD.agent_id;
-            IF NEW IS NOT DISTINCT FROM OLD THEN
+            IF NEW *= OLD THEN
                 NEW.agent_id := NULL;
                 RETURN NEW;
             END IF;

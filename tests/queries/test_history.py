@@ -349,3 +349,20 @@ def test_the_timeline_of_an_imported_run_is_told_from_its_rows(db):
     assert [row.error for row in rows if row.error] == [LATER, ERROR]
     assert {row.actor for row in rows if row.status} == {"importer"}
     assert rows[-1].happened_at == at + 5 * minute
+
+
+def test_a_status_that_somebodys_trigger_changes_is_audited_and_ends_the_steps(db):
+    run = db.start_run(db.make_run(step_names=["a"]))
+    db.execute(
+        "CREATE FUNCTION give_up() RETURNS trigger LANGUAGE plpgsql AS "
+        "$$ BEGIN NEW.status := 'cancelled'; NEW.completed_at := now(); RETURN NEW; END $$"
+    )
+    db.execute(
+        "CREATE TRIGGER a_give_up BEFORE UPDATE OF heartbeat_at ON workflow_executions "
+        "FOR EACH ROW EXECUTE FUNCTION give_up()"
+    )
+
+    db.workflow_executions.heartbeat_workflow_execution(**run_attempt(run))
+
+    assert states(db, run) == ["skipped"]
+    assert story(db, run)[-1] == ("execution", None, "cancelled", 1)
