@@ -66,8 +66,8 @@ def upsert_agent_config(
 ) -> models.AgentConfig:
     """Set a setting of an agent.
 
-    Raises CheckViolation where the value does not parse as its type: a 64-bit integer, a float,
-    true or false, JSON.
+    Raises InvalidValue where the value does not parse as its type: a 64-bit integer, a float, true
+    or false, JSON.
     """
     return _runtime.exactly_one(
         conn,

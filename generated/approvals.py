@@ -80,7 +80,7 @@ def create_approval(
 
     With an id that is taken already, nothing is written and the approval that is there is returned.
 
-    Raises UniqueViolation where another approval of the recommendation is still pending, expired or
+    Raises AlreadyExists where another approval of the recommendation is still pending, expired or
     not: delete_approval withdraws it.
     """
     return _runtime.exactly_one(

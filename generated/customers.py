@@ -80,7 +80,7 @@ def create_customer(
     With an id that is taken already, nothing is written and the customer that is there is returned,
     so that a caller may safely try again.
 
-    Raises UniqueViolation where the email (ignoring case) or the key's hash belongs to another one.
+    Raises AlreadyExists where the email (ignoring case) or the key's hash belongs to another one.
     """
     return _runtime.exactly_one(
         conn,

@@ -87,8 +87,10 @@ WITH subject AS (
         customer_id,
         id,
         'workflow_execution' AS subject_type,
+        NULL AS run_id,
         status::text AS status,
         attempt AS number,
+        ', attempt ' AS counted,
         updated_at
     FROM workflow_executions
     UNION ALL
@@ -96,8 +98,10 @@ WITH subject AS (
         customer_id,
         id,
         'workflow_step' AS subject_type,
+        workflow_execution_id::text AS run_id,
         status::text AS status,
         retry_count AS number,
+        ', retry_count ' AS counted,
         updated_at
     FROM workflow_steps
     UNION ALL
@@ -105,8 +109,10 @@ WITH subject AS (
         customer_id,
         id,
         'recommendation' AS subject_type,
+        NULL AS run_id,
         status::text AS status,
         NULL AS number,
+        ', ' AS counted,
         updated_at
     FROM recommendations
     UNION ALL
@@ -114,8 +120,10 @@ WITH subject AS (
         customer_id,
         id,
         'approval' AS subject_type,
+        NULL AS run_id,
         status::text AS status,
         NULL AS number,
+        ', ' AS counted,
         updated_at
     FROM approvals
     UNION ALL
@@ -123,8 +131,10 @@ WITH subject AS (
         customer_id,
         id,
         'optimization' AS subject_type,
+        NULL AS run_id,
         status::text AS status,
         NULL AS number,
+        ', ' AS counted,
         updated_at
     FROM optimizations
 )
@@ -135,8 +145,8 @@ SELECT
     subject.id AS subject_id,
     format(
         'is %s and its last event says %s',
-        concat_ws(', number ', subject.status, subject.number),
-        concat_ws(', number ', last_event.status, last_event.number)
+        concat_ws(subject.counted, subject.status, subject.number),
+        concat_ws(subject.counted, last_event.status, last_event.number)
     )::text AS problem
 FROM subject
 CROSS JOIN
@@ -149,6 +159,7 @@ CROSS JOIN
             events.customer_id = subject.customer_id
             AND events.subject_id = subject.id
             AND events.subject_type = subject.subject_type
+            AND (events.data ->> 'workflow_execution_id') IS NOT DISTINCT FROM subject.run_id
             AND events.data ? 'from'
         ORDER BY events.created_at DESC, events.id DESC
         LIMIT 1
@@ -199,7 +210,10 @@ WITH step AS (
         )
         AND data ? 'from'
         AND created_at >= $2
-    WINDOW in_order AS (PARTITION BY customer_id, subject_id ORDER BY created_at, id)
+    WINDOW in_order AS (
+        PARTITION BY customer_id, subject_type, subject_id, data ->> 'workflow_execution_id'
+        ORDER BY created_at, id
+    )
 )
 
 SELECT
@@ -358,7 +372,9 @@ WITH expected (table_name, trigger_name) AS (
         partition.relid::text AS table_name,
         guard.name AS trigger_name
     FROM pg_partition_tree('events') AS partition
-    CROSS JOIN unnest(ARRAY['events_refuse_change', 'events_refuse_truncate']) AS guard (name)
+    CROSS JOIN
+        unnest(ARRAY['events_check', 'events_refuse_change', 'events_refuse_truncate'])
+            AS guard (name)
 )
 
 SELECT

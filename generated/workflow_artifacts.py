@@ -115,7 +115,7 @@ def register_workflow_artifact(
     The same path with the same digest again writes nothing and returns the row that is there; None
     where the path is taken by other content, which is left as it is.
 
-    Raises ForeignKeyViolation where the run is unknown, or the step is not one of that run.
+    Raises NotFound where the run is unknown, or the step is not one of that run.
     """
     return _runtime.one(
         conn,

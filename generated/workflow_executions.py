@@ -188,9 +188,9 @@ def create_workflow_execution(
     step_input_data: list[models.JSON] | None = None,
 ) -> models.WorkflowExecution:
     """Create a pending run together with its planned steps, in the order of step_names;
-    step_input_data (one a step) and max_retries (of each step, 3 unless given) may be left out.
-    With an id that is taken already, nothing is written and the run that is there is returned, so
-    that a caller may safely try again.
+    step_input_data (one a step, {} where missing) and max_retries (of each step, 3 unless given)
+    may be left out. With an id that is taken already, nothing is written and the run that is there
+    is returned, so that a caller may safely try again.
     """
     return _runtime.exactly_one(
         conn,
@@ -990,7 +990,13 @@ audited AS (
     WHERE
         events.customer_id = $1
         AND events.subject_id = any($2 || array(SELECT step.id FROM step))
-        AND events.subject_type IN ('workflow_execution', 'workflow_step')
+        AND (
+            events.subject_type = 'workflow_execution'
+            OR (
+                events.subject_type = 'workflow_step'
+                AND (events.data ->> 'workflow_execution_id')::uuid = $2
+            )
+        )
         AND events.data ? 'from'
 ),
 
@@ -1077,6 +1083,8 @@ FROM (
             WHERE
                 audited.from_status IS NULL
                 AND audited.to_status != 'pending'
+            ORDER BY audited.created_at DESC
+            LIMIT 1
         ) AS actor,
         told.subject_id AS tie
     FROM told
@@ -1664,6 +1672,7 @@ WITH next_run AS MATERIALIZED (
     WHERE
         agent_id = $1
         AND status = 'pending'
+        AND coalesce(deadline_at, 'infinity') > now()
     ORDER BY id
     LIMIT 1
     FOR NO KEY UPDATE SKIP LOCKED
@@ -1687,10 +1696,9 @@ def claim_workflow_execution(
     *,
     agent_id: uuid.UUID,
 ) -> models.WorkflowExecution | None:
-    """Move the oldest pending run of an agent to running and return it; None where none waits.
-
-    Callers at the same moment get different runs, without waiting for one another. For agents: it
-    spans customers.
+    """Move the oldest pending run of an agent, if it is not past its deadline, to running and return
+    it; None where none waits. Callers at the same moment get different runs, without waiting for
+    one another. For agents: it spans customers.
     """
     return _runtime.one(conn, CLAIM_WORKFLOW_EXECUTION, (agent_id,), _make_workflow_execution)
 
@@ -1768,8 +1776,9 @@ def complete_workflow_execution(
     id: uuid.UUID,
     attempt: int,
 ) -> models.WorkflowExecution | None:
-    """Move a run from running to completed, with what came of it; None where it was not running.
-    attempt is that of the run as its executor got it.
+    """Move a run from running to completed, with what came of it; None where it was not running. That
+    steps of it failed does not keep it from being completed. attempt is that of the run as its
+    executor got it.
 
     Raises IllegalTransition where steps of it are still open, and StaleWriter where the run is
     another attempt.
@@ -1896,8 +1905,13 @@ without_heartbeat AS MATERIALIZED (
     FROM workflow_executions
     WHERE
         status = 'running'
-        AND coalesce(heartbeat_at, started_at)
-        < now() - $2::interval
+        AND CASE
+            WHEN ($2::interval > '0') IS NOT false
+                THEN
+                    coalesce(heartbeat_at, started_at)
+                    < now() - $2::interval
+            ELSE refuse_value('heartbeat_timeout', 'a time-out must be more than 0')
+        END
         AND (deadline_at < now()) IS NOT true
     ORDER BY coalesce(heartbeat_at, started_at)
     LIMIT $1
@@ -1953,7 +1967,10 @@ def time_out_workflow_executions(
     heartbeat_timeout is given, running ones whose last heartbeat is longer ago than that; the
     longest overdue first. error_details says which (type DeadlineExceeded or HeartbeatLost); their
     open steps are closed as by fail_workflow_execution. Returns them. Runs that somebody is writing
-    at the moment are left for the next sweep. For operators: it spans customers.
+    at the moment are left for the next sweep. A run whose executor sends no heartbeats counts from
+    its start. For operators: it spans customers.
+
+    Raises InvalidValue where heartbeat_timeout is not more than 0.
     """
     return _runtime.many(
         conn,
@@ -2106,7 +2123,8 @@ def retry_workflow_execution(
     metadata); that one and those after it are pending again. from_step, the step_order of another
     one, says to begin there. A deadline stays as long after the creation as it was, unless
     deadline_at says otherwise. A run is retried once: retrying it again returns the run that
-    already does (retry that one, in turn). None where the run is unknown, not over, or completed.
+    already does, as it is, whatever the arguments (retry that one, in turn). None where the run is
+    unknown, not over, or completed.
 
     Raises InvalidValue where the run has no step from_step.
     """

@@ -38,8 +38,8 @@ embedded server in OPTIINFRA_DATA_DIR or the user's data directory.
 \b
 Exit codes: 0 done; 1 something is pending (status), or an unexpected error;
 2 wrong usage or configuration; 3 no server to talk to; 4 refused, to protect
-the database; 5 a migration failed; 130 interrupted; 141 the reader of the
-output went away.
+the database; 5 a migration failed; 6 the doctor found something; 130
+interrupted; 141 the reader of the output went away.
 """,
 )
 
@@ -194,10 +194,11 @@ def demo(
 def doctor(
     url: Url = None,
     days: Annotated[
-        float | None,
+        int | None,
         typer.Option(
             metavar="N",
             min=0,
+            max=36500,
             help="Look only at what changed in the last N days.",
             show_default="all",
         ),
@@ -210,7 +211,7 @@ def doctor(
 
     Looks for what must never be: open steps in runs that are over, rows that differ from the audit
     log, gaps in it, times out of order, guards that are missing. Changes nothing. The exit code is
-    1 if anything is found.
+    6 if anything is found.
     """
     from optiinfra_db import doctor as doctoring  # noqa: PLC0415
 
@@ -220,8 +221,10 @@ def doctor(
     for finding in findings:
         of = f" of customer {finding.customer_id}" if finding.customer_id else ""
         print(f"{finding.check}: {finding.subject}{of} {finding.problem}")
+    for name in dict.fromkeys(finding.check for finding in findings):
+        print(f"{name}: {doctoring.CHECKS[name].advice}", file=sys.stderr)
     if findings:
-        raise typer.Exit(1)
+        raise typer.Exit(6)
     print(f"All {len(doctoring.CHECKS)} checks passed.", file=sys.stderr)
 
 

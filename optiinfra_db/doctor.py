@@ -28,22 +28,13 @@ class Finding:
     id: UUID | None = None
 
 
-CHECKS = {
-    "guards": "triggers are enabled, constraints validated, indexes valid",
-    "ended runs": "no run that is over has an open step",
-    "audit": "the last event about each row says what the row says",
-    "gaps": "each event begins where the one before it ended, by an arrow",
-    "times": "nothing ended before it started, and attempts count up",
-    "feed": "no event is of a transaction that is yet to come",
-}
-"""What is looked for, by name."""
+@dataclass(frozen=True, slots=True)
+class Check:
+    """What is looked for, and what to do where it is not so."""
 
-_OF_ROWS: dict[str, Callable[..., list[doctor.Finding]]] = {
-    "ended runs": doctor.find_open_steps_of_ended_runs,
-    "audit": doctor.find_states_unlike_audit_log,
-    "gaps": doctor.find_gaps_in_audit_log,
-    "times": doctor.find_times_out_of_order,
-}
+    promise: str
+    advice: str
+    find: Callable[[Connection[Any], datetime, int], list[Finding]]
 
 
 def examine(
@@ -59,33 +50,76 @@ def examine(
     looked at.
     """
     findings = []
-    for check, question in CHECKS.items():
-        say(f"Checking that {question}")
-        if check == "guards":
-            findings += [
-                Finding(check, f"table {guard.table_name}", guard.problem)
-                for guard in doctor.find_missing_guards(conn)
-            ]
-        elif check == "feed":
-            if count := doctor.count_events_from_the_future(conn):
-                findings.append(
-                    Finding(
-                        check,
-                        "table events",
-                        f"{count} events are of transactions of another cluster: after dump and "
-                        "restore, run SELECT forget_event_xact_ids()",
-                    )
-                )
-        else:
-            rows = _OF_ROWS[check](conn, since=since or BEGINNING, max_rows=max_rows)
-            findings += [
-                Finding(
-                    check,
-                    f"{row.subject_type} {row.subject_id}",
-                    row.problem,
-                    row.customer_id,
-                    row.subject_id,
-                )
-                for row in rows
-            ]
+    for check in CHECKS.values():
+        say(f"Checking that {check.promise}")
+        findings += check.find(conn, since or BEGINNING, max_rows)
     return findings
+
+
+def _guards(conn: Connection[Any], _: datetime, max_rows: int) -> list[Finding]:
+    guards = doctor.find_missing_guards(conn)
+    return [Finding("guards", f"table {g.table_name}", g.problem) for g in guards[:max_rows]]
+
+
+def _feed(conn: Connection[Any], _: datetime, __: int) -> list[Finding]:
+    count = doctor.count_events_from_the_future(conn)
+    problem = f"has {count} events of transactions that are yet to come"
+    return [Finding("feed", "table events", problem)] if count else []
+
+
+def _rows(
+    name: str, query: Callable[..., list[doctor.Finding]]
+) -> Callable[[Connection[Any], datetime, int], list[Finding]]:
+    def find(conn: Connection[Any], since: datetime, max_rows: int) -> list[Finding]:
+        return [
+            Finding(
+                name,
+                f"{row.subject_type} {row.subject_id}",
+                row.problem,
+                row.customer_id,
+                row.subject_id,
+            )
+            for row in query(conn, since=since, max_rows=max_rows)
+        ]
+
+    return find
+
+
+CHECKS = {
+    "guards": Check(
+        "the triggers of the history are enabled, constraints validated, indexes valid",
+        "ALTER TABLE ... ENABLE TRIGGER, VALIDATE CONSTRAINT or REINDEX INDEX CONCURRENTLY mend "
+        "what is there; what is missing is in schema/. Then look at what was written in between.",
+        _guards,
+    ),
+    "ended runs": Check(
+        "no run that is over has an open step",
+        "Skip the step: UPDATE workflow_steps SET status = 'skipped', completed_at = now(), "
+        "next_attempt_at = NULL WHERE id = ... (runs of before migration 0004 may have some).",
+        _rows("ended runs", doctor.find_open_steps_of_ended_runs),
+    ),
+    "audit": Check(
+        "the last event about each row says what the row says",
+        "Somebody wrote while triggers were off, or wrote an event by hand: find out who, and go "
+        "by what really happened.",
+        _rows("audit", doctor.find_states_unlike_audit_log),
+    ),
+    "gaps": Check(
+        "each event begins where the one before it ended, by an arrow",
+        "Events are missing or were written by hand: find out how. They cannot be mended, only "
+        "explained.",
+        _rows("gaps", doctor.find_gaps_in_audit_log),
+    ),
+    "times": Check(
+        "nothing ended before it started, and attempts count up",
+        "Somebody set times or attempts by hand: find out who.",
+        _rows("times", doctor.find_times_out_of_order),
+    ),
+    "feed": Check(
+        "no event is of a transaction that is yet to come",
+        "The database was restored from a dump: run SELECT forget_event_xact_ids(), "
+        "see docs/feed.md.",
+        _feed,
+    ),
+}
+"""The checks, by name."""

@@ -2,7 +2,7 @@
 
 Each message says what was wrong, with what value, and what to do; none ever holds a password.
 `exit_code` is what the command line ends with: 1 unexpected, 2 wrong usage or configuration,
-3 no server to talk to, 4 refused to protect the database, 5 a migration failed.
+3 no server to talk to, 4 refused to protect the database, 5 a migration failed; 6 is the doctor's.
 
 What PostgreSQL refuses becomes a DatabaseError: the generated functions raise its subclasses, and
 `typed_errors` makes them of what your own SQL meets. What is none of them stays psycopg's error: a
@@ -164,13 +164,12 @@ class StaleWriter(DatabaseError):
 
 
 class TenantMismatch(DatabaseError):
-    """A row was to change its customer, or to be written for another than the connection's.
+    """A row was to change its customer, or row-level security, where it is set up, refused it.
 
-    The connection's customer is the setting `optiinfra.customer_id`, which row-level security goes
-    by. Nothing was written; pass the customer that the connection is for.
+    Nothing was written; pass the customer whose row it is.
     """
 
-    advice = "A row stays with its customer: pass the customer_id that this connection is for."
+    advice = "A row stays with its customer: pass the customer_id of that."
 
 
 class ImmutableHistory(DatabaseError):
@@ -241,7 +240,10 @@ class NotMigrated(DatabaseError):
     """A table, column, type or function does not exist: the database is not migrated far enough."""
 
     exit_code = 4
-    advice = "The database is not migrated, or not far enough: run optiinfra-db migrate."
+    advice = (
+        "The database is not migrated, or not far enough (run optiinfra-db migrate), "
+        "or the SQL has a typo."
+    )
 
 
 _BY_SQLSTATE: dict[str, type[DatabaseError]] = {
@@ -361,9 +363,9 @@ def _told(
         target = getattr(known, "references", "the table that it references")
         return f"{target} has no row for {key['columns']} = {key['values']} ({name})", None
     if condition := getattr(known, "condition", None):
-        return f"the value is refused by {name}, which demands {condition}", detail
+        return f"the value is refused by {name}, which demands {condition}", None
     if error.sqlstate == "23502":
-        return "a value is required, and there was none (NULL)", detail
+        return "a value is required, and there was none (NULL)", None
     message = " ".join((diag.message_primary or str(error)).split())
     parameter = _PARAMETER.search(diag.context or "")
     return message + (f" (parameter {parameter[0]} of the query)" if parameter else ""), detail

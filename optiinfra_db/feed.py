@@ -19,7 +19,7 @@ from uuid import UUID
 import psycopg
 from psycopg import AsyncConnection, Connection
 
-from optiinfra_db.connection import connect, connect_async
+from optiinfra_db.connection import connect, connect_async, resolve_url
 from optiinfra_db.errors import CursorAhead, DatabaseError, DatabaseUnreachable, InvalidCursor
 from optiinfra_db.generated import events
 from optiinfra_db.generated.aio import events as events_async
@@ -123,6 +123,8 @@ class _Feed(Generic[S]):
         max_rows: int = 500,
         give_up_seconds: float = 300,
     ) -> None:
+        if not isinstance(after, Cursor):
+            raise InvalidCursor(f"after is a Cursor (Cursor.parse reads text), not {after!r}")
         if max_rows < 1:
             raise ValueError(f"max_rows is at least 1, not {max_rows}")
         if poll_seconds is not None and poll_seconds <= 0:
@@ -259,6 +261,7 @@ class Feed(_Feed[threading.Event]):
 
     def _connected(self) -> "Connection[Any]":
         if self._conn is None:
+            self._url = resolve_url(self._url)  # once: to connect again starts no server
             self._conn = connect(self._url)
             self._conn.prepare_threshold = None  # PgBouncer may be in between
             self._was_connected = True
@@ -354,6 +357,7 @@ class AsyncFeed(_Feed[asyncio.Event]):
 
     async def _connected(self) -> "AsyncConnection[Any]":
         if self._conn is None:
+            self._url = await asyncio.to_thread(resolve_url, self._url)
             self._conn = await connect_async(self._url)
             self._conn.prepare_threshold = None  # PgBouncer may be in between
             self._was_connected = True

@@ -1,5 +1,5 @@
 -- name: upsert_agent_config :one
--- Set a setting of an agent. Raises CheckViolation where the value does not parse as its type: a
+-- Set a setting of an agent. Raises InvalidValue where the value does not parse as its type: a
 -- 64-bit integer, a float, true or false, JSON.
 -- @returns exactly one
 INSERT INTO agent_configs (agent_id, config_key, config_value, config_type, description)

@@ -2,7 +2,7 @@
 -- Ask whether a recommendation may be carried out. With an id that is taken already, nothing is
 -- written and the approval that is there is returned.
 --
--- Raises UniqueViolation where another approval of the recommendation is still pending, expired or
+-- Raises AlreadyExists where another approval of the recommendation is still pending, expired or
 -- not: delete_approval withdraws it.
 -- @returns exactly one
 WITH turn AS MATERIALIZED (

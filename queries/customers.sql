@@ -2,7 +2,7 @@
 -- Create a customer. With an id that is taken already, nothing is written and the customer that is
 -- there is returned, so that a caller may safely try again.
 --
--- Raises UniqueViolation where the email (ignoring case) or the key's hash belongs to another one.
+-- Raises AlreadyExists where the email (ignoring case) or the key's hash belongs to another one.
 -- @returns exactly one
 WITH turn AS MATERIALIZED (
     -- Callers with one id take turns: ON CONFLICT looks at one of the unique indexes only.

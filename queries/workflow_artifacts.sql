@@ -3,7 +3,7 @@
 -- digest again writes nothing and returns the row that is there; None where the path is taken by
 -- other content, which is left as it is.
 --
--- Raises ForeignKeyViolation where the run is unknown, or the step is not one of that run.
+-- Raises NotFound where the run is unknown, or the step is not one of that run.
 WITH turn AS MATERIALIZED (
     -- Callers with one path take turns: ON CONFLICT looks at one of the unique indexes only.
     SELECT

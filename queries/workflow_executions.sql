@@ -1,8 +1,8 @@
 -- name: create_workflow_execution :one
 -- Create a pending run together with its planned steps, in the order of step_names;
--- step_input_data (one a step) and max_retries (of each step, 3 unless given) may be left out.
--- With an id that is taken already, nothing is written and the run that is there is returned, so
--- that a caller may safely try again.
+-- step_input_data (one a step, {} where missing) and max_retries (of each step, 3 unless given) may
+-- be left out. With an id that is taken already, nothing is written and the run that is there is
+-- returned, so that a caller may safely try again.
 -- @returns exactly one
 WITH created AS (
     INSERT INTO workflow_executions (
@@ -528,7 +528,13 @@ audited AS (
     WHERE
         events.customer_id = @customer_id
         AND events.subject_id = any(@id || array(SELECT step.id FROM step))
-        AND events.subject_type IN ('workflow_execution', 'workflow_step')
+        AND (
+            events.subject_type = 'workflow_execution'
+            OR (
+                events.subject_type = 'workflow_step'
+                AND (events.data ->> 'workflow_execution_id')::uuid = @id
+            )
+        )
         AND events.data ? 'from'
 ),
 
@@ -615,6 +621,8 @@ FROM (
             WHERE
                 audited.from_status IS NULL
                 AND audited.to_status != 'pending'
+            ORDER BY audited.created_at DESC
+            LIMIT 1
         ) AS actor,
         told.subject_id AS tie
     FROM told
@@ -866,9 +874,9 @@ WHERE
 RETURNING *;
 
 -- name: claim_workflow_execution :one
--- Move the oldest pending run of an agent to running and return it; None where none waits. Callers
--- at the same moment get different runs, without waiting for one another. For agents: it spans
--- customers.
+-- Move the oldest pending run of an agent, if it is not past its deadline, to running and return
+-- it; None where none waits. Callers at the same moment get different runs, without waiting for one
+-- another. For agents: it spans customers.
 -- @required agent_id
 WITH next_run AS MATERIALIZED (
     SELECT
@@ -878,6 +886,7 @@ WITH next_run AS MATERIALIZED (
     WHERE
         agent_id = @agent_id
         AND status = 'pending'
+        AND coalesce(deadline_at, 'infinity') > now()
     ORDER BY id
     LIMIT 1
     FOR NO KEY UPDATE SKIP LOCKED
@@ -926,8 +935,9 @@ RETURNING
     updated_at;
 
 -- name: complete_workflow_execution :one
--- Move a run from running to completed, with what came of it; None where it was not running.
--- attempt is that of the run as its executor got it.
+-- Move a run from running to completed, with what came of it; None where it was not running. That
+-- steps of it failed does not keep it from being completed. attempt is that of the run as its
+-- executor got it.
 --
 -- Raises IllegalTransition where steps of it are still open, and StaleWriter where the run is
 -- another attempt.
@@ -996,7 +1006,10 @@ RETURNING workflow_executions.*;
 -- heartbeat_timeout is given, running ones whose last heartbeat is longer ago than that; the
 -- longest overdue first. error_details says which (type DeadlineExceeded or HeartbeatLost); their
 -- open steps are closed as by fail_workflow_execution. Returns them. Runs that somebody is writing
--- at the moment are left for the next sweep. For operators: it spans customers.
+-- at the moment are left for the next sweep. A run whose executor sends no heartbeats counts from
+-- its start. For operators: it spans customers.
+--
+-- Raises InvalidValue where heartbeat_timeout is not more than 0.
 -- @row WorkflowSummary
 WITH past_deadline AS MATERIALIZED (
     SELECT
@@ -1026,8 +1039,13 @@ without_heartbeat AS MATERIALIZED (
     FROM workflow_executions
     WHERE
         status = 'running'
-        AND coalesce(heartbeat_at, started_at)
-        < now() - sqlc.narg('heartbeat_timeout')::interval
+        AND CASE
+            WHEN (sqlc.narg('heartbeat_timeout')::interval > '0') IS NOT false
+                THEN
+                    coalesce(heartbeat_at, started_at)
+                    < now() - sqlc.narg('heartbeat_timeout')::interval
+            ELSE refuse_value('heartbeat_timeout', 'a time-out must be more than 0')
+        END
         AND (deadline_at < now()) IS NOT true
     ORDER BY coalesce(heartbeat_at, started_at)
     LIMIT @max_rows
@@ -1078,7 +1096,8 @@ ORDER BY id;
 -- metadata); that one and those after it are pending again. from_step, the step_order of another
 -- one, says to begin there.
 -- A deadline stays as long after the creation as it was, unless deadline_at says otherwise. A run
--- is retried once: retrying it again returns the run that already does (retry that one, in turn).
+-- is retried once: retrying it again returns the run that already does, as it is, whatever the
+-- arguments (retry that one, in turn).
 -- None where the run is unknown, not over, or completed.
 --
 -- Raises InvalidValue where the run has no step from_step.

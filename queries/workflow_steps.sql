@@ -3,7 +3,7 @@
 -- given; None where the run is over or unknown. With an id that is taken already, nothing is
 -- written and the step that is there is returned.
 --
--- Raises UniqueViolation where another step of the run has that step_order, which without one
+-- Raises AlreadyExists where another step of the run has that step_order, which without one
 -- given happens to callers that add steps to one run at the same moment.
 -- @required step_name, customer_id, workflow_execution_id
 WITH open_run AS (
@@ -70,8 +70,9 @@ WHERE
 ORDER BY step_order;
 
 -- name: start_workflow_step :one
--- Move a step to running: a pending one, or a retrying one whose time has come, of a running run;
--- None where it was neither. What comes back has the retry_count that this attempt's writes carry.
+-- Move a step to running: a pending one, or a retrying one whose time has come (next_attempt_at),
+-- of a running run; None where it was neither. It need not be the next in step_order. What comes
+-- back has the retry_count that this attempt's writes carry.
 -- @required customer_id, workflow_execution_id, id
 UPDATE workflow_steps
 SET

@@ -55,9 +55,15 @@ BEGIN
     END IF;
     IF NEW.id != OLD.id THEN
         changed := ARRAY['id'];
+    ELSIF NEW.created_at != OLD.created_at THEN
+        changed := ARRAY['created_at'];
     ELSIF TG_TABLE_NAME = 'workflow_steps' THEN
         IF NEW.workflow_execution_id != OLD.workflow_execution_id THEN
             changed := ARRAY['workflow_execution_id'];
+        END IF;
+    ELSIF TG_TABLE_NAME = 'workflow_executions' THEN
+        IF NEW.attempt != OLD.attempt THEN
+            changed := ARRAY['attempt'];
         END IF;
     END IF;
     IF changed IS NOT NULL THEN
@@ -75,7 +81,13 @@ BEGIN
                         format('%s may become ', OLD.status) || array_to_string(targets, ' or ') || '.',
                         format('%s is final.', OLD.status)
                     ),
-                    HINT = 'SELECT * FROM status_transitions shows what is allowed.';
+                    HINT = CASE
+                        WHEN targets IS NOT NULL
+                            THEN 'SELECT * FROM status_transitions shows what is allowed.'
+                        WHEN TG_TABLE_NAME IN ('workflow_executions', 'workflow_steps')
+                            THEN 'To have it done again, retry the run as a new one.'
+                        ELSE 'What is to be different needs a new row.'
+                    END;
         END IF;
     ELSIF targets IS NULL THEN
         SELECT array_agg(old_row.key ORDER BY old_row.key)
@@ -96,8 +108,9 @@ BEGIN
         END IF;
         IF NOT is_unlinked THEN
             RAISE EXCEPTION '% % of customer % is %, which is final: its % cannot change',
-                subject, OLD.id, OLD.customer_id, OLD.status, array_to_string(changed, ', ')
-                USING ERRCODE = 'OI004', TABLE = TG_TABLE_NAME, COLUMN = changed[1],
+                subject, OLD.id, OLD.customer_id, OLD.status,
+                coalesce(array_to_string(changed, ', '), 'content')
+                USING ERRCODE = 'OI004', TABLE = TG_TABLE_NAME, COLUMN = coalesce(changed[1], ''),
                     HINT = CASE
                         WHEN TG_TABLE_NAME IN ('workflow_executions', 'workflow_steps')
                             THEN 'To have it done again, retry the run as a new one.'
@@ -105,6 +118,20 @@ BEGIN
                     END;
         END IF;
         RETURN NEW;
+    END IF;
+
+    IF TG_TABLE_NAME = 'workflow_steps' THEN
+        -- What late executors are told apart by.
+        IF
+            NEW.retry_count
+            != OLD.retry_count + (NEW.status = 'retrying' AND OLD.status != 'retrying')::integer
+        THEN
+            RAISE EXCEPTION '% % of customer % has retry_count %, and % -> % cannot make that %',
+                subject, OLD.id, OLD.customer_id, OLD.retry_count, OLD.status, NEW.status,
+                NEW.retry_count
+                USING ERRCODE = 'OI004', TABLE = TG_TABLE_NAME, COLUMN = 'retry_count',
+                    HINT = 'It counts how often the step was put back: one more with each retrying.';
+        END IF;
     END IF;
 
     NEW.updated_at := now();
@@ -167,7 +194,7 @@ STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    RAISE EXCEPTION '%: %', field, problem
+    RAISE EXCEPTION '%', problem
         USING ERRCODE = 'invalid_parameter_value', COLUMN = field;
 END
 $$;

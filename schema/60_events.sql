@@ -88,13 +88,17 @@ LANGUAGE plpgsql
 AS $$
 BEGIN
     IF TG_OP = 'DELETE' THEN
-        IF NOT EXISTS (SELECT FROM customers WHERE id = OLD.customer_id) THEN
+        IF
+            pg_trigger_depth() > 1
+            AND NOT EXISTS (SELECT FROM customers WHERE id = OLD.customer_id)
+        THEN
             RETURN OLD;
         END IF;
     ELSIF TG_OP = 'UPDATE' THEN
         -- Deleting an agent clears the links to it.
         IF
-            NEW.agent_id IS NULL
+            pg_trigger_depth() > 1
+            AND NEW.agent_id IS NULL
             AND OLD.agent_id IS NOT NULL
             AND NOT EXISTS (SELECT FROM agents WHERE id = OLD.agent_id)
         THEN
@@ -112,6 +116,37 @@ END
 $$;
 COMMENT ON FUNCTION refuse_event_change() IS
 'Trigger: refuses to change, delete or truncate events, unless their customer or agent is deleted.';
+
+-- What triggers do not write comes from applications: they have no part in the log of status
+-- changes, nor in the order of the feed.
+CREATE FUNCTION check_event() RETURNS trigger
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF
+        NEW.data ? 'from'
+        AND NEW.subject_type IN (
+            'workflow_execution', 'workflow_step', 'recommendation', 'approval', 'optimization'
+        )
+    THEN
+        RAISE EXCEPTION 'an event about a change of a % (its data has "from") is written by '
+            'the change itself', NEW.subject_type
+            USING ERRCODE = 'OI004', TABLE = TG_TABLE_NAME, COLUMN = 'data',
+                HINT = 'Change the row; or leave "from" out, for an event of another kind.';
+    END IF;
+    NEW.xact_id := pg_current_xact_id();
+    RETURN NEW;
+END
+$$;
+COMMENT ON FUNCTION check_event() IS
+'Trigger: refuses events by hand that say that a status changed, and keeps xact_id.';
+
+CREATE TRIGGER events_check
+BEFORE INSERT ON events
+FOR EACH ROW WHEN (pg_trigger_depth() = 0)
+EXECUTE FUNCTION check_event();
+COMMENT ON TRIGGER events_check ON events IS 'Keeps the log of status changes to the triggers.';
 
 CREATE TRIGGER events_refuse_change
 BEFORE UPDATE OR DELETE ON events

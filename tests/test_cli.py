@@ -17,7 +17,7 @@ from optiinfra_db.generated.models import AgentType
 from optiinfra_db.seed import ATLAS
 
 COMMAND = Path(sys.executable).with_name("optiinfra-db")
-COMMANDS = ["migrate", "rollback", "status", "seed", "demo", "psql", "stop"]
+COMMANDS = ["migrate", "rollback", "status", "seed", "demo", "doctor", "psql", "stop"]
 SECRET = "hun%25ter2"
 
 
@@ -263,3 +263,24 @@ def test_rollback_asks_in_a_terminal(empty_database_url, answer, is_undone):
     assert ("rolled back" in out) == is_undone
     assert (process.returncode == 0) == is_undone
     assert run("status", url=empty_database_url).returncode == int(is_undone)
+
+
+def test_doctor_passes_or_says_what_is_wrong_and_what_to_do(empty_database_url):
+    url = empty_database_url
+    result = run("doctor", url=url)
+    assert result.returncode == 4
+    assert "optiinfra-db migrate" in result.stderr
+    run("migrate", url=url)
+    run("seed", url=url)
+    result = run("doctor", "--days", "1", url=url)
+    assert (result.returncode, result.stdout) == (0, "")
+    assert "All 6 checks passed." in result.stderr
+
+    with psycopg.connect(url) as conn:
+        conn.execute("ALTER TABLE approvals DISABLE TRIGGER approvals_record_event")
+    result = run("doctor", url=url)
+    assert result.returncode == 6
+    assert result.stdout == ("guards: table approvals trigger approvals_record_event is disabled\n")
+    assert "guards: ALTER TABLE ... ENABLE TRIGGER" in result.stderr
+    for days in ("-1", "1000000", "inf"):
+        assert run("doctor", "--days", days, url=url).returncode == 2

@@ -39,8 +39,8 @@ async def upsert_agent_config(
 ) -> models.AgentConfig:
     """Set a setting of an agent.
 
-    Raises CheckViolation where the value does not parse as its type: a 64-bit integer, a float,
-    true or false, JSON.
+    Raises InvalidValue where the value does not parse as its type: a 64-bit integer, a float, true
+    or false, JSON.
     """
     return await _runtime.async_exactly_one(
         conn,

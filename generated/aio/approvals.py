@@ -53,7 +53,7 @@ async def create_approval(
 
     With an id that is taken already, nothing is written and the approval that is there is returned.
 
-    Raises UniqueViolation where another approval of the recommendation is still pending, expired or
+    Raises AlreadyExists where another approval of the recommendation is still pending, expired or
     not: delete_approval withdraws it.
     """
     return await _runtime.async_exactly_one(

@@ -52,7 +52,7 @@ async def create_customer(
     With an id that is taken already, nothing is written and the customer that is there is returned,
     so that a caller may safely try again.
 
-    Raises UniqueViolation where the email (ignoring case) or the key's hash belongs to another one.
+    Raises AlreadyExists where the email (ignoring case) or the key's hash belongs to another one.
     """
     return await _runtime.async_exactly_one(
         conn,

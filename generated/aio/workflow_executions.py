@@ -127,9 +127,9 @@ async def create_workflow_execution(
     step_input_data: list[models.JSON] | None = None,
 ) -> models.WorkflowExecution:
     """Create a pending run together with its planned steps, in the order of step_names;
-    step_input_data (one a step) and max_retries (of each step, 3 unless given) may be left out.
-    With an id that is taken already, nothing is written and the run that is there is returned, so
-    that a caller may safely try again.
+    step_input_data (one a step, {} where missing) and max_retries (of each step, 3 unless given)
+    may be left out. With an id that is taken already, nothing is written and the run that is there
+    is returned, so that a caller may safely try again.
     """
     return await _runtime.async_exactly_one(
         conn,
@@ -460,10 +460,9 @@ async def claim_workflow_execution(
     *,
     agent_id: uuid.UUID,
 ) -> models.WorkflowExecution | None:
-    """Move the oldest pending run of an agent to running and return it; None where none waits.
-
-    Callers at the same moment get different runs, without waiting for one another. For agents: it
-    spans customers.
+    """Move the oldest pending run of an agent, if it is not past its deadline, to running and return
+    it; None where none waits. Callers at the same moment get different runs, without waiting for
+    one another. For agents: it spans customers.
     """
     return await _runtime.async_one(
         conn,
@@ -502,8 +501,9 @@ async def complete_workflow_execution(
     id: uuid.UUID,
     attempt: int,
 ) -> models.WorkflowExecution | None:
-    """Move a run from running to completed, with what came of it; None where it was not running.
-    attempt is that of the run as its executor got it.
+    """Move a run from running to completed, with what came of it; None where it was not running. That
+    steps of it failed does not keep it from being completed. attempt is that of the run as its
+    executor got it.
 
     Raises IllegalTransition where steps of it are still open, and StaleWriter where the run is
     another attempt.
@@ -570,7 +570,10 @@ async def time_out_workflow_executions(
     heartbeat_timeout is given, running ones whose last heartbeat is longer ago than that; the
     longest overdue first. error_details says which (type DeadlineExceeded or HeartbeatLost); their
     open steps are closed as by fail_workflow_execution. Returns them. Runs that somebody is writing
-    at the moment are left for the next sweep. For operators: it spans customers.
+    at the moment are left for the next sweep. A run whose executor sends no heartbeats counts from
+    its start. For operators: it spans customers.
+
+    Raises InvalidValue where heartbeat_timeout is not more than 0.
     """
     return await _runtime.async_many(
         conn,
@@ -594,7 +597,8 @@ async def retry_workflow_execution(
     metadata); that one and those after it are pending again. from_step, the step_order of another
     one, says to begin there. A deadline stays as long after the creation as it was, unless
     deadline_at says otherwise. A run is retried once: retrying it again returns the run that
-    already does (retry that one, in turn). None where the run is unknown, not over, or completed.
+    already does, as it is, whatever the arguments (retry that one, in turn). None where the run is
+    unknown, not over, or completed.
 
     Raises InvalidValue where the run has no step from_step.
     """

@@ -7,6 +7,8 @@ SET LOCAL statement_timeout = '60s';
 
 DROP INDEX events_xact_id_id_idx;
 DROP FUNCTION forget_event_xact_ids();
+DROP TRIGGER events_check ON events;
+DROP FUNCTION check_event();
 DROP TRIGGER events_refuse_change ON events;
 DO $do$
 DECLARE
@@ -271,6 +273,9 @@ COMMENT ON COLUMN workflow_steps.metadata IS 'Free-form object.';
 COMMENT ON COLUMN events.agent_id IS
 'The agent that it happened to or that caused it; NULL where none did, or that one was '
 'deleted.';
+
+UPDATE events SET actor = left(actor, 255), subject_type = left(subject_type, 100)
+WHERE char_length(actor) > 255 OR char_length(subject_type) > 100;
 
 ALTER TABLE events ADD CONSTRAINT events_subject_type_check
 CHECK (char_length(subject_type) BETWEEN 1 AND 100);

@@ -8,6 +8,38 @@
 SET LOCAL lock_timeout = '5s';
 SET LOCAL statement_timeout = '60s';
 
+DO $do$
+DECLARE
+    retried text;
+BEGIN
+    SELECT string_agg(format('%s of customer %s', run.retried_from_id, run.customer_id), ', ')
+    INTO retried
+    FROM (
+        SELECT customer_id, retried_from_id
+        FROM workflow_executions
+        WHERE retried_from_id IS NOT NULL
+        GROUP BY customer_id, retried_from_id
+        HAVING count(*) > 1
+        LIMIT 10
+    ) AS run;
+    IF retried IS NOT NULL THEN
+        RAISE EXCEPTION 'Each of these runs is retried more than once: %', retried
+            USING HINT = 'A run has one retry. Clear retried_from_id of the others, then migrate.';
+    END IF;
+END
+$do$;
+
+-- What the end of a run skipped so far is told from what was skipped on purpose by its time.
+UPDATE workflow_steps
+SET metadata = workflow_steps.metadata || '{"closed_with_run": true}'
+FROM workflow_executions
+WHERE
+    workflow_steps.customer_id = workflow_executions.customer_id
+    AND workflow_steps.workflow_execution_id = workflow_executions.id
+    AND workflow_steps.status = 'skipped'
+    AND workflow_steps.completed_at >= workflow_executions.completed_at
+    AND workflow_executions.status IN ('failed', 'cancelled', 'timeout');
+
 CREATE FUNCTION enforce_transitions() RETURNS trigger
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
@@ -39,9 +71,15 @@ BEGIN
     END IF;
     IF NEW.id != OLD.id THEN
         changed := ARRAY['id'];
+    ELSIF NEW.created_at != OLD.created_at THEN
+        changed := ARRAY['created_at'];
     ELSIF TG_TABLE_NAME = 'workflow_steps' THEN
         IF NEW.workflow_execution_id != OLD.workflow_execution_id THEN
             changed := ARRAY['workflow_execution_id'];
+        END IF;
+    ELSIF TG_TABLE_NAME = 'workflow_executions' THEN
+        IF NEW.attempt != OLD.attempt THEN
+            changed := ARRAY['attempt'];
         END IF;
     END IF;
     IF changed IS NOT NULL THEN
@@ -59,7 +97,13 @@ BEGIN
                         format('%s may become ', OLD.status) || array_to_string(targets, ' or ') || '.',
                         format('%s is final.', OLD.status)
                     ),
-                    HINT = 'SELECT * FROM status_transitions shows what is allowed.';
+                    HINT = CASE
+                        WHEN targets IS NOT NULL
+                            THEN 'SELECT * FROM status_transitions shows what is allowed.'
+                        WHEN TG_TABLE_NAME IN ('workflow_executions', 'workflow_steps')
+                            THEN 'To have it done again, retry the run as a new one.'
+                        ELSE 'What is to be different needs a new row.'
+                    END;
         END IF;
     ELSIF targets IS NULL THEN
         SELECT array_agg(old_row.key ORDER BY old_row.key)
@@ -80,8 +124,9 @@ BEGIN
         END IF;
         IF NOT is_unlinked THEN
             RAISE EXCEPTION '% % of customer % is %, which is final: its % cannot change',
-                subject, OLD.id, OLD.customer_id, OLD.status, array_to_string(changed, ', ')
-                USING ERRCODE = 'OI004', TABLE = TG_TABLE_NAME, COLUMN = changed[1],
+                subject, OLD.id, OLD.customer_id, OLD.status,
+                coalesce(array_to_string(changed, ', '), 'content')
+                USING ERRCODE = 'OI004', TABLE = TG_TABLE_NAME, COLUMN = coalesce(changed[1], ''),
                     HINT = CASE
                         WHEN TG_TABLE_NAME IN ('workflow_executions', 'workflow_steps')
                             THEN 'To have it done again, retry the run as a new one.'
@@ -89,6 +134,20 @@ BEGIN
                     END;
         END IF;
         RETURN NEW;
+    END IF;
+
+    IF TG_TABLE_NAME = 'workflow_steps' THEN
+        -- What late executors are told apart by.
+        IF
+            NEW.retry_count
+            != OLD.retry_count + (NEW.status = 'retrying' AND OLD.status != 'retrying')::integer
+        THEN
+            RAISE EXCEPTION '% % of customer % has retry_count %, and % -> % cannot make that %',
+                subject, OLD.id, OLD.customer_id, OLD.retry_count, OLD.status, NEW.status,
+                NEW.retry_count
+                USING ERRCODE = 'OI004', TABLE = TG_TABLE_NAME, COLUMN = 'retry_count',
+                    HINT = 'It counts how often the step was put back: one more with each retrying.';
+        END IF;
     END IF;
 
     NEW.updated_at := now();
@@ -151,7 +210,7 @@ STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    RAISE EXCEPTION '%: %', field, problem
+    RAISE EXCEPTION '%', problem
         USING ERRCODE = 'invalid_parameter_value', COLUMN = field;
 END
 $$;
@@ -670,13 +729,17 @@ LANGUAGE plpgsql
 AS $$
 BEGIN
     IF TG_OP = 'DELETE' THEN
-        IF NOT EXISTS (SELECT FROM customers WHERE id = OLD.customer_id) THEN
+        IF
+            pg_trigger_depth() > 1
+            AND NOT EXISTS (SELECT FROM customers WHERE id = OLD.customer_id)
+        THEN
             RETURN OLD;
         END IF;
     ELSIF TG_OP = 'UPDATE' THEN
         -- Deleting an agent clears the links to it.
         IF
-            NEW.agent_id IS NULL
+            pg_trigger_depth() > 1
+            AND NEW.agent_id IS NULL
             AND OLD.agent_id IS NOT NULL
             AND NOT EXISTS (SELECT FROM agents WHERE id = OLD.agent_id)
         THEN
@@ -694,6 +757,37 @@ END
 $$;
 COMMENT ON FUNCTION refuse_event_change() IS
 'Trigger: refuses to change, delete or truncate events, unless their customer or agent is deleted.';
+
+-- What triggers do not write comes from applications: they have no part in the log of status
+-- changes, nor in the order of the feed.
+CREATE FUNCTION check_event() RETURNS trigger
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF
+        NEW.data ? 'from'
+        AND NEW.subject_type IN (
+            'workflow_execution', 'workflow_step', 'recommendation', 'approval', 'optimization'
+        )
+    THEN
+        RAISE EXCEPTION 'an event about a change of a % (its data has "from") is written by '
+            'the change itself', NEW.subject_type
+            USING ERRCODE = 'OI004', TABLE = TG_TABLE_NAME, COLUMN = 'data',
+                HINT = 'Change the row; or leave "from" out, for an event of another kind.';
+    END IF;
+    NEW.xact_id := pg_current_xact_id();
+    RETURN NEW;
+END
+$$;
+COMMENT ON FUNCTION check_event() IS
+'Trigger: refuses events by hand that say that a status changed, and keeps xact_id.';
+
+CREATE TRIGGER events_check
+BEFORE INSERT ON events
+FOR EACH ROW WHEN (pg_trigger_depth() = 0)
+EXECUTE FUNCTION check_event();
+COMMENT ON TRIGGER events_check ON events IS 'Keeps the log of status changes to the triggers.';
 
 CREATE TRIGGER events_refuse_change
 BEFORE UPDATE OR DELETE ON events

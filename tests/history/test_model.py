@@ -394,7 +394,13 @@ class History(RuleBasedStateMachine):
     @rule()
     def claim(self):
         row = self.call(workflow_executions.claim_workflow_execution, None, agent_id=self.agent_id)
-        waiting = [run for run in self.all_runs if run.status == "pending" and not run.is_deleted]
+        waiting = [
+            run
+            for run in self.all_runs
+            if run.status == "pending"
+            and not run.is_deleted
+            and (run.deadline is None or run.deadline > self.now)
+        ]
         if not waiting:
             assert row is None
             return
@@ -474,12 +480,16 @@ class History(RuleBasedStateMachine):
 
     @rule(max_rows=st.integers(0, 3), by_heartbeat=rarely)
     def time_out(self, max_rows, by_heartbeat):
-        # now() stands still, so a beat is late where it has to come from the future.
+        if by_heartbeat:  # now() stands still, so the beats are set back
+            self.conn.execute(
+                "UPDATE workflow_executions SET heartbeat_at = now() - interval '1 hour' "
+                "WHERE status = 'running'"
+            )
         rows = self.call(
             workflow_executions.time_out_workflow_executions,
             None,
             max_rows=100 if by_heartbeat else max_rows,
-            heartbeat_timeout=timedelta(seconds=-1) if by_heartbeat else None,
+            heartbeat_timeout=timedelta(minutes=1) if by_heartbeat else None,
         )
         alive = [run for run in self.all_runs if not (run.is_over or run.is_deleted)]
         late = [run for run in alive if run.deadline and run.deadline < self.now]

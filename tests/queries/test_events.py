@@ -2,8 +2,10 @@ from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import pytest
+from psycopg import Error
 from psycopg.errors import CheckViolation, ForeignKeyViolation
 
+from optiinfra_db.errors import ImmutableHistory
 from optiinfra_db.generated.events import CopyEventsParams
 from optiinfra_db.generated.models import EventSeverity
 
@@ -143,3 +145,43 @@ def test_events_about_a_deleted_run_stay(db):
     )
     assert {row.id for row in found} >= {event.id}
     assert {row.event_type for row in found} == {event.event_type, "workflow_execution.pending"}
+
+
+@pytest.mark.parametrize("subject", ["workflow_execution", "workflow_step", "approval"])
+def test_nobody_writes_by_hand_that_a_status_changed(db, subject):
+    run = db.make_run()
+    values = {
+        "customer_id": run.customer_id,
+        "event_type": f"{subject}.completed",
+        "subject_type": subject,
+        "subject_id": run.id,
+    }
+
+    with db.refused(ImmutableHistory):
+        db.events.create_event(**values, data={"from": "running", "to": "completed"})
+    assert db.events.create_event(**values, data={"note": "seen"}).data == {"note": "seen"}
+
+
+def test_the_place_of_an_event_in_the_feed_is_not_for_its_writer_to_choose(db):
+    customer = db.make_customer()
+    for xact_id in (1, 2**62):
+        db.execute(
+            "INSERT INTO events (customer_id, event_type, xact_id) "
+            f"VALUES ('{customer.id}', 'x', '{xact_id}')"
+        )
+    (now,) = next(iter(db.execute("SELECT pg_current_xact_id()::text::bigint")))
+    written = db.events.list_events(customer_id=customer.id, max_rows=9)
+    assert {event.xact_id for event in written} == {now}
+
+
+def test_events_go_with_their_customer_only(db):
+    """Also where a statement gives the customer another id while it deletes them."""
+    run = db.make_run()
+    with db.refused(Error):
+        db.execute(
+            "WITH moved AS MATERIALIZED ("
+            f"UPDATE customers SET id = uuidv7() WHERE id = '{run.customer_id}' RETURNING 1) "
+            f"DELETE FROM events WHERE customer_id = '{run.customer_id}' "
+            "AND (SELECT count(*) FROM moved) = 1"
+        )
+    assert len(db.events.list_events(customer_id=run.customer_id, max_rows=9)) == 1

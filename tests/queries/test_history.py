@@ -172,6 +172,8 @@ def test_all_that_failed_of_a_type_since_then_is_retried_once(db):
 
 def test_an_agent_claims_its_oldest_pending_run(db):
     agent = db.make_agent()
+    late = db.make_run(agent=agent)
+    db.execute("UPDATE workflow_executions SET deadline_at = now() - interval '1 minute'")
     first, second = (db.make_run(agent=agent) for _ in range(2))
     db.make_run()
     claim = db.workflow_executions.claim_workflow_execution
@@ -181,6 +183,8 @@ def test_an_agent_claims_its_oldest_pending_run(db):
     assert claimed.started_at == claimed.heartbeat_at
     assert claim(agent_id=agent.id).id == second.id
     assert claim(agent_id=agent.id) is None
+    still = db.workflow_executions.get_workflow_execution(**key(late))
+    assert still.status is WorkflowStatus.PENDING
 
 
 def test_overdue_runs_time_out_with_the_reason_and_close_their_steps(db):
@@ -199,6 +203,9 @@ def test_overdue_runs_time_out_with_the_reason_and_close_their_steps(db):
     )
     sweep = db.workflow_executions.time_out_workflow_executions
 
+    for nonsense in (timedelta(0), timedelta(seconds=-5)):
+        with db.refused(InvalidValue):
+            sweep(max_rows=9, heartbeat_timeout=nonsense)
     assert {row.id for row in sweep(max_rows=1)} < {late.id, waiting.id}
     assert {row.id for row in sweep(max_rows=9)} < {late.id, waiting.id}
     assert sweep(max_rows=9) == []

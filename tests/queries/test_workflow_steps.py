@@ -1,6 +1,7 @@
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from psycopg import Error
 from psycopg.errors import CheckViolation, ForeignKeyViolation, UniqueViolation
 
 from optiinfra_db.errors import StaleWriter
@@ -296,3 +297,16 @@ def test_a_step_never_ends_before_it_started_whatever_the_clock_says(db, run, en
 
     ended = db.workflow_steps.get_workflow_step(**step_key(step))
     assert ended.completed_at == ended.started_at
+
+
+@pytest.mark.parametrize(
+    "change", ["retry_count = retry_count + 1", "created_at = now() - interval '1 day'"]
+)
+def test_what_tells_attempts_apart_is_not_changed_by_hand(db, run, change):
+    step, *_ = db.steps_of(run)
+
+    with db.refused(Error):
+        db.execute(f"UPDATE workflow_steps SET {change} WHERE id = '{step.id}'")
+    with db.refused(Error):
+        db.execute(f"UPDATE workflow_executions SET attempt = 2 WHERE id = '{run.id}'")
+    assert db.steps_of(run)[0] == step
