@@ -919,8 +919,8 @@ class Torture:
 
 
 def test_every_event_is_read_exactly_once_whatever_happens(request, database_url, capsys):
-    soak = request.config.getoption("--soak", default=False)
-    torture = Torture(database_url, size=4000 if soak else 60)
+    soak = request.config.getoption("--soak")
+    torture = Torture(database_url, size=800 if soak else 60)
     first = torture.customers[0]
     with ThreadPoolExecutor(16) as threads:
         terminating = threads.submit(torture.terminate)

@@ -1083,7 +1083,7 @@ class History(RuleBasedStateMachine):
 def test_whatever_is_called_the_database_does_as_the_model(
     shared_database_url, pytestconfig, capsys
 ):
-    is_soak = pytestconfig.getoption("--soak", default=False)
+    is_soak = pytestconfig.getoption("--soak")
     size = (
         {"max_examples": 500, "stateful_step_count": 60}
         if is_soak
