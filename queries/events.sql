@@ -2,6 +2,9 @@
 -- Append an event. actor is the connection's (setting optiinfra.actor), else the database user.
 -- With an id and created_at that are taken already, nothing is written and the event that is there
 -- is returned; None only where another session wrote that very event at the same moment.
+--
+-- Raises ImmutableHistory for an event about a run, a step, a recommendation, an approval or an
+-- optimization whose data has a key "from": those are of the audit log.
 WITH created AS (
     INSERT INTO events (
         customer_id,

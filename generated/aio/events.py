@@ -71,6 +71,9 @@ async def create_event(
     """Append an event. actor is the connection's (setting optiinfra.actor), else the database user.
     With an id and created_at that are taken already, nothing is written and the event that is there
     is returned; None only where another session wrote that very event at the same moment.
+
+    Raises ImmutableHistory for an event about a run, a step, a recommendation, an approval or an
+    optimization whose data has a key "from": those are of the audit log.
     """
     return await _runtime.async_one(
         conn,
