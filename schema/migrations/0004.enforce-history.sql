@@ -48,6 +48,7 @@ DECLARE
     subject text := left(TG_TABLE_NAME, -1);
     arrow text;
     targets text []; -- where the row may go from here; NULL in a final state
+    hint text := 'SELECT * FROM status_transitions shows what is allowed.';
     changed text [];
     is_unlinked boolean := false;
 BEGIN
@@ -62,6 +63,13 @@ BEGIN
             targets := string_to_array(split_part(arrow, ' -> ', 2), ' | ');
         END IF;
     END LOOP;
+    IF targets IS NULL THEN
+        hint := CASE
+            WHEN TG_TABLE_NAME IN ('workflow_executions', 'workflow_steps')
+                THEN 'To have it done again, retry the run as a new one.'
+            ELSE 'What is to be different needs a new row.'
+        END;
+    END IF;
 
     IF NEW.customer_id != OLD.customer_id THEN
         RAISE EXCEPTION '% % is of customer % and cannot become one of customer %',
@@ -97,13 +105,7 @@ BEGIN
                         format('%s may become ', OLD.status) || array_to_string(targets, ' or ') || '.',
                         format('%s is final.', OLD.status)
                     ),
-                    HINT = CASE
-                        WHEN targets IS NOT NULL
-                            THEN 'SELECT * FROM status_transitions shows what is allowed.'
-                        WHEN TG_TABLE_NAME IN ('workflow_executions', 'workflow_steps')
-                            THEN 'To have it done again, retry the run as a new one.'
-                        ELSE 'What is to be different needs a new row.'
-                    END;
+                    HINT = hint;
         END IF;
     ELSIF targets IS NULL THEN
         SELECT array_agg(old_row.key ORDER BY old_row.key)
@@ -127,11 +129,7 @@ BEGIN
                 subject, OLD.id, OLD.customer_id, OLD.status,
                 coalesce(array_to_string(changed, ', '), 'content')
                 USING ERRCODE = 'OI004', TABLE = TG_TABLE_NAME, COLUMN = coalesce(changed[1], ''),
-                    HINT = CASE
-                        WHEN TG_TABLE_NAME IN ('workflow_executions', 'workflow_steps')
-                            THEN 'To have it done again, retry the run as a new one.'
-                        ELSE 'What is to be different needs a new row.'
-                    END;
+                    HINT = hint;
         END IF;
         RETURN NEW;
     END IF;
