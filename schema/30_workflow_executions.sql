@@ -106,8 +106,8 @@ COMMENT ON COLUMN workflow_executions.created_at IS 'When the row was written.';
 COMMENT ON COLUMN workflow_executions.updated_at IS 'When the row last changed; kept by a trigger.';
 
 COMMENT ON INDEX workflow_executions_pkey IS
-'Serves get_workflow_execution, get_workflow_detail, list_workflow_executions, '
-'list_workflow_executions_by_status and every transition.';
+'Serves get_workflow_execution, get_workflow_detail, list_workflow_executions and every '
+'transition.';
 
 CREATE INDEX workflow_executions_agent_id_customer_id_id_idx
 ON workflow_executions (agent_id, customer_id, id);
@@ -161,6 +161,19 @@ ON workflow_executions (customer_id, id)
 WHERE status IN ('failed', 'timeout');
 COMMENT ON INDEX workflow_executions_customer_id_id_failed_idx IS
 'Serves list_failed_workflows_by_customer.';
+
+-- What is over, by how and when it ended: an entry a run, written by its last transition.
+CREATE INDEX workflow_executions_customer_id_status_id_ended_idx
+ON workflow_executions (customer_id, status, id)
+WHERE completed_at IS NOT NULL;
+COMMENT ON INDEX workflow_executions_customer_id_status_id_ended_idx IS
+'Serves list_workflow_executions_by_status.';
+
+CREATE INDEX workflow_executions_customer_id_completed_at_idx
+ON workflow_executions (customer_id, completed_at)
+WHERE completed_at IS NOT NULL;
+COMMENT ON INDEX workflow_executions_customer_id_completed_at_idx IS
+'Serves count_workflow_executions and the other queries on what ended in a window.';
 
 CREATE TRIGGER workflow_executions_enforce_transitions
 BEFORE UPDATE ON workflow_executions

@@ -101,6 +101,35 @@ WHERE workflow_execution_id IS NOT NULL;
 COMMENT ON INDEX recommendations_customer_id_workflow_execution_id_idx IS
 'Serves list_workflow_recommendations, and deleting a run.';
 
+-- People look through recommendations in many ways, and agents write few: so there is an index for
+-- each way.
+CREATE INDEX recommendations_customer_id_status_id_idx
+ON recommendations (customer_id, status, id);
+COMMENT ON INDEX recommendations_customer_id_status_id_idx IS
+'Serves list_recommendations_by_status, list_open_recommendations and '
+'list_open_recommendations_by_savings.';
+
+CREATE INDEX recommendations_customer_id_type_id_idx
+ON recommendations (customer_id, type, id);
+COMMENT ON INDEX recommendations_customer_id_type_id_idx IS
+'Serves list_recommendations_by_type.';
+
+CREATE INDEX recommendations_customer_id_priority_id_idx
+ON recommendations (customer_id, priority, id);
+COMMENT ON INDEX recommendations_customer_id_priority_id_idx IS
+'Serves list_recommendations_by_priority.';
+
+CREATE INDEX recommendations_customer_id_estimated_savings_id_idx
+ON recommendations (customer_id, estimated_savings, id)
+WHERE estimated_savings IS NOT NULL;
+COMMENT ON INDEX recommendations_customer_id_estimated_savings_id_idx IS
+'Serves list_recommendations_by_savings.';
+
+CREATE INDEX recommendations_customer_id_created_at_idx
+ON recommendations (customer_id, created_at);
+COMMENT ON INDEX recommendations_customer_id_created_at_idx IS
+'Serves list_savings and list_savings_by_customer.';
+
 CREATE TRIGGER recommendations_enforce_transitions
 BEFORE UPDATE ON recommendations
 FOR EACH ROW

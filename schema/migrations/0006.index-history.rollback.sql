@@ -1,0 +1,18 @@
+-- transactional: false
+-- It runs outside a transaction, and drops first what an interrupted go left, invalid perhaps:
+-- squawk-ignore-file ban-concurrent-index-creation-in-transaction, prefer-robust-stmts
+
+SET lock_timeout = '5s';
+SET statement_timeout = '1h';
+
+DROP INDEX CONCURRENTLY IF EXISTS recommendations_customer_id_created_at_idx;
+DROP INDEX CONCURRENTLY IF EXISTS recommendations_customer_id_estimated_savings_id_idx;
+DROP INDEX CONCURRENTLY IF EXISTS recommendations_customer_id_priority_id_idx;
+DROP INDEX CONCURRENTLY IF EXISTS recommendations_customer_id_type_id_idx;
+DROP INDEX CONCURRENTLY IF EXISTS recommendations_customer_id_status_id_idx;
+DROP INDEX CONCURRENTLY IF EXISTS workflow_executions_customer_id_completed_at_idx;
+DROP INDEX CONCURRENTLY IF EXISTS workflow_executions_customer_id_status_id_ended_idx;
+
+COMMENT ON INDEX workflow_executions_pkey IS
+'Serves get_workflow_execution, get_workflow_detail, list_workflow_executions, '
+'list_workflow_executions_by_status and every transition.';
