@@ -330,8 +330,8 @@ CASES: Mapping[str, Case | list[Case]] = {
 
 BEFORE: Mapping[str, str] = {
     "workflow_executions.complete_workflow_execution": (
-        "UPDATE workflow_steps SET status = 'skipped', completed_at = now(), next_attempt_at = NULL "
-        "WHERE status IN ('pending', 'running', 'retrying') AND EXISTS ("
+        "UPDATE workflow_steps SET status = 'skipped', completed_at = now(), "
+        "next_attempt_at = NULL WHERE status IN ('pending', 'running', 'retrying') AND EXISTS ("
         "SELECT FROM workflow_executions AS run WHERE run.customer_id = workflow_steps.customer_id "
         "AND run.id = workflow_execution_id AND run.status = 'running')"
     ),

@@ -1,7 +1,7 @@
 """What a query promises about its plan, and what PostgreSQL then does.
 
-The promise is the `@plan` mark in the comment of a query, see docs/plans.md. What happens is told by
-auto_explain on the very call of the generated function, statements of triggers included.
+The promise is the `@plan` mark in the comment of a query, see docs/plans.md. What happens is told
+by auto_explain on the very call of the generated function, statements of triggers included.
 """
 
 import ast

@@ -65,7 +65,6 @@ def test_every_index_is_used_by_a_plan(observe, history_conn):
 def test_every_query_is_used_by_the_code_or_told_of_in_the_documentation():
     places = [
         *(ROOT / "optiinfra_db").glob("*.py"),
-        *(ROOT / "schema").glob("*.sql"),
         ROOT / "README.md",
         *(ROOT / "docs").glob("*.md"),
         *(ROOT / "docs" / "guides").glob("*.md"),
