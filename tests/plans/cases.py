@@ -1,4 +1,4 @@
-"""A call of each query on the long history: the largest customer, the busiest agent, work to do."""
+"""Calls of each query on the long history, with work to do."""
 
 import hashlib
 from collections.abc import Callable, Collection, Mapping
@@ -27,14 +27,14 @@ ZERO_ID = UUID(int=0)
 
 
 class Sample:
-    """Rows of the history to call functions with."""
+    """Rows of the history to call functions with, those of one customer."""
 
-    def __init__(self, conn: psycopg.Connection[Any]) -> None:
+    def __init__(self, conn: psycopg.Connection[Any], customer: str) -> None:
         self._conn = conn
+        self.customer = self._customer(customer)
         self.now: datetime = self._one("SELECT now()")[0]
         self.since = self.now - timedelta(days=2)
-        self.customer = self._customer("Customer 1")
-        self.small_customer = self._customer("Customer 50")
+        self.small_customer = self._customer("Customer 49")
         self.agent = self._one(
             "SELECT agent_id FROM workflow_executions WHERE status = 'pending' LIMIT 1"
         )[0]
@@ -42,19 +42,20 @@ class Sample:
 
     def _one(self, query: str, **values: Any) -> Any:
         with self._conn.cursor(row_factory=namedtuple_row) as cursor:
-            row = cursor.execute(query.encode(), values).fetchone()
-        assert row is not None, query
-        return row
+            rows = cursor.execute(query.encode(), values).fetchall()
+        if not rows:
+            raise LookupError(query)
+        return rows[-1]
 
     def _customer(self, name: str) -> UUID:
         row = self._one("SELECT id FROM customers WHERE name = %(name)s", name=name)
         return UUID(str(row.id))
 
     def row(self, table: str, condition: str = "true") -> Any:
-        """Return a row of the largest customer, from the middle of its history."""
+        """Return a row of the customer; LookupError where it has none."""
         return self._one(
             f"SELECT * FROM {table} WHERE customer_id = %(customer)s AND ({condition}) "
-            "ORDER BY id OFFSET 3 LIMIT 1",
+            "ORDER BY id LIMIT 4",
             customer=self.customer,
         )
 
@@ -353,7 +354,7 @@ RUNS_ONCE = {"events.forget_event_xact_ids"}
 
 
 def arguments(sample: Sample, name: str, parameters: Collection[str]) -> list[Arguments]:
-    """Return the arguments of each call of a query."""
+    """Return the arguments of each call of a query; LookupError where the customer has no row."""
     defaults: Arguments = {}
     for parameter in parameters:
         if parameter in DEFAULTS:

@@ -3,6 +3,7 @@
 import importlib
 import inspect
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,6 +63,7 @@ class Observation:
 
     mode: str
     arguments: Arguments
+    has_work: bool
     result: Any
     own: Seen
     nested: Seen
@@ -88,7 +90,7 @@ def observe(
     history_conn: psycopg.Connection[Any], pytestconfig: pytest.Config
 ) -> Callable[[str], list[Observation]]:
     """Call a query in all its ways, and say what each call did."""
-    sample = Sample(history_conn)
+    largest, smallest = (Sample(history_conn, f"Customer {n}") for n in (1, 50))
     explainer = Explainer(history_conn)
     promised = promises()
     known: dict[str, list[Observation]] = {}
@@ -106,11 +108,16 @@ def observe(
         module, _, query = name.partition(".")
         function = getattr(importlib.import_module(f"optiinfra_db.generated.{module}"), query)
         promise = promised[name] or Promise()
-        for given in arguments(sample, name, list(inspect.signature(function).parameters)):
+        parameters = list(inspect.signature(function).parameters)
+        calls = [(given, True) for given in arguments(largest, name, parameters)]
+        if "customer_id" in parameters:
+            with suppress(LookupError):  # who has few rows may have none of a kind
+                calls += [(given, False) for given in arguments(smallest, name, parameters)]
+        for given, has_work in calls:
             bounds = bound(promise.rows, given), bound(promise.buffers, given)
             for mode in MODES[:1] if name in RUNS_ONCE else MODES:
                 result, own, nested = explainer.call(name, mode, given, BEFORE.get(name, ""))
-                yield Observation(mode, given, result, own, nested, *bounds)
+                yield Observation(mode, given, has_work, result, own, nested, *bounds)
 
     def observed(name: str) -> list[Observation]:
         if name not in known:
