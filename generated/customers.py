@@ -81,6 +81,7 @@ def create_customer(
     so that a caller may safely try again.
 
     Raises AlreadyExists where the email (ignoring case) or the key's hash belongs to another one.
+
     @plan customers_pkey, rows <= 0
     """
     return _runtime.exactly_one(
@@ -160,6 +161,7 @@ def list_customers(
     max_rows: int,
 ) -> list[models.Customer]:
     """Customers, newest first, up to max_rows; the next page starts before the last id of this one.
+
     @plan customers_pkey, rows <= customers
     """
     return _runtime.many(conn, LIST_CUSTOMERS, (before_id, max_rows), _make_customer)
@@ -211,6 +213,8 @@ WHERE id = $1
 def delete_customer(conn: psycopg.Connection[typing.Any], *, id: uuid.UUID) -> int:
     """Delete a customer with everything that is theirs, events included.
 
-    Returns 1, or 0 where there was none. @plan customers_pkey, rows <= customers
+    Returns 1, or 0 where there was none.
+
+    @plan customers_pkey, rows <= customers
     """
     return _runtime.execute_rows(conn, DELETE_CUSTOMER, (id,))

@@ -116,6 +116,7 @@ def register_workflow_artifact(
     where the path is taken by other content, which is left as it is.
 
     Raises NotFound where the run is unknown, or the step is not one of that run.
+
     @plan workflow_artifacts_artifact_path_key, rows <= 1
     """
     return _runtime.one(
@@ -246,8 +247,9 @@ def list_artifacts_by_type(
     max_rows: int,
 ) -> list[models.WorkflowArtifact]:
     """Artifacts of a customer of one type, newest first, up to max_rows; the next page starts before
-    the last id of this one. @plan workflow_artifacts_customer_id_artifact_type_id_idx, rows <=
-    max_rows
+    the last id of this one.
+
+    @plan workflow_artifacts_customer_id_artifact_type_id_idx, rows <= max_rows
     """
     return _runtime.many(
         conn,
@@ -306,7 +308,9 @@ def delete_workflow_artifact(
 ) -> int:
     """Delete the row of an artifact (not its content).
 
-    Returns 1, or 0 where there was none. @plan workflow_artifacts_pkey, rows <= 1
+    Returns 1, or 0 where there was none.
+
+    @plan workflow_artifacts_pkey, rows <= 1
     """
     return _runtime.execute_rows(
         conn,

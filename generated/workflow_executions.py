@@ -190,7 +190,9 @@ def create_workflow_execution(
     """Create a pending run together with its planned steps, in the order of step_names;
     step_input_data (one a step, {} where missing) and max_retries (of each step, 3 unless given)
     may be left out. With an id that is taken already, nothing is written and the run that is there
-    is returned, so that a caller may safely try again. @plan workflow_executions_pkey, rows <= 1
+    is returned, so that a caller may safely try again.
+
+    @plan workflow_executions_pkey, rows <= 1
     """
     return _runtime.exactly_one(
         conn,
@@ -405,6 +407,7 @@ def record_workflow_execution(
     artifact_size_bytes, content_type, sha256 (in hex), and where they apply step_order (of the step
     that left it) and metadata. Times are ISO 8601 texts. With an id that is taken already, nothing
     is written and the run that is there is returned.
+
     @plan workflow_executions_pkey, rows <= 1
     """
     return _runtime.exactly_one(
@@ -598,10 +601,11 @@ def get_workflow_detail(
     customer_id: uuid.UUID,
     id: uuid.UUID,
 ) -> GetWorkflowDetailRow | None:
-    """One run with its agent, its customer, its steps in order and its artifacts, oldest first. @plan
-    workflow_executions_pkey, workflow_steps_step_order_key, workflow_steps_pkey,
-    workflow_artifacts_pkey, customers_pkey, agents_pkey, rows <= 1 + customers + agents + steps +
-    artifacts
+    """One run with its agent, its customer, its steps in order and its artifacts, oldest first.
+
+    @plan workflow_executions_pkey, workflow_steps_step_order_key, workflow_steps_pkey,
+      workflow_artifacts_pkey, customers_pkey, agents_pkey, rows <= 1 + customers + agents + steps +
+      artifacts
     """
     return _runtime.one(
         conn,
@@ -698,7 +702,9 @@ def list_workflow_executions(
     max_rows: int,
 ) -> list[WorkflowSummary]:
     """Runs of a customer without their payloads, newest first, up to max_rows; the next page starts
-    before the last id of this one. @plan workflow_executions_pkey, rows <= max_rows
+    before the last id of this one.
+
+    @plan workflow_executions_pkey, rows <= max_rows
     """
     return _runtime.many(
         conn,
@@ -778,8 +784,8 @@ def list_workflow_executions_by_status(
     """Runs of a customer in one state, paged like list_workflow_executions.
 
     @plan workflow_executions_customer_id_status_id_ended_idx, workflow_executions_pkey,
-    workflow_executions_customer_id_id_open_idx, workflow_executions_id_customer_id_running_idx,
-    rows <= 2 * max_rows + open_runs
+      workflow_executions_customer_id_id_open_idx, workflow_executions_id_customer_id_running_idx,
+      rows <= 2 * max_rows + open_runs
     """
     return _runtime.many(
         conn,
@@ -822,6 +828,7 @@ def list_open_workflow_executions(
     max_rows: int,
 ) -> list[WorkflowSummary]:
     """Runs of a customer that are not over (pending or running), paged like list_workflow_executions.
+
     @plan workflow_executions_customer_id_id_open_idx, rows <= max_rows
     """
     return _runtime.many(
@@ -989,8 +996,9 @@ def get_workflow_lineage(
 ) -> list[WorkflowSummary]:
     """All attempts at what a run is an attempt at, the first one first: the runs that it retries, the
     run itself and those that retry it, without their payloads. Empty where there is no such run. A
-    deleted run splits the line. @plan workflow_executions_pkey,
-    workflow_executions_retried_from_id_key, rows <= 3 * attempts
+    deleted run splits the line.
+
+    @plan workflow_executions_pkey, workflow_executions_retried_from_id_key, rows <= 3 * attempts
     """
     return _runtime.many(conn, GET_WORKFLOW_LINEAGE, (customer_id, id), _make_workflow_summary)
 
@@ -1207,10 +1215,11 @@ def get_workflow_timeline(
     and by whom. status is the one entered, NULL for an artifact. Where an attempt at a step or the
     run ends, duration says how long it ran and error why it failed. name is that of the step or the
     artifact. What was imported, and so did not happen under the eyes of the audit log, is told from
-    the rows. Of a run that was deleted its own events remain. @plan workflow_executions_pkey,
-    workflow_steps_step_order_key, workflow_steps_pkey, workflow_artifacts_artifact_path_key,
-    workflow_artifacts_pkey, events_customer_id_subject_id_created_at_id_idx, rows <= 1 + 8 * (steps
-    + artifacts)
+    the rows. Of a run that was deleted its own events remain.
+
+    @plan workflow_executions_pkey, workflow_steps_step_order_key, workflow_steps_pkey,
+      workflow_artifacts_artifact_path_key, workflow_artifacts_pkey,
+      events_customer_id_subject_id_created_at_id_idx, rows <= 1 + 8 * (steps + artifacts)
     """
     return _runtime.many(conn, GET_WORKFLOW_TIMELINE, (customer_id, id), GetWorkflowTimelineRow)
 
@@ -1326,9 +1335,10 @@ def list_workflow_progress(
 ) -> list[ListWorkflowProgressRow]:
     """The board of a customer: runs with their agent, how many of their steps are over (completed or
     skipped), how long they took or have taken, and the first failed step with its error message;
-    paged like list_workflow_executions. @plan workflow_executions_pkey,
-    workflow_steps_step_order_key, workflow_steps_pkey, agents_pkey, rows <= max_rows * (2 + 2 *
-    steps)
+    paged like list_workflow_executions.
+
+    @plan workflow_executions_pkey, workflow_steps_step_order_key, workflow_steps_pkey, agents_pkey,
+      rows <= max_rows * (2 + 2 * steps)
     """
     return _runtime.many(
         conn,
@@ -1448,9 +1458,11 @@ def list_running_workflows(
     """What runs right now, newest first, with customer and agent, how many of its steps are over
     (completed or skipped), the step that it is at, and how long it has been running; up to
     max_rows, the next page starts before the last id and customer_id of this one. For operators: it
-    spans customers. @plan workflow_executions_id_customer_id_running_idx,
-    workflow_steps_step_order_key, workflow_steps_pkey, customers_pkey, agents_pkey, rows <=
-    customers + agents + max_rows * (3 + 2 * steps)
+    spans customers.
+
+    @plan workflow_executions_id_customer_id_running_idx, workflow_steps_step_order_key,
+      workflow_steps_pkey, customers_pkey, agents_pkey, rows <= customers + agents + max_rows * (3 +
+      2 * steps)
     """
     return _runtime.many(
         conn,
@@ -1572,9 +1584,11 @@ def list_failed_workflows(
 ) -> list[ListFailedWorkflowsRow]:
     """What failed or timed out, newest first, with customer and agent, and the first failed step with
     its error; up to max_rows, the next page starts before the last id and customer_id of this one.
-    For operators: it spans customers. @plan workflow_executions_id_customer_id_failed_idx,
-    workflow_steps_step_order_key, workflow_steps_pkey, customers_pkey, agents_pkey, rows <=
-    customers + agents + max_rows * (3 + steps)
+    For operators: it spans customers.
+
+    @plan workflow_executions_id_customer_id_failed_idx, workflow_steps_step_order_key,
+      workflow_steps_pkey, customers_pkey, agents_pkey, rows <= customers + agents + max_rows * (3 +
+      steps)
     """
     return _runtime.many(
         conn,
@@ -1693,7 +1707,7 @@ def list_failed_workflows_by_customer(
     """What failed or timed out of one customer; else like list_failed_workflows.
 
     @plan workflow_executions_customer_id_id_failed_idx, workflow_steps_step_order_key,
-    workflow_steps_pkey, agents_pkey, rows <= agents + max_rows * (2 + steps)
+      workflow_steps_pkey, agents_pkey, rows <= agents + max_rows * (2 + steps)
     """
     return _runtime.many(
         conn,
@@ -1765,8 +1779,10 @@ def claim_workflow_execution(
 ) -> models.WorkflowExecution | None:
     """Move the oldest pending run of an agent, if it is not past its deadline, to running and return
     it; None where none waits. Callers at the same moment get different runs, without waiting for
-    one another. For agents: it spans customers. @plan workflow_executions_agent_id_id_pending_idx,
-    workflow_executions_pkey, rows <= 2 + pending_runs
+    one another. For agents: it spans customers.
+
+    @plan workflow_executions_agent_id_id_pending_idx, workflow_executions_pkey, rows <= 2 +
+      pending_runs
     """
     return _runtime.one(conn, CLAIM_WORKFLOW_EXECUTION, (agent_id,), _make_workflow_execution)
 
@@ -1810,6 +1826,7 @@ def heartbeat_workflow_execution(
     the run as its executor got it.
 
     Raises StaleWriter where the run is another attempt.
+
     @plan workflow_executions_pkey, workflow_executions_customer_id_id_open_idx,
       workflow_executions_id_customer_id_running_idx, rows <= 1
     """
@@ -1852,6 +1869,7 @@ def complete_workflow_execution(
 
     Raises IllegalTransition where steps of it are still open, and StaleWriter where the run is
     another attempt.
+
     @plan workflow_executions_pkey, workflow_executions_customer_id_id_open_idx,
       workflow_executions_id_customer_id_running_idx, rows <= 1
     """
@@ -1894,6 +1912,7 @@ def fail_workflow_execution(
     None where the run was not running. attempt is that of the run as its executor got it.
 
     Raises StaleWriter where the run is another attempt.
+
     @plan workflow_executions_pkey, workflow_executions_customer_id_id_open_idx,
       workflow_executions_id_customer_id_running_idx, rows <= 1
     """
@@ -1940,8 +1959,9 @@ def cancel_workflow_execution(
     """Move a run from pending or running to cancelled, and note the reason (as cancel_reason in its
     metadata). Its open steps are closed: a running one fails with that reason, the others are
     skipped. None where the run was over. Who did it is the actor of the connection, or actor, which
-    then acts for the rest of the transaction. @plan workflow_executions_pkey,
-    workflow_executions_customer_id_id_open_idx, rows <= 1
+    then acts for the rest of the transaction.
+
+    @plan workflow_executions_pkey, workflow_executions_customer_id_id_open_idx, rows <= 1
     """
     return _runtime.one(
         conn,
@@ -2046,6 +2066,7 @@ def time_out_workflow_executions(
     its start. For operators: it spans customers.
 
     Raises InvalidValue where heartbeat_timeout is not more than 0.
+
     @plan workflow_executions_deadline_at_open_idx, workflow_executions_id_customer_id_running_idx,
       workflow_executions_pkey, rows <= 4 * max_rows + running_runs, buffers <= 300 + 40 * max_rows
       +
@@ -2206,6 +2227,7 @@ def retry_workflow_execution(
     unknown, not over, or completed.
 
     Raises InvalidValue where the run has no step from_step.
+
     @plan workflow_executions_pkey, workflow_executions_retried_from_id_key,
       workflow_steps_step_order_key, workflow_steps_pkey, rows <= 4 + steps
     """
@@ -2352,10 +2374,11 @@ def retry_failed_workflow_executions(
 ) -> list[WorkflowSummary]:
     """Retry up to max_rows runs of a customer and type that failed or timed out since a time and are
     not retried yet, the oldest first, each as retry_workflow_execution does. Returns the new runs;
-    call it until none comes. @plan workflow_executions_customer_id_completed_at_idx,
-    workflow_executions_pkey, workflow_executions_retried_from_id_key,
-    workflow_steps_step_order_key, workflow_steps_pkey, rows <= 2 * recent_runs + max_rows * (2 +
-    steps)
+    call it until none comes.
+
+    @plan workflow_executions_customer_id_completed_at_idx, workflow_executions_pkey,
+      workflow_executions_retried_from_id_key, workflow_steps_step_order_key, workflow_steps_pkey,
+      rows <= 2 * recent_runs + max_rows * (2 + steps)
     """
     return _runtime.many(
         conn,
@@ -2406,7 +2429,9 @@ def delete_workflow_execution(
 ) -> int:
     """Delete a run with its steps and artifacts; the events about it stay.
 
-    Returns 1, or 0 where there was none. @plan workflow_executions_pkey,
-    workflow_steps_step_order_key, workflow_steps_pkey, rows <= 2 + steps
+    Returns 1, or 0 where there was none.
+
+    @plan workflow_executions_pkey, workflow_steps_step_order_key, workflow_steps_pkey, rows <= 2 +
+      steps
     """
     return _runtime.execute_rows(conn, DELETE_WORKFLOW_EXECUTION, (customer_id, id))

@@ -53,6 +53,7 @@ async def create_customer(
     so that a caller may safely try again.
 
     Raises AlreadyExists where the email (ignoring case) or the key's hash belongs to another one.
+
     @plan customers_pkey, rows <= 0
     """
     return await _runtime.async_exactly_one(
@@ -111,6 +112,7 @@ async def list_customers(
     max_rows: int,
 ) -> list[models.Customer]:
     """Customers, newest first, up to max_rows; the next page starts before the last id of this one.
+
     @plan customers_pkey, rows <= customers
     """
     return await _runtime.async_many(conn, LIST_CUSTOMERS, (before_id, max_rows), _make_customer)
@@ -142,6 +144,8 @@ async def update_customer(
 async def delete_customer(conn: psycopg.AsyncConnection[typing.Any], *, id: uuid.UUID) -> int:
     """Delete a customer with everything that is theirs, events included.
 
-    Returns 1, or 0 where there was none. @plan customers_pkey, rows <= customers
+    Returns 1, or 0 where there was none.
+
+    @plan customers_pkey, rows <= customers
     """
     return await _runtime.async_execute_rows(conn, DELETE_CUSTOMER, (id,))
