@@ -19,7 +19,7 @@ SELECT
     oid,
     relname AS name,
     relkind = 'v' AS is_view,
-    obj_description(oid, 'pg_class') AS comment,
+    coalesce(obj_description(oid, 'pg_class'), '') AS comment,
     pg_get_partkeydef(oid) AS partition_key
 FROM pg_class
 WHERE
@@ -34,7 +34,7 @@ SELECT
     replace(format_type(atttypid, atttypmod), 'timestamp with time zone', 'timestamptz') AS type,
     attnotnull AS is_not_null,
     pg_get_expr(adbin, adrelid) AS default_,
-    col_description(attrelid, attnum) AS comment
+    coalesce(col_description(attrelid, attnum), '') AS comment
 FROM pg_attribute
 LEFT JOIN pg_attrdef ON adrelid = attrelid AND adnum = attnum
 WHERE
@@ -59,7 +59,7 @@ SELECT
     relname AS name,
     indisunique AS is_unique,
     pg_get_indexdef(indexrelid) AS definition,
-    obj_description(indexrelid, 'pg_class') AS comment
+    coalesce(obj_description(indexrelid, 'pg_class'), '') AS comment
 FROM pg_index
 INNER JOIN pg_class ON indexrelid = pg_class.oid
 WHERE indrelid = %s
@@ -69,7 +69,7 @@ _TRIGGERS: LiteralString = """
 SELECT
     tgname AS name,
     pg_get_triggerdef(oid, true) AS definition,
-    obj_description(oid, 'pg_trigger') AS comment
+    coalesce(obj_description(oid, 'pg_trigger'), '') AS comment
 FROM pg_trigger
 WHERE
     tgrelid = %s
@@ -79,7 +79,7 @@ ORDER BY tgname
 _ENUMS: LiteralString = """
 SELECT
     typname AS name,
-    obj_description(pg_type.oid, 'pg_type') AS comment,
+    coalesce(obj_description(pg_type.oid, 'pg_type'), '') AS comment,
     array(
         SELECT enumlabel::text
         FROM pg_enum
@@ -109,7 +109,7 @@ SELECT
             AND (
                 indpred IS NULL
                 OR pg_get_expr(indpred, indrelid)
-                = ANY (SELECT format('(%%I IS NOT NULL)', name) FROM unnest(key.columns) AS name)
+                = ANY (SELECT format('(%I IS NOT NULL)', name) FROM unnest(key.columns) AS name)
             )
     ) AS is_unique,
     CASE confdeltype WHEN 'c' THEN 'CASCADE' WHEN 'n' THEN 'SET NULL' ELSE 'NO ACTION' END
