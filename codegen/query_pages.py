@@ -143,7 +143,7 @@ def _query(module: Module, name: str, links: Links) -> str:
         prose(module.doc(name), links),
         fence("python", module.signature(name)),
         f"Fields: {classes}." if classes else "",
-        f"Plan: {code(query.plan)}" if query.plan else "",
+        f"[Plan](../plans.md): {code(query.plan)}" if query.plan else "",
         fence("sql", query.sql),
     ]
     return section(name, "\n\n".join(part for part in parts if part))

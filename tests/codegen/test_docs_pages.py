@@ -115,7 +115,7 @@ def get_lamp(
 
 Fields: [`Lamp`](#lamp).
 
-Plan: `lamps_pkey, lamps_id_idx, rows <= max_rows * 2`
+[Plan](../plans.md): `lamps_pkey, lamps_id_idx, rows <= max_rows * 2`
 
 ```sql
 SELECT *
