@@ -86,12 +86,29 @@ def history_conn(history_url: str) -> Iterator[psycopg.Connection[Any]]:
 
 
 @pytest.fixture(scope="session")
+def explainer(history_conn: psycopg.Connection[Any]) -> Explainer:
+    return Explainer(history_conn)
+
+
+@pytest.fixture(scope="session")
+def largest(history_conn: psycopg.Connection[Any]) -> Sample:
+    return Sample(history_conn, "Customer 1")
+
+
+@pytest.fixture(scope="session")
+def smallest(history_conn: psycopg.Connection[Any]) -> Sample:
+    return Sample(history_conn, "Customer 50")
+
+
+@pytest.fixture(scope="session")
 def observe(
-    history_conn: psycopg.Connection[Any], pytestconfig: pytest.Config
+    history_conn: psycopg.Connection[Any],
+    explainer: Explainer,
+    largest: Sample,
+    smallest: Sample,
+    pytestconfig: pytest.Config,
 ) -> Callable[[str], list[Observation]]:
     """Call a query in all its ways, and say what each call did."""
-    largest, smallest = (Sample(history_conn, f"Customer {n}") for n in (1, 50))
-    explainer = Explainer(history_conn)
     promised = promises()
     known: dict[str, list[Observation]] = {}
     pytestconfig.stash[OBSERVED] = known

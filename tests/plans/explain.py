@@ -148,14 +148,24 @@ class Explainer:
         with self._mode(mode):
             if before:
                 self._conn.execute(before.encode())
-            self._explained.clear()
-            result = function(self._conn, **arguments)
-            self._conn.execute("SELECT")  # ends the statement before it, which is explained then
-            explained = list(self._explained)
+            return self._watch(f"-- name: {query} ", lambda: function(self._conn, **arguments))
+
+    def read(self, query: str, mode: str, arguments: Mapping[str, Any]) -> tuple[Any, Seen, Seen]:
+        """Return what a query of a view returned, and did."""
+        with self._mode(mode):
+            return self._watch(
+                query[:20], lambda: self._conn.execute(query.encode(), arguments).fetchall()
+            )
+
+    def _watch(self, start: str, act: Callable[[], Any]) -> tuple[Any, Seen, Seen]:
+        self._explained.clear()
+        result = act()
+        self._conn.execute("SELECT")  # ends the statement before it, which is explained then
         own, nested = Seen(), Seen()
-        for milliseconds, plan in explained:
-            is_own = plan["Query Text"].startswith(f"-- name: {query} ")
-            seen = own if is_own else nested
+        for milliseconds, plan in self._explained:
+            if plan["Query Text"] == "SELECT":
+                continue
+            seen = own if plan["Query Text"].startswith(start) else nested
             self._look(plan["Plan"], seen)
             seen.buffers += _buffers(plan["Plan"])
             seen.milliseconds += milliseconds
