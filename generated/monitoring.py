@@ -1305,7 +1305,7 @@ FROM (
     FROM pg_catalog.pg_stat_activity
     WHERE
         pid != pg_backend_pid()
-        AND backend_type != 'autovacuum worker'
+        AND backend_type IS DISTINCT FROM 'autovacuum worker'
     UNION ALL
     SELECT
         'prepared transaction' AS kind,
