@@ -619,9 +619,8 @@ def list_slowest_steps(
 LIST_OLDEST_RUNNING_WORKFLOWS: typing.Final = """-- name: list_oldest_running_workflows :many
 SELECT customer, workflow_type, agent, steps_done, steps_total, percent, current_step, running_for, silent_for, time_left, attempt, started_at, customer_id, agent_id, workflow_id
 FROM running_workflows
-WHERE customer_id = coalesce($1::uuid, customer_id)
 ORDER BY started_at, workflow_id
-LIMIT $2
+LIMIT $1
 """
 
 
@@ -686,12 +685,10 @@ def _make_list_oldest_running_workflows_row(row: _runtime.Row) -> ListOldestRunn
 def list_oldest_running_workflows(
     conn: psycopg.Connection[typing.Any],
     *,
-    customer_id: uuid.UUID | None = None,
     max_rows: int,
 ) -> list[ListOldestRunningWorkflowsRow]:
     """What has been running longest, the longest first, up to max_rows: rows of the view
-    running_workflows, whose durations are in whole seconds. Of one customer where customer_id is
-    given, else for operators: it spans customers.
+    running_workflows, whose durations are in whole seconds. For operators: it spans customers.
 
     @plan workflow_executions_id_customer_id_running_idx,
       workflow_executions_customer_id_id_open_idx, customers_pkey, agents_pkey,
@@ -701,7 +698,7 @@ def list_oldest_running_workflows(
     return _runtime.many(
         conn,
         LIST_OLDEST_RUNNING_WORKFLOWS,
-        (customer_id, max_rows),
+        (max_rows,),
         _make_list_oldest_running_workflows_row,
     )
 
@@ -731,21 +728,23 @@ WITH run AS (
         END AS idle_since
     FROM customers
     INNER JOIN workflow_executions ON customers.id = workflow_executions.customer_id
-    LEFT JOIN LATERAL (
-        SELECT
-            bool_or(workflow_steps.status = 'running') AS is_running,
-            max(
-                greatest(
-                    workflow_steps.created_at,
-                    workflow_steps.completed_at,
-                    workflow_steps.next_attempt_at
-                )
-            ) AS moved_at
-        FROM workflow_steps
-        WHERE
-            workflow_steps.customer_id = workflow_executions.customer_id
-            AND workflow_steps.workflow_execution_id = workflow_executions.id
-    ) AS step ON workflow_executions.status = 'running'
+    CROSS JOIN
+        LATERAL (
+            SELECT
+                bool_or(workflow_steps.status = 'running') AS is_running,
+                max(
+                    greatest(
+                        workflow_steps.created_at,
+                        workflow_steps.completed_at,
+                        workflow_steps.next_attempt_at
+                    )
+                ) AS moved_at
+            FROM workflow_steps
+            WHERE
+                workflow_steps.customer_id = workflow_executions.customer_id
+                AND workflow_steps.workflow_execution_id = workflow_executions.id
+                AND workflow_executions.status = 'running'
+        ) AS step
     WHERE
         customers.id = coalesce($2::uuid, customers.id)
         AND workflow_executions.status IN ('pending', 'running')
@@ -852,7 +851,7 @@ def list_stuck_workflows(
 
     @plan workflow_executions_customer_id_id_open_idx, customers_pkey, agents_pkey,
       workflow_steps_step_order_key, workflow_steps_pkey,
-      rows <= customers + agents + open_runs + running_runs * steps
+      rows <= customers + agents + 2 * open_runs + running_runs * steps
     """
     return _runtime.many(
         conn,

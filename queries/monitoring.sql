@@ -284,8 +284,7 @@ LIMIT @max_rows;
 
 -- name: list_oldest_running_workflows :many
 -- What has been running longest, the longest first, up to max_rows: rows of the view
--- running_workflows, whose durations are in whole seconds. Of one customer where customer_id is
--- given, else for operators: it spans customers.
+-- running_workflows, whose durations are in whole seconds. For operators: it spans customers.
 -- @nullable percent, current_step, time_left
 -- @notnull started_at
 --
@@ -295,7 +294,6 @@ LIMIT @max_rows;
 --   rows <= customers + agents + 3 * open_runs + 4 * running_runs * steps
 SELECT *
 FROM running_workflows
-WHERE customer_id = coalesce(sqlc.narg('customer_id')::uuid, customer_id)
 ORDER BY started_at, workflow_id
 LIMIT @max_rows;
 
@@ -312,7 +310,7 @@ LIMIT @max_rows;
 --
 -- @plan workflow_executions_customer_id_id_open_idx, customers_pkey, agents_pkey,
 --   workflow_steps_step_order_key, workflow_steps_pkey,
---   rows <= customers + agents + open_runs + running_runs * steps
+--   rows <= customers + agents + 2 * open_runs + running_runs * steps
 WITH run AS (
     SELECT
         workflow_executions.customer_id,
@@ -337,21 +335,23 @@ WITH run AS (
         END AS idle_since
     FROM customers
     INNER JOIN workflow_executions ON customers.id = workflow_executions.customer_id
-    LEFT JOIN LATERAL (
-        SELECT
-            bool_or(workflow_steps.status = 'running') AS is_running,
-            max(
-                greatest(
-                    workflow_steps.created_at,
-                    workflow_steps.completed_at,
-                    workflow_steps.next_attempt_at
-                )
-            ) AS moved_at
-        FROM workflow_steps
-        WHERE
-            workflow_steps.customer_id = workflow_executions.customer_id
-            AND workflow_steps.workflow_execution_id = workflow_executions.id
-    ) AS step ON workflow_executions.status = 'running'
+    CROSS JOIN
+        LATERAL (
+            SELECT
+                bool_or(workflow_steps.status = 'running') AS is_running,
+                max(
+                    greatest(
+                        workflow_steps.created_at,
+                        workflow_steps.completed_at,
+                        workflow_steps.next_attempt_at
+                    )
+                ) AS moved_at
+            FROM workflow_steps
+            WHERE
+                workflow_steps.customer_id = workflow_executions.customer_id
+                AND workflow_steps.workflow_execution_id = workflow_executions.id
+                AND workflow_executions.status = 'running'
+        ) AS step
     WHERE
         customers.id = coalesce(sqlc.narg('customer_id')::uuid, customers.id)
         AND workflow_executions.status IN ('pending', 'running')

@@ -226,12 +226,10 @@ async def list_slowest_steps(
 async def list_oldest_running_workflows(
     conn: psycopg.AsyncConnection[typing.Any],
     *,
-    customer_id: uuid.UUID | None = None,
     max_rows: int,
 ) -> list[ListOldestRunningWorkflowsRow]:
     """What has been running longest, the longest first, up to max_rows: rows of the view
-    running_workflows, whose durations are in whole seconds. Of one customer where customer_id is
-    given, else for operators: it spans customers.
+    running_workflows, whose durations are in whole seconds. For operators: it spans customers.
 
     @plan workflow_executions_id_customer_id_running_idx,
       workflow_executions_customer_id_id_open_idx, customers_pkey, agents_pkey,
@@ -241,7 +239,7 @@ async def list_oldest_running_workflows(
     return await _runtime.async_many(
         conn,
         LIST_OLDEST_RUNNING_WORKFLOWS,
-        (customer_id, max_rows),
+        (max_rows,),
         _make_list_oldest_running_workflows_row,
     )
 
@@ -263,7 +261,7 @@ async def list_stuck_workflows(
 
     @plan workflow_executions_customer_id_id_open_idx, customers_pkey, agents_pkey,
       workflow_steps_step_order_key, workflow_steps_pkey,
-      rows <= customers + agents + open_runs + running_runs * steps
+      rows <= customers + agents + 2 * open_runs + running_runs * steps
     """
     return await _runtime.async_many(
         conn,
