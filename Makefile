@@ -12,7 +12,7 @@ PG ?= 18
 
 .DEFAULT_GOAL := help
 .PHONY: help demo migrate rollback status seed psql stop generate verify lint types test soak \
-	check build clean
+	plans check build clean
 
 help: ## Show this help
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' \
@@ -60,6 +60,9 @@ test: $(VENV)/dev ## Run the tests (PG=15 for another PostgreSQL, ARGS for pytes
 
 soak: $(VENV)/dev ## Run the long versions of the tests of history and feed: minutes (PG, ARGS)
 	$(BIN)/pytest --pg $(PG) --soak tests/history tests/test_feed.py $(ARGS)
+
+plans: $(VENV)/dev ## Show the plan, rows, buffers and time of each query on a long history (PG)
+	$(BIN)/pytest --pg $(PG) tests/plans --plans --quiet $(ARGS)
 
 check: verify lint types test ## Everything that CI runs
 

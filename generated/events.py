@@ -116,6 +116,7 @@ def create_event(
 
     Raises ImmutableHistory for an event about a run, a step, a recommendation, an approval or an
     optimization whose data has a key "from": those are of the audit log.
+    @plan events_pkey, rows <= 1
     """
     return _runtime.one(
         conn,
@@ -172,7 +173,7 @@ def _copy_events_values(params: CopyEventsParams) -> _runtime.Row:
 def copy_events(conn: psycopg.Connection[typing.Any], rows: Iterable[CopyEventsParams]) -> int:
     """Append many events at once, by binary COPY; returns how many.
 
-    All or none are written.
+    All or none are written. @plan writes
     """
     return _runtime.copy(
         conn,
@@ -200,7 +201,10 @@ def get_event(
     created_at: datetime.datetime,
     id: uuid.UUID,
 ) -> models.Event | None:
-    """One event, by its whole key: created_at leads to its partition."""
+    """One event, by its whole key: created_at leads to its partition.
+
+    @plan events_pkey, rows <= 1
+    """
     return _runtime.one(
         conn,
         GET_EVENT,
@@ -233,7 +237,7 @@ def list_events(
     max_rows: int,
 ) -> list[models.Event]:
     """Events of a customer, newest first, up to max_rows; the next page starts before created_at and
-    id of the last one of this.
+    id of the last one of this. @plan events_pkey, rows <= max_rows + partitions
     """
     return _runtime.many(
         conn,
@@ -268,7 +272,8 @@ def list_events_by_agent(
 ) -> list[models.Event]:
     """Events of an agent, newest first, paged like list_events.
 
-    Of its runs only the creation is among them. For operators: it spans customers.
+    Of its runs only the creation is among them. For operators: it spans customers. @plan
+    events_agent_id_created_at_id_idx, rows <= max_rows + partitions
     """
     return _runtime.many(
         conn,
@@ -304,7 +309,8 @@ def list_events_by_subject(
     max_rows: int,
 ) -> list[models.Event]:
     """Events about one thing (a run, a recommendation, ...), newest first, paged like list_events. The
-    thing itself may be gone.
+    thing itself may be gone. @plan events_customer_id_subject_id_created_at_id_idx, rows <=
+    max_rows + partitions
     """
     return _runtime.many(
         conn,
@@ -353,7 +359,8 @@ def read_events(
     all. The cursor is the xact_id and id of the last event that was read, and 0 and the zero UUID
     before the first. Nothing ever appears before a cursor that was returned: an event is held back
     until every transaction that was open when it was written is over. Up to max_rows, and those
-    that have the same xact_id and id as the last of them. optiinfra_db.feed follows it.
+    that have the same xact_id and id as the last of them. optiinfra_db.feed follows it. @plan
+    events_xact_id_id_idx, rows <= max_rows + partitions + events_of_others
     """
     return _runtime.many(
         conn,
@@ -392,7 +399,8 @@ def get_feed_end(conn: psycopg.Connection[typing.Any]) -> GetFeedEndRow:
     for ever; last_xact_id: that of the last of these, of any customer, 0 where there is none. A
     reader for whom read_events, called after this, had no more may go on after last_xact_id and the
     highest UUID, and need not scan the events of others again. Not after the horizon: a server that
-    crashes may give the numbers of transactions that wrote nothing again.
+    crashes may give the numbers of transactions that wrote nothing again. @plan
+    events_xact_id_id_idx, rows <= partitions
     """
     return _runtime.exactly_one(conn, GET_FEED_END, (), GetFeedEndRow)
 
@@ -451,7 +459,8 @@ def get_feed_lag(conn: psycopg.Connection[typing.Any]) -> GetFeedLagRow:
     which holds them back (None where there is none): its process, how long it has been open, its
     application, user, state and last query. Age, state and query of other users' transactions are
     for members of pg_read_all_stats. A transaction that was prepared for two-phase commit has no
-    process: holder_prepared is its name, and all else but age and user is None.
+    process: holder_prepared is its name, and all else but age and user is None. @plan
+    events_xact_id_id_idx, rows <= waiting_events
     """
     return _runtime.exactly_one(conn, GET_FEED_LAG, (), GetFeedLagRow)
 
@@ -465,7 +474,8 @@ def forget_event_xact_ids(conn: psycopg.Connection[typing.Any]) -> int:
     """To be run by the owner once after a database was dumped and restored, before anyone writes to it
     or reads the feed: sets the xact_id of all events to 0, because those of the old cluster mean
     nothing in the new one. Returns how many it set. Readers go on after the cursor (0, the highest
-    UUID), that is, with what is written from now on.
+    UUID), that is, with what is written from now on. @plan whole events, rows <= 0, buffers <= 30 *
+    events
     """
     value: int = _runtime.exactly_one(conn, FORGET_EVENT_XACT_IDS, (), _runtime.first)
     return value
