@@ -232,7 +232,7 @@ LIMIT @max_rows;
 --
 -- @plan customers_pkey, workflow_executions_customer_id_completed_at_idx,
 --   workflow_steps_step_order_key, workflow_steps_pkey, agents_pkey,
---   rows <= customers + agents + window_runs * (1 + steps)
+--   rows <= customers + agents + window_runs * (1 + 2 * steps)
 SELECT
     run.customer_id,
     customers.name AS customer_name,
@@ -453,8 +453,8 @@ ORDER BY hours.hour;
 -- @plan workflow_executions_id_customer_id_running_idx,
 --   workflow_executions_agent_id_id_pending_idx, workflow_executions_customer_id_id_open_idx,
 --   workflow_executions_customer_id_completed_at_idx,
---   workflow_executions_pkey, agents_pkey, agent_states_agent_id_key, customers_pkey,
---   rows <= customers + 3 * agents + 2 * open_runs + hour_runs
+--   workflow_executions_pkey, agents_pkey, agents_type_name_key, agent_states_agent_id_key,
+--   customers_pkey, rows <= customers + 3 * agents + 2 * open_runs + hour_runs
 SELECT *
 FROM agent_workload
 ORDER BY agent_type, agent;
@@ -506,7 +506,7 @@ ORDER BY size_bytes DESC, artifact.artifact_type ASC;
 -- never was since the statistics were reset. For operators: it spans customers.
 -- @nullable last_vacuum, last_autovacuum, last_analyze, last_autoanalyze
 --
--- @plan catalogue
+-- @plan catalogue, buffers <= 5000
 SELECT
     root.relname::text AS table_name,
     sum(pg_total_relation_size(stats.relid))::bigint AS total_bytes,
@@ -533,7 +533,7 @@ ORDER BY total_bytes DESC, table_name ASC;
 -- that is unique or of a primary key is needed though it is never used. For operators: it spans
 -- customers.
 --
--- @plan catalogue
+-- @plan catalogue, buffers <= 5000
 SELECT
     root_table.relname::text AS table_name,
     root.relname::text AS index_name,
@@ -556,7 +556,7 @@ ORDER BY size_bytes DESC, index_name ASC;
 -- in bytes with indexes, and PostgreSQL's estimates of their rows, live and dead. Rows in a DEFAULT
 -- partition wait for ensure_partitions. For operators: it spans customers.
 --
--- @plan catalogue
+-- @plan catalogue, buffers <= 5000
 SELECT
     root.relname::text AS table_name,
     leaf.relname::text AS partition_name,

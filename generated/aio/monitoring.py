@@ -213,7 +213,7 @@ async def list_slowest_steps(
 
     @plan customers_pkey, workflow_executions_customer_id_completed_at_idx,
       workflow_steps_step_order_key, workflow_steps_pkey, agents_pkey,
-      rows <= customers + agents + window_runs * (1 + steps)
+      rows <= customers + agents + window_runs * (1 + 2 * steps)
     """
     return await _runtime.async_many(
         conn,
@@ -302,8 +302,8 @@ async def list_agent_workload(
     @plan workflow_executions_id_customer_id_running_idx,
       workflow_executions_agent_id_id_pending_idx, workflow_executions_customer_id_id_open_idx,
       workflow_executions_customer_id_completed_at_idx,
-      workflow_executions_pkey, agents_pkey, agent_states_agent_id_key, customers_pkey,
-      rows <= customers + 3 * agents + 2 * open_runs + hour_runs
+      workflow_executions_pkey, agents_pkey, agents_type_name_key, agent_states_agent_id_key,
+      customers_pkey, rows <= customers + 3 * agents + 2 * open_runs + hour_runs
     """
     return await _runtime.async_many(conn, LIST_AGENT_WORKLOAD, (), _make_list_agent_workload_row)
 
@@ -338,7 +338,7 @@ async def list_table_sizes(conn: psycopg.AsyncConnection[typing.Any]) -> list[Li
     last vacuumed and analyzed, by hand or by autovacuum, is the latest of the partitions', None
     where it never was since the statistics were reset. For operators: it spans customers.
 
-    @plan catalogue
+    @plan catalogue, buffers <= 5000
     """
     return await _runtime.async_many(conn, LIST_TABLE_SIZES, (), ListTableSizesRow)
 
@@ -349,7 +349,7 @@ async def list_index_sizes(conn: psycopg.AsyncConnection[typing.Any]) -> list[Li
     that is unique or of a primary key is needed though it is never used. For operators: it spans
     customers.
 
-    @plan catalogue
+    @plan catalogue, buffers <= 5000
     """
     return await _runtime.async_many(conn, LIST_INDEX_SIZES, (), ListIndexSizesRow)
 
@@ -361,7 +361,7 @@ async def list_partition_sizes(
     in bytes with indexes, and PostgreSQL's estimates of their rows, live and dead. Rows in a
     DEFAULT partition wait for ensure_partitions. For operators: it spans customers.
 
-    @plan catalogue
+    @plan catalogue, buffers <= 5000
     """
     return await _runtime.async_many(conn, LIST_PARTITION_SIZES, (), ListPartitionSizesRow)
 
