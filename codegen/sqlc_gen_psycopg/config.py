@@ -15,6 +15,7 @@ _BOOLEANS = {
     "emit_async_querier": True,
     "emit_pydantic_models": False,
     "emit_str_enum": True,
+    "omit_unused_models": False,
 }
 _OTHERS = (
     "package",
@@ -49,6 +50,7 @@ class Config:
     emit_async: bool
     pydantic: bool
     str_enum: bool
+    omit_unused_models: bool
     parameter_limit: int | None
     inflection_exclusions: tuple[str, ...]
     overrides: tuple[Override, ...]
@@ -68,6 +70,7 @@ def parse_config(options: Mapping[str, Any], problems: Problems) -> Config:
         emit_async=flags["emit_async_querier"],
         pydantic=flags["emit_pydantic_models"],
         str_enum=flags["emit_str_enum"],
+        omit_unused_models=flags["omit_unused_models"],
         parameter_limit=_limit(options, problems),
         inflection_exclusions=_exclusions(options, problems),
         overrides=_overrides(options, problems),

@@ -4,7 +4,7 @@ Names are settled here and nowhere else, so that a clash is found here and repor
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import product
@@ -161,9 +161,20 @@ def build(request: Request, config: Config, problems: Problems) -> Package:
         files.setdefault(query.filename, []).append(query)
     for filename in sorted(files):
         package.modules.append(builder.module(filename, files[filename]))
+    if config.omit_unused_models:
+        used = set(_models_of_results(package.modules))
+        package.models = [model for model in package.models if model.row.name in used]
     _check_modules(package, problems)
     _check_overrides(request, config, types, problems)
     return package
+
+
+def _models_of_results(modules: Iterable[QueryModule]) -> Iterator[str]:
+    for module in modules:
+        for result in (function.result for function in module.functions):
+            if result:
+                models = (result.model, *(item.embed for item in result.items))
+                yield from (model.row.name for model in models if model)
 
 
 def _enums(request: Request) -> list[EnumClass]:

@@ -45,7 +45,11 @@ def other_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     options: dict[str, dict[str, Any]] = {
         "lib_package": {**upstream, "package": "lib_package"},
         "lib_pydantic": {**upstream, "emit_pydantic_models": True, "query_parameter_limit": 0},
-        "lib_sync": {"emit_async_querier": False, "emit_str_enum": False},
+        "lib_sync": {
+            "emit_async_querier": False,
+            "emit_str_enum": False,
+            "omit_unused_models": True,
+        },
         "lib_async": {"emit_sync_querier": False, "query_parameter_limit": 1},
         "lib_exact": {
             **upstream,

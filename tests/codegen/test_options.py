@@ -124,6 +124,15 @@ def test_table_names_are_made_singular_or_kept(library: dict[str, ModuleType]) -
     assert {"Authors", "Book"} <= set(vars(library["lib_overrides"].models))
 
 
+def test_models_of_tables_that_no_query_returns_can_be_left_out(
+    library: dict[str, ModuleType],
+) -> None:
+    assert {"Author", "AuthorName", "Book"} <= set(vars(library["lib_package"].models))
+    left = set(vars(library["lib_sync"].models))
+    assert {"Author", "Book", "BookType"} <= left  # the first is embedded, too
+    assert "AuthorName" not in left
+
+
 def test_a_parameter_limit_makes_a_class_of_parameters(library: dict[str, ModuleType]) -> None:
     query = library["lib_async"].aio.query
     assert list(inspect.signature(query.get_author).parameters) == ["conn", "author_id"]

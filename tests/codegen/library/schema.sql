@@ -31,3 +31,5 @@ CREATE TABLE extras (
     facts jsonb NOT NULL DEFAULT '{}',
     numbers jsonb
 );
+
+CREATE VIEW author_names AS SELECT name FROM authors;
