@@ -729,8 +729,8 @@ ORDER BY
 
 -- name: list_workflow_progress :many
 -- The board of a customer: runs with their agent, how many of their steps are over (completed or
--- skipped), how long they took or have taken, and the first failed step with its error message;
--- paged like list_workflow_executions.
+-- skipped, but not those that the end of the run closed), how long they took or have taken, and
+-- the first failed step with its error message; paged like list_workflow_executions.
 -- @nullable duration, failed_step_name, failed_step_error
 --
 -- @plan workflow_executions_pkey, workflow_steps_step_order_key, workflow_steps_pkey, agents_pkey,
@@ -756,7 +756,11 @@ INNER JOIN agents ON workflow_executions.agent_id = agents.id
 CROSS JOIN
     LATERAL (
         SELECT
-            count(*) FILTER (WHERE workflow_steps.status IN ('completed', 'skipped')) AS steps_done,
+            count(*) FILTER (
+                WHERE
+                workflow_steps.status IN ('completed', 'skipped')
+                AND NOT workflow_steps.metadata ? 'closed_with_run'
+            ) AS steps_done,
             count(*) AS steps_total
         FROM workflow_steps
         WHERE

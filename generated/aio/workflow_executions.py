@@ -403,8 +403,8 @@ async def list_workflow_progress(
     max_rows: int,
 ) -> list[ListWorkflowProgressRow]:
     """The board of a customer: runs with their agent, how many of their steps are over (completed or
-    skipped), how long they took or have taken, and the first failed step with its error message;
-    paged like list_workflow_executions.
+    skipped, but not those that the end of the run closed), how long they took or have taken, and
+    the first failed step with its error message; paged like list_workflow_executions.
 
     @plan workflow_executions_pkey, workflow_steps_step_order_key, workflow_steps_pkey, agents_pkey,
       rows <= max_rows * (2 + 2 * steps)
