@@ -88,7 +88,7 @@ def create_optimization(
     """Queue a recommendation to be carried out by an agent.
 
     With an id that is taken already, nothing is written and the optimization that is there is
-    returned.
+    returned. @plan writes
     """
     return _runtime.exactly_one(
         conn,
@@ -113,7 +113,10 @@ def get_optimization(
     customer_id: uuid.UUID,
     id: uuid.UUID,
 ) -> models.Optimization | None:
-    """One optimization."""
+    """One optimization.
+
+    @plan optimizations_pkey, rows <= 1
+    """
     return _runtime.one(conn, GET_OPTIMIZATION, (customer_id, id), _make_optimization)
 
 
@@ -136,7 +139,7 @@ def list_optimizations(
     max_rows: int,
 ) -> list[models.Optimization]:
     """Optimizations of a customer, newest first, up to max_rows; the next page starts before the last
-    id of this one.
+    id of this one. @plan optimizations_pkey, rows <= max_rows
     """
     return _runtime.many(
         conn,
@@ -167,7 +170,7 @@ def list_optimizations_by_agent(
     max_rows: int,
 ) -> list[models.Optimization]:
     """Optimizations of a customer that one agent carries out, newest first, paged like
-    list_optimizations.
+    list_optimizations. @plan optimizations_agent_id_customer_id_id_idx, rows <= max_rows
     """
     return _runtime.many(
         conn,
@@ -193,7 +196,10 @@ def list_recommendation_optimizations(
     customer_id: uuid.UUID,
     recommendation_id: uuid.UUID,
 ) -> list[models.Optimization]:
-    """All optimizations of one recommendation, oldest first."""
+    """All optimizations of one recommendation, oldest first.
+
+    @plan optimizations_customer_id_recommendation_id_idx, rows <= optimizations
+    """
     return _runtime.many(
         conn,
         LIST_RECOMMENDATION_OPTIMIZATIONS,
@@ -218,7 +224,10 @@ def list_workflow_optimizations(
     customer_id: uuid.UUID,
     workflow_execution_id: uuid.UUID,
 ) -> list[models.Optimization]:
-    """All optimizations that one run carries out, oldest first."""
+    """All optimizations that one run carries out, oldest first.
+
+    @plan optimizations_customer_id_workflow_execution_id_idx, rows <= optimizations
+    """
     return _runtime.many(
         conn,
         LIST_WORKFLOW_OPTIMIZATIONS,
@@ -285,7 +294,8 @@ def start_optimization(
     id: uuid.UUID,
 ) -> models.Optimization | None:
     """Move an optimization from queued to executing, and its recommendation from approved with it;
-    None where the one was not queued or the other not approved.
+    None where the one was not queued or the other not approved. @plan optimizations_pkey,
+    recommendations_pkey, recommendations_customer_id_status_id_idx, rows <= 5
     """
     return _runtime.one(conn, START_OPTIMIZATION, (customer_id, id), _make_optimization)
 
@@ -308,7 +318,10 @@ def update_optimization_progress(
     customer_id: uuid.UUID,
     id: uuid.UUID,
 ) -> models.Optimization | None:
-    """Note how far an executing optimization is, 0 to 100; None where it was not executing."""
+    """Note how far an executing optimization is, 0 to 100; None where it was not executing.
+
+    @plan optimizations_pkey, rows <= 1
+    """
     return _runtime.one(
         conn,
         UPDATE_OPTIMIZATION_PROGRESS,
@@ -377,6 +390,8 @@ def complete_optimization(
 ) -> models.Optimization | None:
     """Move an optimization from executing to completed, with what it brought (savings in USD a month,
     improvement as a multiplier), and its recommendation with it; None where it was not executing.
+    @plan optimizations_pkey, recommendations_pkey, recommendations_customer_id_status_id_idx, rows
+    <= 4
     """
     return _runtime.one(
         conn,
@@ -446,7 +461,8 @@ def fail_optimization(
     result: models.JSON | None = None,
 ) -> models.Optimization | None:
     """Move an optimization from queued or executing to failed, with the reason, and its recommendation
-    with it where it was executing; None where it was neither.
+    with it where it was executing; None where it was neither. @plan optimizations_pkey,
+    recommendations_pkey, recommendations_customer_id_status_id_idx, rows <= 4
     """
     return _runtime.one(
         conn,
@@ -509,7 +525,8 @@ def roll_back_optimization(
     result: models.JSON | None = None,
 ) -> models.Optimization | None:
     """Note that a completed or failed optimization was undone, and its recommendation with it; None
-    where it was neither.
+    where it was neither. @plan optimizations_pkey, recommendations_pkey,
+    recommendations_customer_id_status_id_idx, rows <= 4
     """
     return _runtime.one(
         conn,
@@ -535,6 +552,6 @@ def delete_optimization(
 ) -> int:
     """Delete an optimization.
 
-    Returns 1, or 0 where there was none.
+    Returns 1, or 0 where there was none. @plan optimizations_pkey, rows <= 1
     """
     return _runtime.execute_rows(conn, DELETE_OPTIMIZATION, (customer_id, id))

@@ -139,7 +139,7 @@ def create_recommendation(
 ) -> models.Recommendation:
     """Propose a change to a customer. estimated_savings is in USD a month, estimated_improvement a
     multiplier, confidence_score 0 to 1. With an id that is taken already, nothing is written and
-    the recommendation that is there is returned.
+    the recommendation that is there is returned. @plan writes
     """
     return _runtime.exactly_one(
         conn,
@@ -177,7 +177,10 @@ def get_recommendation(
     customer_id: uuid.UUID,
     id: uuid.UUID,
 ) -> models.Recommendation | None:
-    """One recommendation."""
+    """One recommendation.
+
+    @plan recommendations_pkey, rows <= 1
+    """
     return _runtime.one(conn, GET_RECOMMENDATION, (customer_id, id), _make_recommendation)
 
 
@@ -478,7 +481,10 @@ def get_recommendation_trace(
     save, those that were rolled back not counted, and savings_difference the second less the first,
     all in USD a month; savings_ratio is the second over the first (1 is as predicted). Each is None
     where it is not known, the ratio also where nothing was to be saved.
-    @plan TODO
+    @plan recommendations_pkey, agents_pkey, approvals_customer_id_recommendation_id_idx,
+      workflow_executions_pkey, workflow_steps_step_order_key, workflow_artifacts_pkey,
+      optimizations_customer_id_recommendation_id_idx,
+      rows <= 2 + agents + approvals + steps + artifacts + 4 * optimizations
     """
     return _runtime.one(
         conn,
@@ -508,7 +514,7 @@ def list_recommendations(
     max_rows: int,
 ) -> list[models.Recommendation]:
     """Recommendations to a customer, newest first, up to max_rows; the next page starts before the
-    last id of this one.
+    last id of this one. @plan recommendations_pkey, rows <= max_rows
     """
     return _runtime.many(
         conn,
@@ -681,6 +687,7 @@ def list_recommendations_by_savings(
 
 LIST_OPEN_RECOMMENDATIONS: typing.Final = """-- name: list_open_recommendations :many
 WITH open AS MATERIALIZED (
+    -- By itself, or the planner may choose an index for what narrows it down, or for the order.
     SELECT customer_id, id, agent_id, workflow_execution_id, type, title, description, estimated_savings, estimated_improvement, confidence_score, priority, status, approved_at, executed_at, data, created_at, updated_at
     FROM recommendations
     WHERE
@@ -732,6 +739,7 @@ def list_open_recommendations(
 
 LIST_OPEN_RECOMMENDATIONS_BY_SAVINGS: typing.Final = """-- name: list_open_recommendations_by_savings :many
 WITH open AS MATERIALIZED (
+    -- By itself, or the planner may choose an index for what narrows it down, or for the order.
     SELECT customer_id, id, agent_id, workflow_execution_id, type, title, description, estimated_savings, estimated_improvement, confidence_score, priority, status, approved_at, executed_at, data, created_at, updated_at
     FROM recommendations
     WHERE
@@ -813,7 +821,10 @@ def list_workflow_recommendations(
     customer_id: uuid.UUID,
     workflow_execution_id: uuid.UUID,
 ) -> list[models.Recommendation]:
-    """All recommendations that one run produced, oldest first."""
+    """All recommendations that one run produced, oldest first.
+
+    @plan recommendations_customer_id_workflow_execution_id_idx, rows <= recommendations
+    """
     return _runtime.many(
         conn,
         LIST_WORKFLOW_RECOMMENDATIONS,
@@ -875,7 +886,7 @@ CROSS JOIN
     ) AS made
 INNER JOIN agents ON made.agent_id = agents.id
 WHERE customers.id = $3
-ORDER BY made.month DESC, agents.name, made.agent_id
+ORDER BY made.month DESC, agents.name ASC, made.agent_id ASC
 """
 
 
@@ -916,7 +927,9 @@ def list_savings(
     those that were rolled back not counted; in USD a month, 0 for what is not known. It is a
     cohort:
     what becomes of a recommendation changes the row of the month in which it was made.
-    @plan TODO
+    @plan customers_pkey, recommendations_customer_id_created_at_idx, agents_pkey,
+      optimizations_customer_id_recommendation_id_idx,
+      rows <= customers + agents + (2 + optimizations) * window_recommendations
     """
     return _runtime.many(
         conn,
@@ -980,7 +993,12 @@ CROSS JOIN
         GROUP BY month, recommendations.agent_id
     ) AS made
 INNER JOIN agents ON made.agent_id = agents.id
-ORDER BY made.month DESC, customers.name, customers.id, agents.name, made.agent_id
+ORDER BY
+    made.month DESC,
+    customers.name ASC,
+    customers.id ASC,
+    agents.name ASC,
+    made.agent_id ASC
 """
 
 
@@ -1014,7 +1032,10 @@ def list_savings_by_customer(
     until: datetime.datetime,
 ) -> list[ListSavingsByCustomerRow]:
     """What came of the recommendations made in [since, until), as list_savings has it, by month,
-    customer and agent. For operators: it spans customers. @plan TODO
+    customer and agent. For operators: it spans customers. @plan customers_pkey,
+    recommendations_customer_id_created_at_idx, agents_pkey,
+    optimizations_customer_id_recommendation_id_idx, rows <= customers + agents + (2 +
+    optimizations) * window_recommendations
     """
     return _runtime.many(
         conn,
@@ -1043,7 +1064,10 @@ def approve_recommendation(
     customer_id: uuid.UUID,
     id: uuid.UUID,
 ) -> models.Recommendation | None:
-    """Move a recommendation from pending to approved; None where it was not pending."""
+    """Move a recommendation from pending to approved; None where it was not pending.
+
+    @plan recommendations_pkey, recommendations_customer_id_status_id_idx, rows <= 1
+    """
     return _runtime.one(conn, APPROVE_RECOMMENDATION, (customer_id, id), _make_recommendation)
 
 
@@ -1064,7 +1088,10 @@ def reject_recommendation(
     customer_id: uuid.UUID,
     id: uuid.UUID,
 ) -> models.Recommendation | None:
-    """Move a recommendation from pending or approved to rejected; None where it was neither."""
+    """Move a recommendation from pending or approved to rejected; None where it was neither.
+
+    @plan recommendations_pkey, recommendations_customer_id_status_id_idx, rows <= 1
+    """
     return _runtime.one(conn, REJECT_RECOMMENDATION, (customer_id, id), _make_recommendation)
 
 
@@ -1084,6 +1111,6 @@ def delete_recommendation(
 ) -> int:
     """Delete a recommendation with its approvals and optimizations.
 
-    Returns 1, or 0 where there was none.
+    Returns 1, or 0 where there was none. @plan recommendations_pkey, rows <= 1
     """
     return _runtime.execute_rows(conn, DELETE_RECOMMENDATION, (customer_id, id))

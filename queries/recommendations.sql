@@ -3,6 +3,7 @@
 -- multiplier, confidence_score 0 to 1. With an id that is taken already, nothing is written and
 -- the recommendation that is there is returned.
 -- @returns exactly one
+-- @plan writes
 INSERT INTO recommendations (
     customer_id,
     id,
@@ -36,6 +37,7 @@ RETURNING *;
 
 -- name: get_recommendation :one
 -- One recommendation.
+-- @plan recommendations_pkey, rows <= 1
 SELECT *
 FROM recommendations
 WHERE
@@ -57,7 +59,10 @@ WHERE
 -- @many optimizations optimizations
 -- @many optimization_runs workflow_executions
 -- @nullable predicted_savings, realised_savings, savings_difference, savings_ratio
--- @plan TODO
+-- @plan recommendations_pkey, agents_pkey, approvals_customer_id_recommendation_id_idx,
+--   workflow_executions_pkey, workflow_steps_step_order_key, workflow_artifacts_pkey,
+--   optimizations_customer_id_recommendation_id_idx,
+--   rows <= 2 + agents + approvals + steps + artifacts + 4 * optimizations
 SELECT
     sqlc.embed(recommendations),
     sqlc.embed(agents),
@@ -150,6 +155,7 @@ WHERE
 -- name: list_recommendations :many
 -- Recommendations to a customer, newest first, up to max_rows; the next page starts before the
 -- last id of this one.
+-- @plan recommendations_pkey, rows <= max_rows
 SELECT *
 FROM recommendations
 WHERE
@@ -227,9 +233,10 @@ LIMIT @max_rows;
 -- Recommendations to a customer that are not over (pending, approved or executing), newest first,
 -- paged like list_recommendations. status, type, priority, min_savings (USD a month) and agent_id
 -- each narrow it down, alone or together; with min_savings those without an estimate are left out.
--- @required customer_id
+-- @required customer_id, max_rows
 -- @plan recommendations_customer_id_status_id_idx, rows <= open_recommendations
 WITH open AS MATERIALIZED (
+    -- By itself, or the planner may choose an index for what narrows it down, or for the order.
     SELECT *
     FROM recommendations
     WHERE
@@ -257,9 +264,10 @@ LIMIT @max_rows;
 -- biggest estimated savings first, the newest first among equals, those without an estimate last,
 -- up to max_rows. The next page starts before the last estimated_savings, None included, and id of
 -- this one.
--- @required customer_id
+-- @required customer_id, max_rows
 -- @plan recommendations_customer_id_status_id_idx, rows <= open_recommendations
 WITH open AS MATERIALIZED (
+    -- By itself, or the planner may choose an index for what narrows it down, or for the order.
     SELECT *
     FROM recommendations
     WHERE
@@ -289,6 +297,7 @@ LIMIT @max_rows;
 
 -- name: list_workflow_recommendations :many
 -- All recommendations that one run produced, oldest first.
+-- @plan recommendations_customer_id_workflow_execution_id_idx, rows <= recommendations
 SELECT *
 FROM recommendations
 WHERE
@@ -305,7 +314,9 @@ ORDER BY id;
 -- those approved were to, and realised_savings what their completed optimizations really save,
 -- those that were rolled back not counted; in USD a month, 0 for what is not known. It is a cohort:
 -- what becomes of a recommendation changes the row of the month in which it was made.
--- @plan TODO
+-- @plan customers_pkey, recommendations_customer_id_created_at_idx, agents_pkey,
+--   optimizations_customer_id_recommendation_id_idx,
+--   rows <= customers + agents + (2 + optimizations) * window_recommendations
 SELECT
     made.month,
     made.agent_id,
@@ -358,12 +369,14 @@ CROSS JOIN
     ) AS made
 INNER JOIN agents ON made.agent_id = agents.id
 WHERE customers.id = @customer_id
-ORDER BY made.month DESC, agents.name, made.agent_id;
+ORDER BY made.month DESC, agents.name ASC, made.agent_id ASC;
 
 -- name: list_savings_by_customer :many
--- What came of the recommendations made in [since, until), as list_savings has it, by month, customer
--- and agent. For operators: it spans customers.
--- @plan TODO
+-- What came of the recommendations made in [since, until), as list_savings has it, by month,
+-- customer and agent. For operators: it spans customers.
+-- @plan customers_pkey, recommendations_customer_id_created_at_idx, agents_pkey,
+--   optimizations_customer_id_recommendation_id_idx,
+--   rows <= customers + agents + (2 + optimizations) * window_recommendations
 SELECT
     made.month,
     customers.id AS customer_id,
@@ -417,10 +430,16 @@ CROSS JOIN
         GROUP BY month, recommendations.agent_id
     ) AS made
 INNER JOIN agents ON made.agent_id = agents.id
-ORDER BY made.month DESC, customers.name, customers.id, agents.name, made.agent_id;
+ORDER BY
+    made.month DESC,
+    customers.name ASC,
+    customers.id ASC,
+    agents.name ASC,
+    made.agent_id ASC;
 
 -- name: approve_recommendation :one
 -- Move a recommendation from pending to approved; None where it was not pending.
+-- @plan recommendations_pkey, recommendations_customer_id_status_id_idx, rows <= 1
 UPDATE recommendations
 SET
     status = 'approved',
@@ -433,6 +452,7 @@ RETURNING *;
 
 -- name: reject_recommendation :one
 -- Move a recommendation from pending or approved to rejected; None where it was neither.
+-- @plan recommendations_pkey, recommendations_customer_id_status_id_idx, rows <= 1
 UPDATE recommendations
 SET status = 'rejected'
 WHERE
@@ -444,6 +464,7 @@ RETURNING *;
 -- name: delete_recommendation :execrows
 -- Delete a recommendation with its approvals and optimizations. Returns 1, or 0 where there was
 -- none.
+-- @plan recommendations_pkey, rows <= 1
 DELETE FROM recommendations
 WHERE
     customer_id = @customer_id

@@ -65,7 +65,7 @@ async def create_optimization(
     """Queue a recommendation to be carried out by an agent.
 
     With an id that is taken already, nothing is written and the optimization that is there is
-    returned.
+    returned. @plan writes
     """
     return await _runtime.async_exactly_one(
         conn,
@@ -81,7 +81,10 @@ async def get_optimization(
     customer_id: uuid.UUID,
     id: uuid.UUID,
 ) -> models.Optimization | None:
-    """One optimization."""
+    """One optimization.
+
+    @plan optimizations_pkey, rows <= 1
+    """
     return await _runtime.async_one(conn, GET_OPTIMIZATION, (customer_id, id), _make_optimization)
 
 
@@ -93,7 +96,7 @@ async def list_optimizations(
     max_rows: int,
 ) -> list[models.Optimization]:
     """Optimizations of a customer, newest first, up to max_rows; the next page starts before the last
-    id of this one.
+    id of this one. @plan optimizations_pkey, rows <= max_rows
     """
     return await _runtime.async_many(
         conn,
@@ -112,7 +115,7 @@ async def list_optimizations_by_agent(
     max_rows: int,
 ) -> list[models.Optimization]:
     """Optimizations of a customer that one agent carries out, newest first, paged like
-    list_optimizations.
+    list_optimizations. @plan optimizations_agent_id_customer_id_id_idx, rows <= max_rows
     """
     return await _runtime.async_many(
         conn,
@@ -128,7 +131,10 @@ async def list_recommendation_optimizations(
     customer_id: uuid.UUID,
     recommendation_id: uuid.UUID,
 ) -> list[models.Optimization]:
-    """All optimizations of one recommendation, oldest first."""
+    """All optimizations of one recommendation, oldest first.
+
+    @plan optimizations_customer_id_recommendation_id_idx, rows <= optimizations
+    """
     return await _runtime.async_many(
         conn,
         LIST_RECOMMENDATION_OPTIMIZATIONS,
@@ -143,7 +149,10 @@ async def list_workflow_optimizations(
     customer_id: uuid.UUID,
     workflow_execution_id: uuid.UUID,
 ) -> list[models.Optimization]:
-    """All optimizations that one run carries out, oldest first."""
+    """All optimizations that one run carries out, oldest first.
+
+    @plan optimizations_customer_id_workflow_execution_id_idx, rows <= optimizations
+    """
     return await _runtime.async_many(
         conn,
         LIST_WORKFLOW_OPTIMIZATIONS,
@@ -159,7 +168,8 @@ async def start_optimization(
     id: uuid.UUID,
 ) -> models.Optimization | None:
     """Move an optimization from queued to executing, and its recommendation from approved with it;
-    None where the one was not queued or the other not approved.
+    None where the one was not queued or the other not approved. @plan optimizations_pkey,
+    recommendations_pkey, recommendations_customer_id_status_id_idx, rows <= 5
     """
     return await _runtime.async_one(conn, START_OPTIMIZATION, (customer_id, id), _make_optimization)
 
@@ -171,7 +181,10 @@ async def update_optimization_progress(
     customer_id: uuid.UUID,
     id: uuid.UUID,
 ) -> models.Optimization | None:
-    """Note how far an executing optimization is, 0 to 100; None where it was not executing."""
+    """Note how far an executing optimization is, 0 to 100; None where it was not executing.
+
+    @plan optimizations_pkey, rows <= 1
+    """
     return await _runtime.async_one(
         conn,
         UPDATE_OPTIMIZATION_PROGRESS,
@@ -191,6 +204,8 @@ async def complete_optimization(
 ) -> models.Optimization | None:
     """Move an optimization from executing to completed, with what it brought (savings in USD a month,
     improvement as a multiplier), and its recommendation with it; None where it was not executing.
+    @plan optimizations_pkey, recommendations_pkey, recommendations_customer_id_status_id_idx, rows
+    <= 4
     """
     return await _runtime.async_one(
         conn,
@@ -209,7 +224,8 @@ async def fail_optimization(
     result: models.JSON | None = None,
 ) -> models.Optimization | None:
     """Move an optimization from queued or executing to failed, with the reason, and its recommendation
-    with it where it was executing; None where it was neither.
+    with it where it was executing; None where it was neither. @plan optimizations_pkey,
+    recommendations_pkey, recommendations_customer_id_status_id_idx, rows <= 4
     """
     return await _runtime.async_one(
         conn,
@@ -227,7 +243,8 @@ async def roll_back_optimization(
     result: models.JSON | None = None,
 ) -> models.Optimization | None:
     """Note that a completed or failed optimization was undone, and its recommendation with it; None
-    where it was neither.
+    where it was neither. @plan optimizations_pkey, recommendations_pkey,
+    recommendations_customer_id_status_id_idx, rows <= 4
     """
     return await _runtime.async_one(
         conn,
@@ -245,6 +262,6 @@ async def delete_optimization(
 ) -> int:
     """Delete an optimization.
 
-    Returns 1, or 0 where there was none.
+    Returns 1, or 0 where there was none. @plan optimizations_pkey, rows <= 1
     """
     return await _runtime.async_execute_rows(conn, DELETE_OPTIMIZATION, (customer_id, id))

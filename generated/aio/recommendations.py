@@ -94,7 +94,7 @@ async def create_recommendation(
 ) -> models.Recommendation:
     """Propose a change to a customer. estimated_savings is in USD a month, estimated_improvement a
     multiplier, confidence_score 0 to 1. With an id that is taken already, nothing is written and
-    the recommendation that is there is returned.
+    the recommendation that is there is returned. @plan writes
     """
     return await _runtime.async_exactly_one(
         conn,
@@ -123,7 +123,10 @@ async def get_recommendation(
     customer_id: uuid.UUID,
     id: uuid.UUID,
 ) -> models.Recommendation | None:
-    """One recommendation."""
+    """One recommendation.
+
+    @plan recommendations_pkey, rows <= 1
+    """
     return await _runtime.async_one(
         conn,
         GET_RECOMMENDATION,
@@ -147,7 +150,10 @@ async def get_recommendation_trace(
     save, those that were rolled back not counted, and savings_difference the second less the first,
     all in USD a month; savings_ratio is the second over the first (1 is as predicted). Each is None
     where it is not known, the ratio also where nothing was to be saved.
-    @plan TODO
+    @plan recommendations_pkey, agents_pkey, approvals_customer_id_recommendation_id_idx,
+      workflow_executions_pkey, workflow_steps_step_order_key, workflow_artifacts_pkey,
+      optimizations_customer_id_recommendation_id_idx,
+      rows <= 2 + agents + approvals + steps + artifacts + 4 * optimizations
     """
     return await _runtime.async_one(
         conn,
@@ -166,7 +172,7 @@ async def list_recommendations(
     max_rows: int,
 ) -> list[models.Recommendation]:
     """Recommendations to a customer, newest first, up to max_rows; the next page starts before the
-    last id of this one.
+    last id of this one. @plan recommendations_pkey, rows <= max_rows
     """
     return await _runtime.async_many(
         conn,
@@ -341,7 +347,10 @@ async def list_workflow_recommendations(
     customer_id: uuid.UUID,
     workflow_execution_id: uuid.UUID,
 ) -> list[models.Recommendation]:
-    """All recommendations that one run produced, oldest first."""
+    """All recommendations that one run produced, oldest first.
+
+    @plan recommendations_customer_id_workflow_execution_id_idx, rows <= recommendations
+    """
     return await _runtime.async_many(
         conn,
         LIST_WORKFLOW_RECOMMENDATIONS,
@@ -368,7 +377,9 @@ async def list_savings(
     those that were rolled back not counted; in USD a month, 0 for what is not known. It is a
     cohort:
     what becomes of a recommendation changes the row of the month in which it was made.
-    @plan TODO
+    @plan customers_pkey, recommendations_customer_id_created_at_idx, agents_pkey,
+      optimizations_customer_id_recommendation_id_idx,
+      rows <= customers + agents + (2 + optimizations) * window_recommendations
     """
     return await _runtime.async_many(
         conn,
@@ -385,7 +396,10 @@ async def list_savings_by_customer(
     until: datetime.datetime,
 ) -> list[ListSavingsByCustomerRow]:
     """What came of the recommendations made in [since, until), as list_savings has it, by month,
-    customer and agent. For operators: it spans customers. @plan TODO
+    customer and agent. For operators: it spans customers. @plan customers_pkey,
+    recommendations_customer_id_created_at_idx, agents_pkey,
+    optimizations_customer_id_recommendation_id_idx, rows <= customers + agents + (2 +
+    optimizations) * window_recommendations
     """
     return await _runtime.async_many(
         conn,
@@ -401,7 +415,10 @@ async def approve_recommendation(
     customer_id: uuid.UUID,
     id: uuid.UUID,
 ) -> models.Recommendation | None:
-    """Move a recommendation from pending to approved; None where it was not pending."""
+    """Move a recommendation from pending to approved; None where it was not pending.
+
+    @plan recommendations_pkey, recommendations_customer_id_status_id_idx, rows <= 1
+    """
     return await _runtime.async_one(
         conn,
         APPROVE_RECOMMENDATION,
@@ -416,7 +433,10 @@ async def reject_recommendation(
     customer_id: uuid.UUID,
     id: uuid.UUID,
 ) -> models.Recommendation | None:
-    """Move a recommendation from pending or approved to rejected; None where it was neither."""
+    """Move a recommendation from pending or approved to rejected; None where it was neither.
+
+    @plan recommendations_pkey, recommendations_customer_id_status_id_idx, rows <= 1
+    """
     return await _runtime.async_one(
         conn,
         REJECT_RECOMMENDATION,
@@ -433,6 +453,6 @@ async def delete_recommendation(
 ) -> int:
     """Delete a recommendation with its approvals and optimizations.
 
-    Returns 1, or 0 where there was none.
+    Returns 1, or 0 where there was none. @plan recommendations_pkey, rows <= 1
     """
     return await _runtime.async_execute_rows(conn, DELETE_RECOMMENDATION, (customer_id, id))
