@@ -527,6 +527,104 @@ class Recommendation:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class RecommendationTrace:
+    """Each recommendation with its latest approval, the run that produced it, its latest optimization
+    and what it brought. Ask with WHERE customer_id = ... or LIMIT.
+    """
+
+    customer: str
+    """Name of the customer."""
+    title: str
+    """One line for people."""
+    status: RecommendationStatus
+    """State of the recommendation; see the type."""
+    priority: RecommendationPriority
+    """How much it matters."""
+    agent: str
+    """Name of the agent that proposes it."""
+    created_at: datetime.datetime
+    """When it was proposed."""
+    approval: ApprovalStatus
+    """State of the latest approval, pending where it expired undecided; NULL where none was asked for."""
+    decided_by: str | None
+    """Who decided the latest approval; NULL where nobody did."""
+    decided_at: datetime.datetime | None
+    """When the latest approval was decided; NULL where it was not."""
+    waited_for: datetime.timedelta
+    """How long the latest approval waited, or has been waiting, to be decided or to expire."""
+    workflow: WorkflowType | None
+    """The job of the run that produced it; NULL where none did, or that one was deleted."""
+    steps_done: int
+    """How many steps of that run completed or were skipped, but not those that its end closed; 0
+    without a run.
+    """
+    steps_total: int
+    """How many steps that run has; 0 without a run."""
+    artifacts: int
+    """How many artifacts that run left; 0 without a run."""
+    optimization: OptimizationStatus
+    """State of the latest optimization; NULL where it was not carried out."""
+    progress: int
+    """How far the latest optimization is, 0 to 100; NULL where there is none."""
+    predicted_savings: decimal.Decimal | None
+    """What it should save, in USD a month; NULL where that was not estimated."""
+    realised_savings: decimal.Decimal
+    """What its completed optimizations really save, in USD a month, those that were rolled back not
+    counted; NULL where that is not known.
+    """
+    savings_difference: decimal.Decimal
+    """The realised savings less the predicted ones; NULL where either is not known."""
+    customer_id: uuid.UUID
+    """Tenant."""
+    recommendation_id: uuid.UUID
+    """The recommendation; get_recommendation_trace has all of it."""
+    agent_id: uuid.UUID
+    """The agent that proposes it."""
+    approval_id: uuid.UUID
+    """The latest approval; NULL where none was asked for."""
+    workflow_execution_id: uuid.UUID | None
+    """The run that produced it; NULL where none did, or that one was deleted."""
+    optimization_id: uuid.UUID
+    """The latest optimization; NULL where there is none."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class SavingsByMonth:
+    """What came of the recommendations made in each month, by customer and agent: a cohort, so what
+    becomes of a recommendation changes the row of the month in which it was made.
+    """
+
+    month: datetime.date
+    """First day of the month (UTC) in which the recommendations were made."""
+    customer: str
+    """Name of the customer."""
+    agent: str
+    """Name of the agent that made them."""
+    recommendations: int
+    """How many were made."""
+    rejected: int
+    """How many of them were rejected."""
+    approved: int
+    """How many of them were approved, whatever became of them."""
+    completed: int
+    """How many of them were carried out, and not undone."""
+    rolled_back: int
+    """How many of them were undone."""
+    predicted_savings: decimal.Decimal
+    """What all of them should save, in USD a month; 0 for what was not estimated."""
+    approved_savings: decimal.Decimal
+    """What the approved ones should save, in USD a month; 0 for what was not estimated."""
+    realised_savings: decimal.Decimal
+    """What their completed optimizations really save, in USD a month, those that were rolled back not
+    counted; 0 for what is not known.
+    """
+    customer_id: uuid.UUID
+    """Tenant."""
+    agent_id: uuid.UUID
+    """The agent that made them."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class StatusTransition:
     """The state machines, an arrow a row, as the triggers enforce them; what has no arrow out is
     final.
