@@ -85,7 +85,7 @@ def create_approval(
 
     Raises AlreadyExists where another approval of the recommendation is still pending, expired or
     not: delete_approval withdraws it.
-    @plan writes
+    @plan approvals_pkey, rows <= 0
     """
     return _runtime.exactly_one(
         conn,

@@ -88,7 +88,7 @@ def create_optimization(
     """Queue a recommendation to be carried out by an agent.
 
     With an id that is taken already, nothing is written and the optimization that is there is
-    returned. @plan writes
+    returned. @plan optimizations_pkey, rows <= 0
     """
     return _runtime.exactly_one(
         conn,

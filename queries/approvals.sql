@@ -5,7 +5,7 @@
 -- Raises AlreadyExists where another approval of the recommendation is still pending, expired or
 -- not: delete_approval withdraws it.
 -- @returns exactly one
--- @plan writes
+-- @plan approvals_pkey, rows <= 0
 WITH turn AS MATERIALIZED (
     -- Callers with one id take turns: ON CONFLICT looks at one of the unique indexes only.
     SELECT pg_advisory_xact_lock(hashtextextended(sqlc.narg('id')::uuid::text, 0)) AS held

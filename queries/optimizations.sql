@@ -2,7 +2,7 @@
 -- Queue a recommendation to be carried out by an agent. With an id that is taken already, nothing
 -- is written and the optimization that is there is returned.
 -- @returns exactly one
--- @plan writes
+-- @plan optimizations_pkey, rows <= 0
 INSERT INTO optimizations (customer_id, id, recommendation_id, agent_id, workflow_execution_id)
 VALUES (
     @customer_id,

@@ -3,7 +3,7 @@
 -- multiplier, confidence_score 0 to 1. With an id that is taken already, nothing is written and
 -- the recommendation that is there is returned.
 -- @returns exactly one
--- @plan writes
+-- @plan recommendations_pkey, rows <= 0
 INSERT INTO recommendations (
     customer_id,
     id,

@@ -61,7 +61,7 @@ async def create_approval(
 
     Raises AlreadyExists where another approval of the recommendation is still pending, expired or
     not: delete_approval withdraws it.
-    @plan writes
+    @plan approvals_pkey, rows <= 0
     """
     return await _runtime.async_exactly_one(
         conn,

@@ -65,7 +65,7 @@ async def create_optimization(
     """Queue a recommendation to be carried out by an agent.
 
     With an id that is taken already, nothing is written and the optimization that is there is
-    returned. @plan writes
+    returned. @plan optimizations_pkey, rows <= 0
     """
     return await _runtime.async_exactly_one(
         conn,

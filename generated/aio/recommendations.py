@@ -94,7 +94,7 @@ async def create_recommendation(
 ) -> models.Recommendation:
     """Propose a change to a customer. estimated_savings is in USD a month, estimated_improvement a
     multiplier, confidence_score 0 to 1. With an id that is taken already, nothing is written and
-    the recommendation that is there is returned. @plan writes
+    the recommendation that is there is returned. @plan recommendations_pkey, rows <= 0
     """
     return await _runtime.async_exactly_one(
         conn,
