@@ -352,8 +352,10 @@ def list_expired_approvals(
 
 DECIDE_APPROVAL: typing.Final = """-- name: decide_approval :one
 WITH recommendation AS MATERIALIZED (
-    -- The parent is locked before the child, everywhere.
-    SELECT recommendations.id
+    -- The parent is locked before the child, everywhere. Its status is what it is by then.
+    SELECT
+        recommendations.id,
+        recommendations.status
     FROM approvals
     INNER JOIN recommendations
         ON
@@ -362,7 +364,6 @@ WITH recommendation AS MATERIALIZED (
     WHERE
         approvals.customer_id = $4
         AND approvals.id = $5
-        AND recommendations.status = 'pending'
     FOR NO KEY UPDATE OF recommendations
 ),
 
@@ -378,6 +379,7 @@ ready AS MATERIALIZED (
         AND approvals.id = $5
         AND approvals.status = 'pending'
         AND (approvals.expires_at IS NULL OR approvals.expires_at > now())
+        AND recommendation.status = 'pending'
     FOR NO KEY UPDATE OF approvals
 ),
 
@@ -424,8 +426,8 @@ def decide_approval(
     pending; get_approval tells who decided it, or that it has expired.
 
     Raises InvalidValue where status is pending or approved_by is empty.
-    @plan approvals_pkey, recommendations_pkey, recommendations_customer_id_status_id_idx,
-      rows <= 5
+    @plan approvals_pkey, approvals_recommendation_id_pending_key, recommendations_pkey,
+      rows <= 4 + pending_approvals
     """
     return _runtime.one(
         conn,
@@ -452,6 +454,7 @@ def delete_approval(
 ) -> int:
     """Withdraw a question that is still pending.
 
-    Returns 1, or 0 where there was none. @plan approvals_pkey, rows <= 1
+    Returns 1, or 0 where there was none. @plan approvals_pkey,
+    approvals_recommendation_id_pending_key, rows <= 1 + pending_approvals
     """
     return _runtime.execute_rows(conn, DELETE_APPROVAL, (customer_id, id))

@@ -238,8 +238,10 @@ def list_workflow_optimizations(
 
 START_OPTIMIZATION: typing.Final = """-- name: start_optimization :one
 WITH recommendation AS MATERIALIZED (
-    -- The parent is locked before the child, everywhere.
-    SELECT recommendations.id
+    -- The parent is locked before the child, everywhere. Its status is what it is by then.
+    SELECT
+        recommendations.id,
+        recommendations.status
     FROM optimizations
     INNER JOIN recommendations
         ON
@@ -248,7 +250,6 @@ WITH recommendation AS MATERIALIZED (
     WHERE
         optimizations.customer_id = $1
         AND optimizations.id = $2
-        AND recommendations.status = 'approved'
     FOR NO KEY UPDATE OF recommendations
 ),
 
@@ -263,6 +264,7 @@ ready AS MATERIALIZED (
         optimizations.customer_id = $1
         AND optimizations.id = $2
         AND optimizations.status = 'queued'
+        AND recommendation.status = 'approved'
     FOR NO KEY UPDATE OF optimizations
 ),
 
@@ -295,7 +297,7 @@ def start_optimization(
 ) -> models.Optimization | None:
     """Move an optimization from queued to executing, and its recommendation from approved with it;
     None where the one was not queued or the other not approved. @plan optimizations_pkey,
-    recommendations_pkey, recommendations_customer_id_status_id_idx, rows <= 5
+    recommendations_pkey, rows <= 5
     """
     return _runtime.one(conn, START_OPTIMIZATION, (customer_id, id), _make_optimization)
 

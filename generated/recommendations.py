@@ -545,7 +545,7 @@ def list_recommendations_by_agent(
     max_rows: int,
 ) -> list[models.Recommendation]:
     """Recommendations of one agent to a customer, newest first, paged like list_recommendations. @plan
-    recommendations_agent_id_customer_id_id_idx, rows <= max_rows
+    recommendations_agent_id_customer_id_id_idx, rows <= 2 * max_rows
     """
     return _runtime.many(
         conn,
@@ -576,7 +576,7 @@ def list_recommendations_by_status(
     max_rows: int,
 ) -> list[models.Recommendation]:
     """Recommendations to a customer in one state, newest first, paged like list_recommendations. @plan
-    recommendations_customer_id_status_id_idx, rows <= max_rows
+    recommendations_customer_id_status_id_idx, rows <= 2 * max_rows
     """
     return _runtime.many(
         conn,
@@ -607,7 +607,7 @@ def list_recommendations_by_type(
     max_rows: int,
 ) -> list[models.Recommendation]:
     """Recommendations to a customer of one type, newest first, paged like list_recommendations. @plan
-    recommendations_customer_id_type_id_idx, rows <= max_rows
+    recommendations_customer_id_type_id_idx, rows <= 2 * max_rows
     """
     return _runtime.many(
         conn,
@@ -638,7 +638,7 @@ def list_recommendations_by_priority(
     max_rows: int,
 ) -> list[models.Recommendation]:
     """Recommendations to a customer of one priority, newest first, paged like list_recommendations.
-    @plan recommendations_customer_id_priority_id_idx, rows <= max_rows
+    @plan recommendations_customer_id_priority_id_idx, rows <= 2 * max_rows
     """
     return _runtime.many(
         conn,
@@ -675,7 +675,7 @@ def list_recommendations_by_savings(
     """Recommendations to a customer, biggest estimated savings first, the newest first among equals,
     up to max_rows; the next page starts before the last estimated_savings and id of this one. Those
     without an estimate are left out, and those under min_savings (USD a month), where it is given.
-    @plan recommendations_customer_id_estimated_savings_id_idx, rows <= max_rows
+    @plan recommendations_customer_id_estimated_savings_id_idx, rows <= 2 * max_rows
     """
     return _runtime.many(
         conn,

@@ -118,11 +118,13 @@ LIMIT @max_rows;
 -- pending; get_approval tells who decided it, or that it has expired.
 --
 -- Raises InvalidValue where status is pending or approved_by is empty.
--- @plan approvals_pkey, recommendations_pkey, recommendations_customer_id_status_id_idx,
---   rows <= 5
+-- @plan approvals_pkey, approvals_recommendation_id_pending_key, recommendations_pkey,
+--   rows <= 4 + pending_approvals
 WITH recommendation AS MATERIALIZED (
-    -- The parent is locked before the child, everywhere.
-    SELECT recommendations.id
+    -- The parent is locked before the child, everywhere. Its status is what it is by then.
+    SELECT
+        recommendations.id,
+        recommendations.status
     FROM approvals
     INNER JOIN recommendations
         ON
@@ -131,7 +133,6 @@ WITH recommendation AS MATERIALIZED (
     WHERE
         approvals.customer_id = @customer_id
         AND approvals.id = @id
-        AND recommendations.status = 'pending'
     FOR NO KEY UPDATE OF recommendations
 ),
 
@@ -147,6 +148,7 @@ ready AS MATERIALIZED (
         AND approvals.id = @id
         AND approvals.status = 'pending'
         AND (approvals.expires_at IS NULL OR approvals.expires_at > now())
+        AND recommendation.status = 'pending'
     FOR NO KEY UPDATE OF approvals
 ),
 
@@ -178,7 +180,7 @@ RETURNING approvals.*;
 
 -- name: delete_approval :execrows
 -- Withdraw a question that is still pending. Returns 1, or 0 where there was none.
--- @plan approvals_pkey, rows <= 1
+-- @plan approvals_pkey, approvals_recommendation_id_pending_key, rows <= 1 + pending_approvals
 DELETE FROM approvals
 WHERE
     customer_id = @customer_id

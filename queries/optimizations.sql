@@ -71,11 +71,12 @@ ORDER BY id;
 -- name: start_optimization :one
 -- Move an optimization from queued to executing, and its recommendation from approved with it;
 -- None where the one was not queued or the other not approved.
--- @plan optimizations_pkey, recommendations_pkey, recommendations_customer_id_status_id_idx,
---   rows <= 5
+-- @plan optimizations_pkey, recommendations_pkey, rows <= 5
 WITH recommendation AS MATERIALIZED (
-    -- The parent is locked before the child, everywhere.
-    SELECT recommendations.id
+    -- The parent is locked before the child, everywhere. Its status is what it is by then.
+    SELECT
+        recommendations.id,
+        recommendations.status
     FROM optimizations
     INNER JOIN recommendations
         ON
@@ -84,7 +85,6 @@ WITH recommendation AS MATERIALIZED (
     WHERE
         optimizations.customer_id = @customer_id
         AND optimizations.id = @id
-        AND recommendations.status = 'approved'
     FOR NO KEY UPDATE OF recommendations
 ),
 
@@ -99,6 +99,7 @@ ready AS MATERIALIZED (
         optimizations.customer_id = @customer_id
         AND optimizations.id = @id
         AND optimizations.status = 'queued'
+        AND recommendation.status = 'approved'
     FOR NO KEY UPDATE OF optimizations
 ),
 

@@ -166,7 +166,7 @@ LIMIT @max_rows;
 
 -- name: list_recommendations_by_agent :many
 -- Recommendations of one agent to a customer, newest first, paged like list_recommendations.
--- @plan recommendations_agent_id_customer_id_id_idx, rows <= max_rows
+-- @plan recommendations_agent_id_customer_id_id_idx, rows <= 2 * max_rows
 SELECT *
 FROM recommendations
 WHERE
@@ -178,7 +178,7 @@ LIMIT @max_rows;
 
 -- name: list_recommendations_by_status :many
 -- Recommendations to a customer in one state, newest first, paged like list_recommendations.
--- @plan recommendations_customer_id_status_id_idx, rows <= max_rows
+-- @plan recommendations_customer_id_status_id_idx, rows <= 2 * max_rows
 SELECT *
 FROM recommendations
 WHERE
@@ -190,7 +190,7 @@ LIMIT @max_rows;
 
 -- name: list_recommendations_by_type :many
 -- Recommendations to a customer of one type, newest first, paged like list_recommendations.
--- @plan recommendations_customer_id_type_id_idx, rows <= max_rows
+-- @plan recommendations_customer_id_type_id_idx, rows <= 2 * max_rows
 SELECT *
 FROM recommendations
 WHERE
@@ -202,7 +202,7 @@ LIMIT @max_rows;
 
 -- name: list_recommendations_by_priority :many
 -- Recommendations to a customer of one priority, newest first, paged like list_recommendations.
--- @plan recommendations_customer_id_priority_id_idx, rows <= max_rows
+-- @plan recommendations_customer_id_priority_id_idx, rows <= 2 * max_rows
 SELECT *
 FROM recommendations
 WHERE
@@ -216,7 +216,7 @@ LIMIT @max_rows;
 -- Recommendations to a customer, biggest estimated savings first, the newest first among equals, up
 -- to max_rows; the next page starts before the last estimated_savings and id of this one. Those
 -- without an estimate are left out, and those under min_savings (USD a month), where it is given.
--- @plan recommendations_customer_id_estimated_savings_id_idx, rows <= max_rows
+-- @plan recommendations_customer_id_estimated_savings_id_idx, rows <= 2 * max_rows
 SELECT *
 FROM recommendations
 WHERE

@@ -176,8 +176,8 @@ async def decide_approval(
     pending; get_approval tells who decided it, or that it has expired.
 
     Raises InvalidValue where status is pending or approved_by is empty.
-    @plan approvals_pkey, recommendations_pkey, recommendations_customer_id_status_id_idx,
-      rows <= 5
+    @plan approvals_pkey, approvals_recommendation_id_pending_key, recommendations_pkey,
+      rows <= 4 + pending_approvals
     """
     return await _runtime.async_one(
         conn,
@@ -195,6 +195,7 @@ async def delete_approval(
 ) -> int:
     """Withdraw a question that is still pending.
 
-    Returns 1, or 0 where there was none. @plan approvals_pkey, rows <= 1
+    Returns 1, or 0 where there was none. @plan approvals_pkey,
+    approvals_recommendation_id_pending_key, rows <= 1 + pending_approvals
     """
     return await _runtime.async_execute_rows(conn, DELETE_APPROVAL, (customer_id, id))

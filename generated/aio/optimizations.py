@@ -169,7 +169,7 @@ async def start_optimization(
 ) -> models.Optimization | None:
     """Move an optimization from queued to executing, and its recommendation from approved with it;
     None where the one was not queued or the other not approved. @plan optimizations_pkey,
-    recommendations_pkey, recommendations_customer_id_status_id_idx, rows <= 5
+    recommendations_pkey, rows <= 5
     """
     return await _runtime.async_one(conn, START_OPTIMIZATION, (customer_id, id), _make_optimization)
 
