@@ -85,6 +85,7 @@ def create_approval(
 
     Raises AlreadyExists where another approval of the recommendation is still pending, expired or
     not: delete_approval withdraws it.
+
     @plan approvals_pkey, rows <= 0
     """
     return _runtime.exactly_one(
@@ -136,7 +137,9 @@ def list_approvals(
     max_rows: int,
 ) -> list[models.Approval]:
     """Approvals of a customer, newest first, up to max_rows; the next page starts before the last id
-    of this one. @plan approvals_pkey, rows <= max_rows
+    of this one.
+
+    @plan approvals_pkey, rows <= max_rows
     """
     return _runtime.many(conn, LIST_APPROVALS, (customer_id, before_id, max_rows), _make_approval)
 
@@ -248,8 +251,10 @@ def list_pending_approvals(
 ) -> list[ListPendingApprovalsRow]:
     """What a customer has still to decide, oldest first: each approval that is pending and has not
     expired, with its recommendation, if that is pending too; up to max_rows, the next page starts
-    after the last approval's id of this one. @plan approvals_recommendation_id_pending_key,
-    recommendations_pkey, recommendations_customer_id_status_id_idx, rows <= 2 * pending_approvals
+    after the last approval's id of this one.
+
+    @plan approvals_recommendation_id_pending_key, recommendations_pkey,
+      recommendations_customer_id_status_id_idx, rows <= 2 * pending_approvals
     """
     return _runtime.many(
         conn,
@@ -338,9 +343,10 @@ def list_expired_approvals(
 ) -> list[ListExpiredApprovalsRow]:
     """What a customer let expire undecided, oldest first: each approval that is pending and has
     expired, with its recommendation, if that is pending still; paged like list_pending_approvals.
-    To ask again, withdraw it (delete_approval) and create another one. @plan
-    approvals_recommendation_id_pending_key, recommendations_pkey,
-    recommendations_customer_id_status_id_idx, rows <= 2 * pending_approvals
+    To ask again, withdraw it (delete_approval) and create another one.
+
+    @plan approvals_recommendation_id_pending_key, recommendations_pkey,
+      recommendations_customer_id_status_id_idx, rows <= 2 * pending_approvals
     """
     return _runtime.many(
         conn,
@@ -426,6 +432,7 @@ def decide_approval(
     pending; get_approval tells who decided it, or that it has expired.
 
     Raises InvalidValue where status is pending or approved_by is empty.
+
     @plan approvals_pkey, approvals_recommendation_id_pending_key, recommendations_pkey,
       rows <= 4 + pending_approvals
     """
@@ -454,7 +461,8 @@ def delete_approval(
 ) -> int:
     """Withdraw a question that is still pending.
 
-    Returns 1, or 0 where there was none. @plan approvals_pkey,
-    approvals_recommendation_id_pending_key, rows <= 1 + pending_approvals
+    Returns 1, or 0 where there was none.
+
+    @plan approvals_pkey, approvals_recommendation_id_pending_key, rows <= 1 + pending_approvals
     """
     return _runtime.execute_rows(conn, DELETE_APPROVAL, (customer_id, id))

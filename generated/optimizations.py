@@ -88,7 +88,9 @@ def create_optimization(
     """Queue a recommendation to be carried out by an agent.
 
     With an id that is taken already, nothing is written and the optimization that is there is
-    returned. @plan optimizations_pkey, rows <= 0
+    returned.
+
+    @plan optimizations_pkey, rows <= 0
     """
     return _runtime.exactly_one(
         conn,
@@ -139,7 +141,9 @@ def list_optimizations(
     max_rows: int,
 ) -> list[models.Optimization]:
     """Optimizations of a customer, newest first, up to max_rows; the next page starts before the last
-    id of this one. @plan optimizations_pkey, rows <= max_rows
+    id of this one.
+
+    @plan optimizations_pkey, rows <= max_rows
     """
     return _runtime.many(
         conn,
@@ -170,7 +174,9 @@ def list_optimizations_by_agent(
     max_rows: int,
 ) -> list[models.Optimization]:
     """Optimizations of a customer that one agent carries out, newest first, paged like
-    list_optimizations. @plan optimizations_agent_id_customer_id_id_idx, rows <= max_rows
+    list_optimizations.
+
+    @plan optimizations_agent_id_customer_id_id_idx, rows <= max_rows
     """
     return _runtime.many(
         conn,
@@ -296,8 +302,9 @@ def start_optimization(
     id: uuid.UUID,
 ) -> models.Optimization | None:
     """Move an optimization from queued to executing, and its recommendation from approved with it;
-    None where the one was not queued or the other not approved. @plan optimizations_pkey,
-    recommendations_pkey, rows <= 5
+    None where the one was not queued or the other not approved.
+
+    @plan optimizations_pkey, recommendations_pkey, rows <= 5
     """
     return _runtime.one(conn, START_OPTIMIZATION, (customer_id, id), _make_optimization)
 
@@ -392,8 +399,9 @@ def complete_optimization(
 ) -> models.Optimization | None:
     """Move an optimization from executing to completed, with what it brought (savings in USD a month,
     improvement as a multiplier), and its recommendation with it; None where it was not executing.
-    @plan optimizations_pkey, recommendations_pkey, recommendations_customer_id_status_id_idx, rows
-    <= 4
+
+    @plan optimizations_pkey, recommendations_pkey, recommendations_customer_id_status_id_idx,
+      rows <= 4
     """
     return _runtime.one(
         conn,
@@ -463,8 +471,10 @@ def fail_optimization(
     result: models.JSON | None = None,
 ) -> models.Optimization | None:
     """Move an optimization from queued or executing to failed, with the reason, and its recommendation
-    with it where it was executing; None where it was neither. @plan optimizations_pkey,
-    recommendations_pkey, recommendations_customer_id_status_id_idx, rows <= 4
+    with it where it was executing; None where it was neither.
+
+    @plan optimizations_pkey, recommendations_pkey, recommendations_customer_id_status_id_idx,
+      rows <= 4
     """
     return _runtime.one(
         conn,
@@ -527,8 +537,10 @@ def roll_back_optimization(
     result: models.JSON | None = None,
 ) -> models.Optimization | None:
     """Note that a completed or failed optimization was undone, and its recommendation with it; None
-    where it was neither. @plan optimizations_pkey, recommendations_pkey,
-    recommendations_customer_id_status_id_idx, rows <= 4
+    where it was neither.
+
+    @plan optimizations_pkey, recommendations_pkey, recommendations_customer_id_status_id_idx,
+      rows <= 4
     """
     return _runtime.one(
         conn,
@@ -554,6 +566,8 @@ def delete_optimization(
 ) -> int:
     """Delete an optimization.
 
-    Returns 1, or 0 where there was none. @plan optimizations_pkey, rows <= 1
+    Returns 1, or 0 where there was none.
+
+    @plan optimizations_pkey, rows <= 1
     """
     return _runtime.execute_rows(conn, DELETE_OPTIMIZATION, (customer_id, id))

@@ -139,7 +139,9 @@ def create_recommendation(
 ) -> models.Recommendation:
     """Propose a change to a customer. estimated_savings is in USD a month, estimated_improvement a
     multiplier, confidence_score 0 to 1. With an id that is taken already, nothing is written and
-    the recommendation that is there is returned. @plan recommendations_pkey, rows <= 0
+    the recommendation that is there is returned.
+
+    @plan recommendations_pkey, rows <= 0
     """
     return _runtime.exactly_one(
         conn,
@@ -481,6 +483,7 @@ def get_recommendation_trace(
     save, those that were rolled back not counted, and savings_difference the second less the first,
     all in USD a month; savings_ratio is the second over the first (1 is as predicted). Each is None
     where it is not known, the ratio also where nothing was to be saved.
+
     @plan recommendations_pkey, agents_pkey, approvals_customer_id_recommendation_id_idx,
       workflow_executions_pkey, workflow_steps_step_order_key, workflow_artifacts_pkey,
       optimizations_customer_id_recommendation_id_idx,
@@ -514,7 +517,9 @@ def list_recommendations(
     max_rows: int,
 ) -> list[models.Recommendation]:
     """Recommendations to a customer, newest first, up to max_rows; the next page starts before the
-    last id of this one. @plan recommendations_pkey, rows <= max_rows
+    last id of this one.
+
+    @plan recommendations_pkey, rows <= max_rows
     """
     return _runtime.many(
         conn,
@@ -544,8 +549,9 @@ def list_recommendations_by_agent(
     before_id: uuid.UUID | None = None,
     max_rows: int,
 ) -> list[models.Recommendation]:
-    """Recommendations of one agent to a customer, newest first, paged like list_recommendations. @plan
-    recommendations_agent_id_customer_id_id_idx, rows <= 2 * max_rows
+    """Recommendations of one agent to a customer, newest first, paged like list_recommendations.
+
+    @plan recommendations_agent_id_customer_id_id_idx, rows <= 2 * max_rows
     """
     return _runtime.many(
         conn,
@@ -575,8 +581,9 @@ def list_recommendations_by_status(
     before_id: uuid.UUID | None = None,
     max_rows: int,
 ) -> list[models.Recommendation]:
-    """Recommendations to a customer in one state, newest first, paged like list_recommendations. @plan
-    recommendations_customer_id_status_id_idx, rows <= 2 * max_rows
+    """Recommendations to a customer in one state, newest first, paged like list_recommendations.
+
+    @plan recommendations_customer_id_status_id_idx, rows <= 2 * max_rows
     """
     return _runtime.many(
         conn,
@@ -606,8 +613,9 @@ def list_recommendations_by_type(
     before_id: uuid.UUID | None = None,
     max_rows: int,
 ) -> list[models.Recommendation]:
-    """Recommendations to a customer of one type, newest first, paged like list_recommendations. @plan
-    recommendations_customer_id_type_id_idx, rows <= 2 * max_rows
+    """Recommendations to a customer of one type, newest first, paged like list_recommendations.
+
+    @plan recommendations_customer_id_type_id_idx, rows <= 2 * max_rows
     """
     return _runtime.many(
         conn,
@@ -638,6 +646,7 @@ def list_recommendations_by_priority(
     max_rows: int,
 ) -> list[models.Recommendation]:
     """Recommendations to a customer of one priority, newest first, paged like list_recommendations.
+
     @plan recommendations_customer_id_priority_id_idx, rows <= 2 * max_rows
     """
     return _runtime.many(
@@ -675,6 +684,7 @@ def list_recommendations_by_savings(
     """Recommendations to a customer, biggest estimated savings first, the newest first among equals,
     up to max_rows; the next page starts before the last estimated_savings and id of this one. Those
     without an estimate are left out, and those under min_savings (USD a month), where it is given.
+
     @plan recommendations_customer_id_estimated_savings_id_idx, rows <= 2 * max_rows
     """
     return _runtime.many(
@@ -727,6 +737,7 @@ def list_open_recommendations(
     """Recommendations to a customer that are not over (pending, approved or executing), newest first,
     paged like list_recommendations. status, type, priority, min_savings (USD a month) and agent_id
     each narrow it down, alone or together; with min_savings those without an estimate are left out.
+
     @plan recommendations_customer_id_status_id_idx, rows <= open_recommendations
     """
     return _runtime.many(
@@ -785,7 +796,9 @@ def list_open_recommendations_by_savings(
     """Recommendations to a customer that are not over, narrowed down like list_open_recommendations,
     biggest estimated savings first, the newest first among equals, those without an estimate last,
     up to max_rows. The next page starts before the last estimated_savings, None included, and id of
-    this one. @plan recommendations_customer_id_status_id_idx, rows <= open_recommendations
+    this one.
+
+    @plan recommendations_customer_id_status_id_idx, rows <= open_recommendations
     """
     return _runtime.many(
         conn,
@@ -927,6 +940,7 @@ def list_savings(
     those that were rolled back not counted; in USD a month, 0 for what is not known. It is a
     cohort:
     what becomes of a recommendation changes the row of the month in which it was made.
+
     @plan customers_pkey, recommendations_customer_id_created_at_idx, agents_pkey,
       optimizations_customer_id_recommendation_id_idx,
       rows <= customers + agents + (2 + optimizations) * window_recommendations
@@ -1032,10 +1046,11 @@ def list_savings_by_customer(
     until: datetime.datetime,
 ) -> list[ListSavingsByCustomerRow]:
     """What came of the recommendations made in [since, until), as list_savings has it, by month,
-    customer and agent. For operators: it spans customers. @plan customers_pkey,
-    recommendations_customer_id_created_at_idx, agents_pkey,
-    optimizations_customer_id_recommendation_id_idx, rows <= customers + agents + (2 +
-    optimizations) * window_recommendations
+    customer and agent. For operators: it spans customers.
+
+    @plan customers_pkey, recommendations_customer_id_created_at_idx, agents_pkey,
+      optimizations_customer_id_recommendation_id_idx,
+      rows <= customers + agents + (2 + optimizations) * window_recommendations
     """
     return _runtime.many(
         conn,
@@ -1111,6 +1126,8 @@ def delete_recommendation(
 ) -> int:
     """Delete a recommendation with its approvals and optimizations.
 
-    Returns 1, or 0 where there was none. @plan recommendations_pkey, rows <= 1
+    Returns 1, or 0 where there was none.
+
+    @plan recommendations_pkey, rows <= 1
     """
     return _runtime.execute_rows(conn, DELETE_RECOMMENDATION, (customer_id, id))

@@ -5,6 +5,7 @@
 -- Raises AlreadyExists where another approval of the recommendation is still pending, expired or
 -- not: delete_approval withdraws it.
 -- @returns exactly one
+--
 -- @plan approvals_pkey, rows <= 0
 WITH turn AS MATERIALIZED (
     -- Callers with one id take turns: ON CONFLICT looks at one of the unique indexes only.
@@ -23,6 +24,7 @@ RETURNING *;
 
 -- name: get_approval :one
 -- One approval.
+--
 -- @plan approvals_pkey, rows <= 1
 SELECT *
 FROM approvals
@@ -33,6 +35,7 @@ WHERE
 -- name: list_approvals :many
 -- Approvals of a customer, newest first, up to max_rows; the next page starts before the last id
 -- of this one.
+--
 -- @plan approvals_pkey, rows <= max_rows
 SELECT *
 FROM approvals
@@ -44,6 +47,7 @@ LIMIT @max_rows;
 
 -- name: list_recommendation_approvals :many
 -- All approvals of one recommendation, oldest first.
+--
 -- @plan approvals_customer_id_recommendation_id_idx, rows <= approvals
 SELECT *
 FROM approvals
@@ -57,6 +61,7 @@ ORDER BY id;
 -- expired, with its recommendation, if that is pending too; up to max_rows, the next page starts
 -- after the last approval's id of this one.
 -- @required customer_id, max_rows
+--
 -- @plan approvals_recommendation_id_pending_key, recommendations_pkey,
 --   recommendations_customer_id_status_id_idx, rows <= 2 * pending_approvals
 WITH undecided AS MATERIALIZED (
@@ -87,6 +92,7 @@ LIMIT @max_rows;
 -- expired, with its recommendation, if that is pending still; paged like list_pending_approvals. To
 -- ask again, withdraw it (delete_approval) and create another one.
 -- @required customer_id, max_rows
+--
 -- @plan approvals_recommendation_id_pending_key, recommendations_pkey,
 --   recommendations_customer_id_status_id_idx, rows <= 2 * pending_approvals
 WITH expired AS MATERIALIZED (
@@ -118,6 +124,7 @@ LIMIT @max_rows;
 -- pending; get_approval tells who decided it, or that it has expired.
 --
 -- Raises InvalidValue where status is pending or approved_by is empty.
+--
 -- @plan approvals_pkey, approvals_recommendation_id_pending_key, recommendations_pkey,
 --   rows <= 4 + pending_approvals
 WITH recommendation AS MATERIALIZED (
@@ -180,6 +187,7 @@ RETURNING approvals.*;
 
 -- name: delete_approval :execrows
 -- Withdraw a question that is still pending. Returns 1, or 0 where there was none.
+--
 -- @plan approvals_pkey, approvals_recommendation_id_pending_key, rows <= 1 + pending_approvals
 DELETE FROM approvals
 WHERE

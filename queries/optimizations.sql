@@ -2,6 +2,7 @@
 -- Queue a recommendation to be carried out by an agent. With an id that is taken already, nothing
 -- is written and the optimization that is there is returned.
 -- @returns exactly one
+--
 -- @plan optimizations_pkey, rows <= 0
 INSERT INTO optimizations (customer_id, id, recommendation_id, agent_id, workflow_execution_id)
 VALUES (
@@ -16,6 +17,7 @@ RETURNING *;
 
 -- name: get_optimization :one
 -- One optimization.
+--
 -- @plan optimizations_pkey, rows <= 1
 SELECT *
 FROM optimizations
@@ -26,6 +28,7 @@ WHERE
 -- name: list_optimizations :many
 -- Optimizations of a customer, newest first, up to max_rows; the next page starts before the last
 -- id of this one.
+--
 -- @plan optimizations_pkey, rows <= max_rows
 SELECT *
 FROM optimizations
@@ -38,6 +41,7 @@ LIMIT @max_rows;
 -- name: list_optimizations_by_agent :many
 -- Optimizations of a customer that one agent carries out, newest first, paged like
 -- list_optimizations.
+--
 -- @plan optimizations_agent_id_customer_id_id_idx, rows <= max_rows
 SELECT *
 FROM optimizations
@@ -50,6 +54,7 @@ LIMIT @max_rows;
 
 -- name: list_recommendation_optimizations :many
 -- All optimizations of one recommendation, oldest first.
+--
 -- @plan optimizations_customer_id_recommendation_id_idx, rows <= optimizations
 SELECT *
 FROM optimizations
@@ -60,6 +65,7 @@ ORDER BY id;
 
 -- name: list_workflow_optimizations :many
 -- All optimizations that one run carries out, oldest first.
+--
 -- @plan optimizations_customer_id_workflow_execution_id_idx, rows <= optimizations
 SELECT *
 FROM optimizations
@@ -71,6 +77,7 @@ ORDER BY id;
 -- name: start_optimization :one
 -- Move an optimization from queued to executing, and its recommendation from approved with it;
 -- None where the one was not queued or the other not approved.
+--
 -- @plan optimizations_pkey, recommendations_pkey, rows <= 5
 WITH recommendation AS MATERIALIZED (
     -- The parent is locked before the child, everywhere. Its status is what it is by then.
@@ -124,6 +131,7 @@ RETURNING optimizations.*;
 
 -- name: update_optimization_progress :one
 -- Note how far an executing optimization is, 0 to 100; None where it was not executing.
+--
 -- @plan optimizations_pkey, rows <= 1
 UPDATE optimizations
 SET progress = @progress
@@ -137,6 +145,7 @@ RETURNING *;
 -- Move an optimization from executing to completed, with what it brought (savings in USD a month,
 -- improvement as a multiplier), and its recommendation with it; None where it was not executing.
 -- @required customer_id, id
+--
 -- @plan optimizations_pkey, recommendations_pkey, recommendations_customer_id_status_id_idx,
 --   rows <= 4
 WITH recommendation AS MATERIALIZED (
@@ -189,6 +198,7 @@ SELECT * FROM completed;
 -- Move an optimization from queued or executing to failed, with the reason, and its recommendation
 -- with it where it was executing; None where it was neither.
 -- @required error, customer_id, id
+--
 -- @plan optimizations_pkey, recommendations_pkey, recommendations_customer_id_status_id_idx,
 --   rows <= 4
 WITH recommendation AS MATERIALIZED (
@@ -243,6 +253,7 @@ SELECT * FROM failed;
 -- Note that a completed or failed optimization was undone, and its recommendation with it; None
 -- where it was neither.
 -- @required customer_id, id
+--
 -- @plan optimizations_pkey, recommendations_pkey, recommendations_customer_id_status_id_idx,
 --   rows <= 4
 WITH recommendation AS MATERIALIZED (
@@ -289,6 +300,7 @@ SELECT * FROM rolled_back;
 
 -- name: delete_optimization :execrows
 -- Delete an optimization. Returns 1, or 0 where there was none.
+--
 -- @plan optimizations_pkey, rows <= 1
 DELETE FROM optimizations
 WHERE

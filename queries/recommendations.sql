@@ -3,6 +3,7 @@
 -- multiplier, confidence_score 0 to 1. With an id that is taken already, nothing is written and
 -- the recommendation that is there is returned.
 -- @returns exactly one
+--
 -- @plan recommendations_pkey, rows <= 0
 INSERT INTO recommendations (
     customer_id,
@@ -37,6 +38,7 @@ RETURNING *;
 
 -- name: get_recommendation :one
 -- One recommendation.
+--
 -- @plan recommendations_pkey, rows <= 1
 SELECT *
 FROM recommendations
@@ -59,6 +61,7 @@ WHERE
 -- @many optimizations optimizations
 -- @many optimization_runs workflow_executions
 -- @nullable predicted_savings, realised_savings, savings_difference, savings_ratio
+--
 -- @plan recommendations_pkey, agents_pkey, approvals_customer_id_recommendation_id_idx,
 --   workflow_executions_pkey, workflow_steps_step_order_key, workflow_artifacts_pkey,
 --   optimizations_customer_id_recommendation_id_idx,
@@ -155,6 +158,7 @@ WHERE
 -- name: list_recommendations :many
 -- Recommendations to a customer, newest first, up to max_rows; the next page starts before the
 -- last id of this one.
+--
 -- @plan recommendations_pkey, rows <= max_rows
 SELECT *
 FROM recommendations
@@ -166,6 +170,7 @@ LIMIT @max_rows;
 
 -- name: list_recommendations_by_agent :many
 -- Recommendations of one agent to a customer, newest first, paged like list_recommendations.
+--
 -- @plan recommendations_agent_id_customer_id_id_idx, rows <= 2 * max_rows
 SELECT *
 FROM recommendations
@@ -178,6 +183,7 @@ LIMIT @max_rows;
 
 -- name: list_recommendations_by_status :many
 -- Recommendations to a customer in one state, newest first, paged like list_recommendations.
+--
 -- @plan recommendations_customer_id_status_id_idx, rows <= 2 * max_rows
 SELECT *
 FROM recommendations
@@ -190,6 +196,7 @@ LIMIT @max_rows;
 
 -- name: list_recommendations_by_type :many
 -- Recommendations to a customer of one type, newest first, paged like list_recommendations.
+--
 -- @plan recommendations_customer_id_type_id_idx, rows <= 2 * max_rows
 SELECT *
 FROM recommendations
@@ -202,6 +209,7 @@ LIMIT @max_rows;
 
 -- name: list_recommendations_by_priority :many
 -- Recommendations to a customer of one priority, newest first, paged like list_recommendations.
+--
 -- @plan recommendations_customer_id_priority_id_idx, rows <= 2 * max_rows
 SELECT *
 FROM recommendations
@@ -216,6 +224,7 @@ LIMIT @max_rows;
 -- Recommendations to a customer, biggest estimated savings first, the newest first among equals, up
 -- to max_rows; the next page starts before the last estimated_savings and id of this one. Those
 -- without an estimate are left out, and those under min_savings (USD a month), where it is given.
+--
 -- @plan recommendations_customer_id_estimated_savings_id_idx, rows <= 2 * max_rows
 SELECT *
 FROM recommendations
@@ -234,6 +243,7 @@ LIMIT @max_rows;
 -- paged like list_recommendations. status, type, priority, min_savings (USD a month) and agent_id
 -- each narrow it down, alone or together; with min_savings those without an estimate are left out.
 -- @required customer_id, max_rows
+--
 -- @plan recommendations_customer_id_status_id_idx, rows <= open_recommendations
 WITH open AS MATERIALIZED (
     -- By itself, or the planner may choose an index for what narrows it down, or for the order.
@@ -265,6 +275,7 @@ LIMIT @max_rows;
 -- up to max_rows. The next page starts before the last estimated_savings, None included, and id of
 -- this one.
 -- @required customer_id, max_rows
+--
 -- @plan recommendations_customer_id_status_id_idx, rows <= open_recommendations
 WITH open AS MATERIALIZED (
     -- By itself, or the planner may choose an index for what narrows it down, or for the order.
@@ -297,6 +308,7 @@ LIMIT @max_rows;
 
 -- name: list_workflow_recommendations :many
 -- All recommendations that one run produced, oldest first.
+--
 -- @plan recommendations_customer_id_workflow_execution_id_idx, rows <= recommendations
 SELECT *
 FROM recommendations
@@ -314,6 +326,7 @@ ORDER BY id;
 -- those approved were to, and realised_savings what their completed optimizations really save,
 -- those that were rolled back not counted; in USD a month, 0 for what is not known. It is a cohort:
 -- what becomes of a recommendation changes the row of the month in which it was made.
+--
 -- @plan customers_pkey, recommendations_customer_id_created_at_idx, agents_pkey,
 --   optimizations_customer_id_recommendation_id_idx,
 --   rows <= customers + agents + (2 + optimizations) * window_recommendations
@@ -374,6 +387,7 @@ ORDER BY made.month DESC, agents.name ASC, made.agent_id ASC;
 -- name: list_savings_by_customer :many
 -- What came of the recommendations made in [since, until), as list_savings has it, by month,
 -- customer and agent. For operators: it spans customers.
+--
 -- @plan customers_pkey, recommendations_customer_id_created_at_idx, agents_pkey,
 --   optimizations_customer_id_recommendation_id_idx,
 --   rows <= customers + agents + (2 + optimizations) * window_recommendations
@@ -439,6 +453,7 @@ ORDER BY
 
 -- name: approve_recommendation :one
 -- Move a recommendation from pending to approved; None where it was not pending.
+--
 -- @plan recommendations_pkey, recommendations_customer_id_status_id_idx, rows <= 1
 UPDATE recommendations
 SET
@@ -452,6 +467,7 @@ RETURNING *;
 
 -- name: reject_recommendation :one
 -- Move a recommendation from pending or approved to rejected; None where it was neither.
+--
 -- @plan recommendations_pkey, recommendations_customer_id_status_id_idx, rows <= 1
 UPDATE recommendations
 SET status = 'rejected'
@@ -464,6 +480,7 @@ RETURNING *;
 -- name: delete_recommendation :execrows
 -- Delete a recommendation with its approvals and optimizations. Returns 1, or 0 where there was
 -- none.
+--
 -- @plan recommendations_pkey, rows <= 1
 DELETE FROM recommendations
 WHERE

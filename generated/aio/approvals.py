@@ -61,6 +61,7 @@ async def create_approval(
 
     Raises AlreadyExists where another approval of the recommendation is still pending, expired or
     not: delete_approval withdraws it.
+
     @plan approvals_pkey, rows <= 0
     """
     return await _runtime.async_exactly_one(
@@ -92,7 +93,9 @@ async def list_approvals(
     max_rows: int,
 ) -> list[models.Approval]:
     """Approvals of a customer, newest first, up to max_rows; the next page starts before the last id
-    of this one. @plan approvals_pkey, rows <= max_rows
+    of this one.
+
+    @plan approvals_pkey, rows <= max_rows
     """
     return await _runtime.async_many(
         conn,
@@ -129,8 +132,10 @@ async def list_pending_approvals(
 ) -> list[ListPendingApprovalsRow]:
     """What a customer has still to decide, oldest first: each approval that is pending and has not
     expired, with its recommendation, if that is pending too; up to max_rows, the next page starts
-    after the last approval's id of this one. @plan approvals_recommendation_id_pending_key,
-    recommendations_pkey, recommendations_customer_id_status_id_idx, rows <= 2 * pending_approvals
+    after the last approval's id of this one.
+
+    @plan approvals_recommendation_id_pending_key, recommendations_pkey,
+      recommendations_customer_id_status_id_idx, rows <= 2 * pending_approvals
     """
     return await _runtime.async_many(
         conn,
@@ -149,9 +154,10 @@ async def list_expired_approvals(
 ) -> list[ListExpiredApprovalsRow]:
     """What a customer let expire undecided, oldest first: each approval that is pending and has
     expired, with its recommendation, if that is pending still; paged like list_pending_approvals.
-    To ask again, withdraw it (delete_approval) and create another one. @plan
-    approvals_recommendation_id_pending_key, recommendations_pkey,
-    recommendations_customer_id_status_id_idx, rows <= 2 * pending_approvals
+    To ask again, withdraw it (delete_approval) and create another one.
+
+    @plan approvals_recommendation_id_pending_key, recommendations_pkey,
+      recommendations_customer_id_status_id_idx, rows <= 2 * pending_approvals
     """
     return await _runtime.async_many(
         conn,
@@ -176,6 +182,7 @@ async def decide_approval(
     pending; get_approval tells who decided it, or that it has expired.
 
     Raises InvalidValue where status is pending or approved_by is empty.
+
     @plan approvals_pkey, approvals_recommendation_id_pending_key, recommendations_pkey,
       rows <= 4 + pending_approvals
     """
@@ -195,7 +202,8 @@ async def delete_approval(
 ) -> int:
     """Withdraw a question that is still pending.
 
-    Returns 1, or 0 where there was none. @plan approvals_pkey,
-    approvals_recommendation_id_pending_key, rows <= 1 + pending_approvals
+    Returns 1, or 0 where there was none.
+
+    @plan approvals_pkey, approvals_recommendation_id_pending_key, rows <= 1 + pending_approvals
     """
     return await _runtime.async_execute_rows(conn, DELETE_APPROVAL, (customer_id, id))

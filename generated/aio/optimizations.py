@@ -65,7 +65,9 @@ async def create_optimization(
     """Queue a recommendation to be carried out by an agent.
 
     With an id that is taken already, nothing is written and the optimization that is there is
-    returned. @plan optimizations_pkey, rows <= 0
+    returned.
+
+    @plan optimizations_pkey, rows <= 0
     """
     return await _runtime.async_exactly_one(
         conn,
@@ -96,7 +98,9 @@ async def list_optimizations(
     max_rows: int,
 ) -> list[models.Optimization]:
     """Optimizations of a customer, newest first, up to max_rows; the next page starts before the last
-    id of this one. @plan optimizations_pkey, rows <= max_rows
+    id of this one.
+
+    @plan optimizations_pkey, rows <= max_rows
     """
     return await _runtime.async_many(
         conn,
@@ -115,7 +119,9 @@ async def list_optimizations_by_agent(
     max_rows: int,
 ) -> list[models.Optimization]:
     """Optimizations of a customer that one agent carries out, newest first, paged like
-    list_optimizations. @plan optimizations_agent_id_customer_id_id_idx, rows <= max_rows
+    list_optimizations.
+
+    @plan optimizations_agent_id_customer_id_id_idx, rows <= max_rows
     """
     return await _runtime.async_many(
         conn,
@@ -168,8 +174,9 @@ async def start_optimization(
     id: uuid.UUID,
 ) -> models.Optimization | None:
     """Move an optimization from queued to executing, and its recommendation from approved with it;
-    None where the one was not queued or the other not approved. @plan optimizations_pkey,
-    recommendations_pkey, rows <= 5
+    None where the one was not queued or the other not approved.
+
+    @plan optimizations_pkey, recommendations_pkey, rows <= 5
     """
     return await _runtime.async_one(conn, START_OPTIMIZATION, (customer_id, id), _make_optimization)
 
@@ -204,8 +211,9 @@ async def complete_optimization(
 ) -> models.Optimization | None:
     """Move an optimization from executing to completed, with what it brought (savings in USD a month,
     improvement as a multiplier), and its recommendation with it; None where it was not executing.
-    @plan optimizations_pkey, recommendations_pkey, recommendations_customer_id_status_id_idx, rows
-    <= 4
+
+    @plan optimizations_pkey, recommendations_pkey, recommendations_customer_id_status_id_idx,
+      rows <= 4
     """
     return await _runtime.async_one(
         conn,
@@ -224,8 +232,10 @@ async def fail_optimization(
     result: models.JSON | None = None,
 ) -> models.Optimization | None:
     """Move an optimization from queued or executing to failed, with the reason, and its recommendation
-    with it where it was executing; None where it was neither. @plan optimizations_pkey,
-    recommendations_pkey, recommendations_customer_id_status_id_idx, rows <= 4
+    with it where it was executing; None where it was neither.
+
+    @plan optimizations_pkey, recommendations_pkey, recommendations_customer_id_status_id_idx,
+      rows <= 4
     """
     return await _runtime.async_one(
         conn,
@@ -243,8 +253,10 @@ async def roll_back_optimization(
     result: models.JSON | None = None,
 ) -> models.Optimization | None:
     """Note that a completed or failed optimization was undone, and its recommendation with it; None
-    where it was neither. @plan optimizations_pkey, recommendations_pkey,
-    recommendations_customer_id_status_id_idx, rows <= 4
+    where it was neither.
+
+    @plan optimizations_pkey, recommendations_pkey, recommendations_customer_id_status_id_idx,
+      rows <= 4
     """
     return await _runtime.async_one(
         conn,
@@ -262,6 +274,8 @@ async def delete_optimization(
 ) -> int:
     """Delete an optimization.
 
-    Returns 1, or 0 where there was none. @plan optimizations_pkey, rows <= 1
+    Returns 1, or 0 where there was none.
+
+    @plan optimizations_pkey, rows <= 1
     """
     return await _runtime.async_execute_rows(conn, DELETE_OPTIMIZATION, (customer_id, id))

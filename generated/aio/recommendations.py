@@ -94,7 +94,9 @@ async def create_recommendation(
 ) -> models.Recommendation:
     """Propose a change to a customer. estimated_savings is in USD a month, estimated_improvement a
     multiplier, confidence_score 0 to 1. With an id that is taken already, nothing is written and
-    the recommendation that is there is returned. @plan recommendations_pkey, rows <= 0
+    the recommendation that is there is returned.
+
+    @plan recommendations_pkey, rows <= 0
     """
     return await _runtime.async_exactly_one(
         conn,
@@ -150,6 +152,7 @@ async def get_recommendation_trace(
     save, those that were rolled back not counted, and savings_difference the second less the first,
     all in USD a month; savings_ratio is the second over the first (1 is as predicted). Each is None
     where it is not known, the ratio also where nothing was to be saved.
+
     @plan recommendations_pkey, agents_pkey, approvals_customer_id_recommendation_id_idx,
       workflow_executions_pkey, workflow_steps_step_order_key, workflow_artifacts_pkey,
       optimizations_customer_id_recommendation_id_idx,
@@ -172,7 +175,9 @@ async def list_recommendations(
     max_rows: int,
 ) -> list[models.Recommendation]:
     """Recommendations to a customer, newest first, up to max_rows; the next page starts before the
-    last id of this one. @plan recommendations_pkey, rows <= max_rows
+    last id of this one.
+
+    @plan recommendations_pkey, rows <= max_rows
     """
     return await _runtime.async_many(
         conn,
@@ -190,8 +195,9 @@ async def list_recommendations_by_agent(
     before_id: uuid.UUID | None = None,
     max_rows: int,
 ) -> list[models.Recommendation]:
-    """Recommendations of one agent to a customer, newest first, paged like list_recommendations. @plan
-    recommendations_agent_id_customer_id_id_idx, rows <= 2 * max_rows
+    """Recommendations of one agent to a customer, newest first, paged like list_recommendations.
+
+    @plan recommendations_agent_id_customer_id_id_idx, rows <= 2 * max_rows
     """
     return await _runtime.async_many(
         conn,
@@ -209,8 +215,9 @@ async def list_recommendations_by_status(
     before_id: uuid.UUID | None = None,
     max_rows: int,
 ) -> list[models.Recommendation]:
-    """Recommendations to a customer in one state, newest first, paged like list_recommendations. @plan
-    recommendations_customer_id_status_id_idx, rows <= 2 * max_rows
+    """Recommendations to a customer in one state, newest first, paged like list_recommendations.
+
+    @plan recommendations_customer_id_status_id_idx, rows <= 2 * max_rows
     """
     return await _runtime.async_many(
         conn,
@@ -228,8 +235,9 @@ async def list_recommendations_by_type(
     before_id: uuid.UUID | None = None,
     max_rows: int,
 ) -> list[models.Recommendation]:
-    """Recommendations to a customer of one type, newest first, paged like list_recommendations. @plan
-    recommendations_customer_id_type_id_idx, rows <= 2 * max_rows
+    """Recommendations to a customer of one type, newest first, paged like list_recommendations.
+
+    @plan recommendations_customer_id_type_id_idx, rows <= 2 * max_rows
     """
     return await _runtime.async_many(
         conn,
@@ -248,6 +256,7 @@ async def list_recommendations_by_priority(
     max_rows: int,
 ) -> list[models.Recommendation]:
     """Recommendations to a customer of one priority, newest first, paged like list_recommendations.
+
     @plan recommendations_customer_id_priority_id_idx, rows <= 2 * max_rows
     """
     return await _runtime.async_many(
@@ -270,6 +279,7 @@ async def list_recommendations_by_savings(
     """Recommendations to a customer, biggest estimated savings first, the newest first among equals,
     up to max_rows; the next page starts before the last estimated_savings and id of this one. Those
     without an estimate are left out, and those under min_savings (USD a month), where it is given.
+
     @plan recommendations_customer_id_estimated_savings_id_idx, rows <= 2 * max_rows
     """
     return await _runtime.async_many(
@@ -295,6 +305,7 @@ async def list_open_recommendations(
     """Recommendations to a customer that are not over (pending, approved or executing), newest first,
     paged like list_recommendations. status, type, priority, min_savings (USD a month) and agent_id
     each narrow it down, alone or together; with min_savings those without an estimate are left out.
+
     @plan recommendations_customer_id_status_id_idx, rows <= open_recommendations
     """
     return await _runtime.async_many(
@@ -321,7 +332,9 @@ async def list_open_recommendations_by_savings(
     """Recommendations to a customer that are not over, narrowed down like list_open_recommendations,
     biggest estimated savings first, the newest first among equals, those without an estimate last,
     up to max_rows. The next page starts before the last estimated_savings, None included, and id of
-    this one. @plan recommendations_customer_id_status_id_idx, rows <= open_recommendations
+    this one.
+
+    @plan recommendations_customer_id_status_id_idx, rows <= open_recommendations
     """
     return await _runtime.async_many(
         conn,
@@ -377,6 +390,7 @@ async def list_savings(
     those that were rolled back not counted; in USD a month, 0 for what is not known. It is a
     cohort:
     what becomes of a recommendation changes the row of the month in which it was made.
+
     @plan customers_pkey, recommendations_customer_id_created_at_idx, agents_pkey,
       optimizations_customer_id_recommendation_id_idx,
       rows <= customers + agents + (2 + optimizations) * window_recommendations
@@ -396,10 +410,11 @@ async def list_savings_by_customer(
     until: datetime.datetime,
 ) -> list[ListSavingsByCustomerRow]:
     """What came of the recommendations made in [since, until), as list_savings has it, by month,
-    customer and agent. For operators: it spans customers. @plan customers_pkey,
-    recommendations_customer_id_created_at_idx, agents_pkey,
-    optimizations_customer_id_recommendation_id_idx, rows <= customers + agents + (2 +
-    optimizations) * window_recommendations
+    customer and agent. For operators: it spans customers.
+
+    @plan customers_pkey, recommendations_customer_id_created_at_idx, agents_pkey,
+      optimizations_customer_id_recommendation_id_idx,
+      rows <= customers + agents + (2 + optimizations) * window_recommendations
     """
     return await _runtime.async_many(
         conn,
@@ -453,6 +468,8 @@ async def delete_recommendation(
 ) -> int:
     """Delete a recommendation with its approvals and optimizations.
 
-    Returns 1, or 0 where there was none. @plan recommendations_pkey, rows <= 1
+    Returns 1, or 0 where there was none.
+
+    @plan recommendations_pkey, rows <= 1
     """
     return await _runtime.async_execute_rows(conn, DELETE_RECOMMENDATION, (customer_id, id))
