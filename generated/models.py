@@ -529,7 +529,8 @@ class Recommendation:
 @dataclasses.dataclass(frozen=True, slots=True)
 class RecommendationTrace:
     """Each recommendation with its latest approval, the run that produced it, its latest optimization
-    and what it brought. Ask with WHERE customer_id = ... or LIMIT.
+    and what it brought. Ask with WHERE customer_id = ... or LIMIT; ORDER BY recommendation_id DESC
+    is newest first.
     """
 
     customer: str

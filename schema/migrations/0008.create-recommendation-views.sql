@@ -102,7 +102,8 @@ CROSS JOIN
     ) AS outcome;
 COMMENT ON VIEW recommendation_trace IS
 'Each recommendation with its latest approval, the run that produced it, its latest optimization '
-'and what it brought. Ask with WHERE customer_id = ... or LIMIT.';
+'and what it brought. Ask with WHERE customer_id = ... or LIMIT; ORDER BY recommendation_id DESC '
+'is newest first.';
 COMMENT ON COLUMN recommendation_trace.status IS 'State of the recommendation; see the type.';
 COMMENT ON COLUMN recommendation_trace.approval IS
 'State of the latest approval, pending where it expired undecided; NULL where none was asked '
