@@ -17,14 +17,17 @@ __all__ = [
     "DELETE_APPROVAL",
     "GET_APPROVAL",
     "LIST_APPROVALS",
+    "LIST_EXPIRED_APPROVALS",
     "LIST_PENDING_APPROVALS",
     "LIST_RECOMMENDATION_APPROVALS",
+    "ListExpiredApprovalsRow",
     "ListPendingApprovalsRow",
     "create_approval",
     "decide_approval",
     "delete_approval",
     "get_approval",
     "list_approvals",
+    "list_expired_approvals",
     "list_pending_approvals",
     "list_recommendation_approvals",
 ]
@@ -82,6 +85,8 @@ def create_approval(
 
     Raises AlreadyExists where another approval of the recommendation is still pending, expired or
     not: delete_approval withdraws it.
+
+    @plan approvals_pkey, rows <= 0
     """
     return _runtime.exactly_one(
         conn,
@@ -106,7 +111,10 @@ def get_approval(
     customer_id: uuid.UUID,
     id: uuid.UUID,
 ) -> models.Approval | None:
-    """One approval."""
+    """One approval.
+
+    @plan approvals_pkey, rows <= 1
+    """
     return _runtime.one(conn, GET_APPROVAL, (customer_id, id), _make_approval)
 
 
@@ -130,6 +138,8 @@ def list_approvals(
 ) -> list[models.Approval]:
     """Approvals of a customer, newest first, up to max_rows; the next page starts before the last id
     of this one.
+
+    @plan approvals_pkey, rows <= max_rows
     """
     return _runtime.many(conn, LIST_APPROVALS, (customer_id, before_id, max_rows), _make_approval)
 
@@ -150,7 +160,10 @@ def list_recommendation_approvals(
     customer_id: uuid.UUID,
     recommendation_id: uuid.UUID,
 ) -> list[models.Approval]:
-    """All approvals of one recommendation, oldest first."""
+    """All approvals of one recommendation, oldest first.
+
+    @plan approvals_customer_id_recommendation_id_idx, rows <= approvals
+    """
     return _runtime.many(
         conn,
         LIST_RECOMMENDATION_APPROVALS,
@@ -160,21 +173,28 @@ def list_recommendation_approvals(
 
 
 LIST_PENDING_APPROVALS: typing.Final = """-- name: list_pending_approvals :many
+WITH undecided AS MATERIALIZED (
+    -- By itself, or the planner may go through all approvals in the order of their ids.
+    SELECT customer_id, id, recommendation_id, status, approved_by, comment, expires_at, decided_at, created_at, updated_at
+    FROM approvals
+    WHERE
+        customer_id = $2
+        AND status = 'pending'
+        AND (expires_at IS NULL OR expires_at > now())
+        AND id > coalesce($3::uuid, '00000000-0000-0000-0000-000000000000')
+)
+
 SELECT
     approvals.customer_id, approvals.id, approvals.recommendation_id, approvals.status, approvals.approved_by, approvals.comment, approvals.expires_at, approvals.decided_at, approvals.created_at, approvals.updated_at,
     recommendations.customer_id, recommendations.id, recommendations.agent_id, recommendations.workflow_execution_id, recommendations.type, recommendations.title, recommendations.description, recommendations.estimated_savings, recommendations.estimated_improvement, recommendations.confidence_score, recommendations.priority, recommendations.status, recommendations.approved_at, recommendations.executed_at, recommendations.data, recommendations.created_at, recommendations.updated_at
-FROM approvals
+FROM undecided AS approvals
 INNER JOIN recommendations
     ON
         approvals.customer_id = recommendations.customer_id
         AND approvals.recommendation_id = recommendations.id
-WHERE
-    approvals.customer_id = $1
-    AND approvals.status = 'pending'
-    AND (approvals.expires_at IS NULL OR approvals.expires_at > now())
-    AND recommendations.status = 'pending'
+WHERE recommendations.status = 'pending'
 ORDER BY approvals.id
-LIMIT $2
+LIMIT $1
 """
 
 
@@ -225,24 +245,123 @@ def _make_list_pending_approvals_row(row: _runtime.Row) -> ListPendingApprovalsR
 def list_pending_approvals(
     conn: psycopg.Connection[typing.Any],
     *,
-    customer_id: uuid.UUID,
     max_rows: int,
+    customer_id: uuid.UUID,
+    after_id: uuid.UUID | None = None,
 ) -> list[ListPendingApprovalsRow]:
     """What a customer has still to decide, oldest first: each approval that is pending and has not
-    expired, with its recommendation, if that is pending too.
+    expired, with its recommendation, if that is pending too; up to max_rows, the next page starts
+    after the last approval's id of this one.
+
+    @plan approvals_recommendation_id_pending_key, recommendations_pkey,
+      recommendations_customer_id_status_id_idx, rows <= 2 * pending_approvals
     """
     return _runtime.many(
         conn,
         LIST_PENDING_APPROVALS,
-        (customer_id, max_rows),
+        (max_rows, customer_id, after_id),
         _make_list_pending_approvals_row,
+    )
+
+
+LIST_EXPIRED_APPROVALS: typing.Final = """-- name: list_expired_approvals :many
+WITH expired AS MATERIALIZED (
+    -- By itself, or the planner may go through all approvals in the order of their ids.
+    SELECT customer_id, id, recommendation_id, status, approved_by, comment, expires_at, decided_at, created_at, updated_at
+    FROM approvals
+    WHERE
+        customer_id = $2
+        AND status = 'pending'
+        AND expires_at <= now()
+        AND id > coalesce($3::uuid, '00000000-0000-0000-0000-000000000000')
+)
+
+SELECT
+    approvals.customer_id, approvals.id, approvals.recommendation_id, approvals.status, approvals.approved_by, approvals.comment, approvals.expires_at, approvals.decided_at, approvals.created_at, approvals.updated_at,
+    recommendations.customer_id, recommendations.id, recommendations.agent_id, recommendations.workflow_execution_id, recommendations.type, recommendations.title, recommendations.description, recommendations.estimated_savings, recommendations.estimated_improvement, recommendations.confidence_score, recommendations.priority, recommendations.status, recommendations.approved_at, recommendations.executed_at, recommendations.data, recommendations.created_at, recommendations.updated_at
+FROM expired AS approvals
+INNER JOIN recommendations
+    ON
+        approvals.customer_id = recommendations.customer_id
+        AND approvals.recommendation_id = recommendations.id
+WHERE recommendations.status = 'pending'
+ORDER BY approvals.id
+LIMIT $1
+"""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ListExpiredApprovalsRow:
+    """A row of `list_expired_approvals`."""
+
+    approval: models.Approval
+    recommendation: models.Recommendation
+
+
+def _make_list_expired_approvals_row(row: _runtime.Row) -> ListExpiredApprovalsRow:
+    return ListExpiredApprovalsRow(
+        models.Approval(
+            row[0],
+            row[1],
+            row[2],
+            _APPROVAL_STATUS_LABELS[row[3]],
+            row[4],
+            row[5],
+            row[6],
+            row[7],
+            row[8],
+            row[9],
+        ),
+        models.Recommendation(
+            row[10],
+            row[11],
+            row[12],
+            row[13],
+            row[14],
+            row[15],
+            row[16],
+            row[17],
+            row[18],
+            row[19],
+            _RECOMMENDATION_PRIORITY_LABELS[row[20]],
+            _RECOMMENDATION_STATUS_LABELS[row[21]],
+            row[22],
+            row[23],
+            row[24],
+            row[25],
+            row[26],
+        ),
+    )
+
+
+def list_expired_approvals(
+    conn: psycopg.Connection[typing.Any],
+    *,
+    max_rows: int,
+    customer_id: uuid.UUID,
+    after_id: uuid.UUID | None = None,
+) -> list[ListExpiredApprovalsRow]:
+    """What a customer let expire undecided, oldest first: each approval that is pending and has
+    expired, with its recommendation, if that is pending still; paged like list_pending_approvals.
+    To ask again, withdraw it (delete_approval) and create another one.
+
+    @plan approvals_recommendation_id_pending_key, recommendations_pkey,
+      recommendations_customer_id_status_id_idx, rows <= 2 * pending_approvals
+    """
+    return _runtime.many(
+        conn,
+        LIST_EXPIRED_APPROVALS,
+        (max_rows, customer_id, after_id),
+        _make_list_expired_approvals_row,
     )
 
 
 DECIDE_APPROVAL: typing.Final = """-- name: decide_approval :one
 WITH recommendation AS MATERIALIZED (
-    -- The parent is locked before the child, everywhere.
-    SELECT recommendations.id
+    -- The parent is locked before the child, everywhere. Its status is what it is by then.
+    SELECT
+        recommendations.id,
+        recommendations.status
     FROM approvals
     INNER JOIN recommendations
         ON
@@ -251,7 +370,6 @@ WITH recommendation AS MATERIALIZED (
     WHERE
         approvals.customer_id = $4
         AND approvals.id = $5
-        AND recommendations.status = 'pending'
     FOR NO KEY UPDATE OF recommendations
 ),
 
@@ -267,6 +385,7 @@ ready AS MATERIALIZED (
         AND approvals.id = $5
         AND approvals.status = 'pending'
         AND (approvals.expires_at IS NULL OR approvals.expires_at > now())
+        AND recommendation.status = 'pending'
     FOR NO KEY UPDATE OF approvals
 ),
 
@@ -310,7 +429,12 @@ def decide_approval(
     """Approve or reject (status), by whom and why, and move the recommendation the same way.
 
     None where the approval was decided before or has expired, or the recommendation is no longer
-    pending.
+    pending; get_approval tells who decided it, or that it has expired.
+
+    Raises InvalidValue where status is pending or approved_by is empty.
+
+    @plan approvals_pkey, approvals_recommendation_id_pending_key, recommendations_pkey,
+      rows <= 4 + pending_approvals
     """
     return _runtime.one(
         conn,
@@ -338,5 +462,7 @@ def delete_approval(
     """Withdraw a question that is still pending.
 
     Returns 1, or 0 where there was none.
+
+    @plan approvals_pkey, approvals_recommendation_id_pending_key, rows <= 1 + pending_approvals
     """
     return _runtime.execute_rows(conn, DELETE_APPROVAL, (customer_id, id))

@@ -89,6 +89,8 @@ def create_optimization(
 
     With an id that is taken already, nothing is written and the optimization that is there is
     returned.
+
+    @plan optimizations_pkey, rows <= 0
     """
     return _runtime.exactly_one(
         conn,
@@ -113,7 +115,10 @@ def get_optimization(
     customer_id: uuid.UUID,
     id: uuid.UUID,
 ) -> models.Optimization | None:
-    """One optimization."""
+    """One optimization.
+
+    @plan optimizations_pkey, rows <= 1
+    """
     return _runtime.one(conn, GET_OPTIMIZATION, (customer_id, id), _make_optimization)
 
 
@@ -137,6 +142,8 @@ def list_optimizations(
 ) -> list[models.Optimization]:
     """Optimizations of a customer, newest first, up to max_rows; the next page starts before the last
     id of this one.
+
+    @plan optimizations_pkey, rows <= max_rows
     """
     return _runtime.many(
         conn,
@@ -168,6 +175,8 @@ def list_optimizations_by_agent(
 ) -> list[models.Optimization]:
     """Optimizations of a customer that one agent carries out, newest first, paged like
     list_optimizations.
+
+    @plan optimizations_agent_id_customer_id_id_idx, rows <= max_rows
     """
     return _runtime.many(
         conn,
@@ -193,7 +202,10 @@ def list_recommendation_optimizations(
     customer_id: uuid.UUID,
     recommendation_id: uuid.UUID,
 ) -> list[models.Optimization]:
-    """All optimizations of one recommendation, oldest first."""
+    """All optimizations of one recommendation, oldest first.
+
+    @plan optimizations_customer_id_recommendation_id_idx, rows <= optimizations
+    """
     return _runtime.many(
         conn,
         LIST_RECOMMENDATION_OPTIMIZATIONS,
@@ -218,7 +230,10 @@ def list_workflow_optimizations(
     customer_id: uuid.UUID,
     workflow_execution_id: uuid.UUID,
 ) -> list[models.Optimization]:
-    """All optimizations that one run carries out, oldest first."""
+    """All optimizations that one run carries out, oldest first.
+
+    @plan optimizations_customer_id_workflow_execution_id_idx, rows <= optimizations
+    """
     return _runtime.many(
         conn,
         LIST_WORKFLOW_OPTIMIZATIONS,
@@ -229,8 +244,10 @@ def list_workflow_optimizations(
 
 START_OPTIMIZATION: typing.Final = """-- name: start_optimization :one
 WITH recommendation AS MATERIALIZED (
-    -- The parent is locked before the child, everywhere.
-    SELECT recommendations.id
+    -- The parent is locked before the child, everywhere. Its status is what it is by then.
+    SELECT
+        recommendations.id,
+        recommendations.status
     FROM optimizations
     INNER JOIN recommendations
         ON
@@ -239,7 +256,6 @@ WITH recommendation AS MATERIALIZED (
     WHERE
         optimizations.customer_id = $1
         AND optimizations.id = $2
-        AND recommendations.status = 'approved'
     FOR NO KEY UPDATE OF recommendations
 ),
 
@@ -254,6 +270,7 @@ ready AS MATERIALIZED (
         optimizations.customer_id = $1
         AND optimizations.id = $2
         AND optimizations.status = 'queued'
+        AND recommendation.status = 'approved'
     FOR NO KEY UPDATE OF optimizations
 ),
 
@@ -286,6 +303,8 @@ def start_optimization(
 ) -> models.Optimization | None:
     """Move an optimization from queued to executing, and its recommendation from approved with it;
     None where the one was not queued or the other not approved.
+
+    @plan optimizations_pkey, recommendations_pkey, rows <= 5
     """
     return _runtime.one(conn, START_OPTIMIZATION, (customer_id, id), _make_optimization)
 
@@ -308,7 +327,10 @@ def update_optimization_progress(
     customer_id: uuid.UUID,
     id: uuid.UUID,
 ) -> models.Optimization | None:
-    """Note how far an executing optimization is, 0 to 100; None where it was not executing."""
+    """Note how far an executing optimization is, 0 to 100; None where it was not executing.
+
+    @plan optimizations_pkey, rows <= 1
+    """
     return _runtime.one(
         conn,
         UPDATE_OPTIMIZATION_PROGRESS,
@@ -377,6 +399,9 @@ def complete_optimization(
 ) -> models.Optimization | None:
     """Move an optimization from executing to completed, with what it brought (savings in USD a month,
     improvement as a multiplier), and its recommendation with it; None where it was not executing.
+
+    @plan optimizations_pkey, recommendations_pkey, recommendations_customer_id_status_id_idx,
+      rows <= 4
     """
     return _runtime.one(
         conn,
@@ -447,6 +472,9 @@ def fail_optimization(
 ) -> models.Optimization | None:
     """Move an optimization from queued or executing to failed, with the reason, and its recommendation
     with it where it was executing; None where it was neither.
+
+    @plan optimizations_pkey, recommendations_pkey, recommendations_customer_id_status_id_idx,
+      rows <= 4
     """
     return _runtime.one(
         conn,
@@ -510,6 +538,9 @@ def roll_back_optimization(
 ) -> models.Optimization | None:
     """Note that a completed or failed optimization was undone, and its recommendation with it; None
     where it was neither.
+
+    @plan optimizations_pkey, recommendations_pkey, recommendations_customer_id_status_id_idx,
+      rows <= 4
     """
     return _runtime.one(
         conn,
@@ -536,5 +567,7 @@ def delete_optimization(
     """Delete an optimization.
 
     Returns 1, or 0 where there was none.
+
+    @plan optimizations_pkey, rows <= 1
     """
     return _runtime.execute_rows(conn, DELETE_OPTIMIZATION, (customer_id, id))

@@ -2,6 +2,8 @@
 # ruff: noqa: A001, ANN401, D205, D301, D401, D403, E501, E741, E742, I001, N801, N803, N815, N816, N999, PLC2401, PYI016, RUF001, RUF002, RUF003, RUF022, RUF100, UP042, W291, W293
 """Queries of recommendations.sql."""
 
+import dataclasses
+import datetime
 import decimal
 import typing
 import uuid
@@ -15,16 +17,37 @@ __all__ = [
     "CREATE_RECOMMENDATION",
     "DELETE_RECOMMENDATION",
     "GET_RECOMMENDATION",
+    "GET_RECOMMENDATION_TRACE",
+    "LIST_OPEN_RECOMMENDATIONS",
+    "LIST_OPEN_RECOMMENDATIONS_BY_SAVINGS",
     "LIST_RECOMMENDATIONS",
     "LIST_RECOMMENDATIONS_BY_AGENT",
+    "LIST_RECOMMENDATIONS_BY_PRIORITY",
+    "LIST_RECOMMENDATIONS_BY_SAVINGS",
+    "LIST_RECOMMENDATIONS_BY_STATUS",
+    "LIST_RECOMMENDATIONS_BY_TYPE",
+    "LIST_SAVINGS",
+    "LIST_SAVINGS_BY_CUSTOMER",
     "LIST_WORKFLOW_RECOMMENDATIONS",
     "REJECT_RECOMMENDATION",
+    "GetRecommendationTraceRow",
+    "ListSavingsByCustomerRow",
+    "ListSavingsRow",
     "approve_recommendation",
     "create_recommendation",
     "delete_recommendation",
     "get_recommendation",
+    "get_recommendation_trace",
+    "list_open_recommendations",
+    "list_open_recommendations_by_savings",
     "list_recommendations",
     "list_recommendations_by_agent",
+    "list_recommendations_by_priority",
+    "list_recommendations_by_savings",
+    "list_recommendations_by_status",
+    "list_recommendations_by_type",
+    "list_savings",
+    "list_savings_by_customer",
     "list_workflow_recommendations",
     "reject_recommendation",
 ]
@@ -32,6 +55,14 @@ __all__ = [
 
 _RECOMMENDATION_PRIORITY_LABELS: typing.Final = _runtime.labels(models.RecommendationPriority)
 _RECOMMENDATION_STATUS_LABELS: typing.Final = _runtime.labels(models.RecommendationStatus)
+_AGENT_TYPE_LABELS: typing.Final = _runtime.labels(models.AgentType)
+_AGENT_STATUS_LABELS: typing.Final = _runtime.labels(models.AgentStatus)
+_APPROVAL_STATUS_LABELS: typing.Final = _runtime.labels(models.ApprovalStatus)
+_WORKFLOW_TYPE_LABELS: typing.Final = _runtime.labels(models.WorkflowType)
+_WORKFLOW_STATUS_LABELS: typing.Final = _runtime.labels(models.WorkflowStatus)
+_STEP_STATUS_LABELS: typing.Final = _runtime.labels(models.StepStatus)
+_ARTIFACT_TYPE_LABELS: typing.Final = _runtime.labels(models.ArtifactType)
+_OPTIMIZATION_STATUS_LABELS: typing.Final = _runtime.labels(models.OptimizationStatus)
 
 
 CREATE_RECOMMENDATION: typing.Final = """-- name: create_recommendation :one
@@ -109,6 +140,8 @@ def create_recommendation(
     """Propose a change to a customer. estimated_savings is in USD a month, estimated_improvement a
     multiplier, confidence_score 0 to 1. With an id that is taken already, nothing is written and
     the recommendation that is there is returned.
+
+    @plan recommendations_pkey, rows <= 0
     """
     return _runtime.exactly_one(
         conn,
@@ -146,8 +179,323 @@ def get_recommendation(
     customer_id: uuid.UUID,
     id: uuid.UUID,
 ) -> models.Recommendation | None:
-    """One recommendation."""
+    """One recommendation.
+
+    @plan recommendations_pkey, rows <= 1
+    """
     return _runtime.one(conn, GET_RECOMMENDATION, (customer_id, id), _make_recommendation)
+
+
+GET_RECOMMENDATION_TRACE: typing.Final = """-- name: get_recommendation_trace :one
+SELECT
+    recommendations.customer_id, recommendations.id, recommendations.agent_id, recommendations.workflow_execution_id, recommendations.type, recommendations.title, recommendations.description, recommendations.estimated_savings, recommendations.estimated_improvement, recommendations.confidence_score, recommendations.priority, recommendations.status, recommendations.approved_at, recommendations.executed_at, recommendations.data, recommendations.created_at, recommendations.updated_at,
+    agents.id, agents.type, agents.name, agents.version, agents.status, agents.last_heartbeat, agents.endpoint, agents.capabilities, agents.metadata, agents.created_at, agents.updated_at,
+    array(
+        SELECT approval
+        FROM (
+            SELECT approvals.customer_id, approvals.id, approvals.recommendation_id, approvals.status, approvals.approved_by, approvals.comment, approvals.expires_at, approvals.decided_at, approvals.created_at, approvals.updated_at
+            FROM approvals
+            WHERE
+                approvals.customer_id = recommendations.customer_id
+                AND approvals.recommendation_id = recommendations.id
+            ORDER BY approvals.id
+        ) AS approval
+    ) AS approvals,
+    workflow_executions.customer_id, workflow_executions.id, workflow_executions.agent_id, workflow_executions.workflow_type, workflow_executions.status, workflow_executions.attempt, workflow_executions.retried_from_id, workflow_executions.started_at, workflow_executions.heartbeat_at, workflow_executions.completed_at, workflow_executions.deadline_at, workflow_executions.input_data, workflow_executions.output_data, workflow_executions.error_details, workflow_executions.metadata, workflow_executions.created_at, workflow_executions.updated_at,
+    array(
+        SELECT step
+        FROM (
+            SELECT workflow_steps.customer_id, workflow_steps.workflow_execution_id, workflow_steps.id, workflow_steps.step_name, workflow_steps.step_order, workflow_steps.status, workflow_steps.retry_count, workflow_steps.max_retries, workflow_steps.next_attempt_at, workflow_steps.started_at, workflow_steps.completed_at, workflow_steps.input_data, workflow_steps.output_data, workflow_steps.error_details, workflow_steps.metadata, workflow_steps.created_at, workflow_steps.updated_at
+            FROM workflow_steps
+            WHERE
+                workflow_steps.customer_id = recommendations.customer_id
+                AND workflow_steps.workflow_execution_id = recommendations.workflow_execution_id
+            ORDER BY workflow_steps.step_order
+        ) AS step
+    ) AS steps,
+    array(
+        SELECT artifact
+        FROM (
+            SELECT workflow_artifacts.customer_id, workflow_artifacts.workflow_execution_id, workflow_artifacts.id, workflow_artifacts.workflow_step_id, workflow_artifacts.artifact_type, workflow_artifacts.artifact_name, workflow_artifacts.artifact_path, workflow_artifacts.artifact_size_bytes, workflow_artifacts.content_type, workflow_artifacts.sha256, workflow_artifacts.metadata, workflow_artifacts.created_at, workflow_artifacts.updated_at
+            FROM workflow_artifacts
+            WHERE
+                workflow_artifacts.customer_id = recommendations.customer_id
+                AND workflow_artifacts.workflow_execution_id
+                = recommendations.workflow_execution_id
+            ORDER BY workflow_artifacts.id
+        ) AS artifact
+    ) AS artifacts,
+    array(
+        SELECT optimization
+        FROM (
+            SELECT optimizations.customer_id, optimizations.id, optimizations.recommendation_id, optimizations.agent_id, optimizations.workflow_execution_id, optimizations.status, optimizations.progress, optimizations.started_at, optimizations.completed_at, optimizations.rolled_back_at, optimizations.actual_savings, optimizations.actual_improvement, optimizations.error, optimizations.result, optimizations.created_at, optimizations.updated_at
+            FROM optimizations
+            WHERE
+                optimizations.customer_id = recommendations.customer_id
+                AND optimizations.recommendation_id = recommendations.id
+            ORDER BY optimizations.id
+        ) AS optimization
+    ) AS optimizations,
+    array(
+        SELECT run
+        FROM (
+            SELECT workflow_executions.customer_id, workflow_executions.id, workflow_executions.agent_id, workflow_executions.workflow_type, workflow_executions.status, workflow_executions.attempt, workflow_executions.retried_from_id, workflow_executions.started_at, workflow_executions.heartbeat_at, workflow_executions.completed_at, workflow_executions.deadline_at, workflow_executions.input_data, workflow_executions.output_data, workflow_executions.error_details, workflow_executions.metadata, workflow_executions.created_at, workflow_executions.updated_at
+            FROM workflow_executions
+            WHERE
+                workflow_executions.customer_id = recommendations.customer_id
+                AND workflow_executions.id IN (
+                    SELECT optimizations.workflow_execution_id
+                    FROM optimizations
+                    WHERE
+                        optimizations.customer_id = recommendations.customer_id
+                        AND optimizations.recommendation_id = recommendations.id
+                )
+            ORDER BY workflow_executions.id
+        ) AS run
+    ) AS optimization_runs,
+    recommendations.estimated_savings AS predicted_savings,
+    realised.savings AS realised_savings,
+    (realised.savings - recommendations.estimated_savings)::numeric AS savings_difference,
+    round(realised.savings / nullif(recommendations.estimated_savings, 0), 2) AS savings_ratio
+FROM recommendations
+INNER JOIN agents ON recommendations.agent_id = agents.id
+LEFT JOIN workflow_executions
+    ON
+        recommendations.customer_id = workflow_executions.customer_id
+        AND recommendations.workflow_execution_id = workflow_executions.id
+CROSS JOIN
+    LATERAL (
+        SELECT sum(optimizations.actual_savings)::numeric AS savings
+        FROM optimizations
+        WHERE
+            optimizations.customer_id = recommendations.customer_id
+            AND optimizations.recommendation_id = recommendations.id
+            AND optimizations.status = 'completed'
+    ) AS realised
+WHERE
+    recommendations.customer_id = $1
+    AND recommendations.id = $2
+"""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class GetRecommendationTraceRow:
+    """A row of `get_recommendation_trace`."""
+
+    recommendation: models.Recommendation
+    agent: models.Agent
+    approvals: list[models.Approval]
+    workflow_execution: models.WorkflowExecution | None
+    steps: list[models.WorkflowStep]
+    artifacts: list[models.WorkflowArtifact]
+    optimizations: list[models.Optimization]
+    optimization_runs: list[models.WorkflowExecution]
+    predicted_savings: decimal.Decimal | None
+    """What it should save, in USD a month; NULL where that was not estimated."""
+    realised_savings: decimal.Decimal | None
+    savings_difference: decimal.Decimal | None
+    savings_ratio: decimal.Decimal | None
+
+
+def _make_approval(row: _runtime.Row) -> models.Approval:
+    return models.Approval(
+        row[0],
+        row[1],
+        row[2],
+        _APPROVAL_STATUS_LABELS[row[3]],
+        row[4],
+        row[5],
+        row[6],
+        row[7],
+        row[8],
+        row[9],
+    )
+
+
+def _make_get_recommendation_trace_row_workflow_execution(
+    row: _runtime.Row,
+) -> models.WorkflowExecution | None:
+    if row[29] is None:
+        return None
+    return models.WorkflowExecution(
+        row[29],
+        row[30],
+        row[31],
+        _WORKFLOW_TYPE_LABELS[row[32]],
+        _WORKFLOW_STATUS_LABELS[row[33]],
+        row[34],
+        row[35],
+        row[36],
+        row[37],
+        row[38],
+        row[39],
+        row[40],
+        row[41],
+        row[42],
+        row[43],
+        row[44],
+        row[45],
+    )
+
+
+def _make_workflow_step(row: _runtime.Row) -> models.WorkflowStep:
+    return models.WorkflowStep(
+        row[0],
+        row[1],
+        row[2],
+        row[3],
+        row[4],
+        _STEP_STATUS_LABELS[row[5]],
+        row[6],
+        row[7],
+        row[8],
+        row[9],
+        row[10],
+        row[11],
+        row[12],
+        row[13],
+        row[14],
+        row[15],
+        row[16],
+    )
+
+
+def _make_workflow_artifact(row: _runtime.Row) -> models.WorkflowArtifact:
+    return models.WorkflowArtifact(
+        row[0],
+        row[1],
+        row[2],
+        row[3],
+        _ARTIFACT_TYPE_LABELS[row[4]],
+        row[5],
+        row[6],
+        row[7],
+        row[8],
+        row[9],
+        row[10],
+        row[11],
+        row[12],
+    )
+
+
+def _make_optimization(row: _runtime.Row) -> models.Optimization:
+    return models.Optimization(
+        row[0],
+        row[1],
+        row[2],
+        row[3],
+        row[4],
+        _OPTIMIZATION_STATUS_LABELS[row[5]],
+        row[6],
+        row[7],
+        row[8],
+        row[9],
+        row[10],
+        row[11],
+        row[12],
+        row[13],
+        row[14],
+        row[15],
+    )
+
+
+def _make_workflow_execution(row: _runtime.Row) -> models.WorkflowExecution:
+    return models.WorkflowExecution(
+        row[0],
+        row[1],
+        row[2],
+        _WORKFLOW_TYPE_LABELS[row[3]],
+        _WORKFLOW_STATUS_LABELS[row[4]],
+        row[5],
+        row[6],
+        row[7],
+        row[8],
+        row[9],
+        row[10],
+        row[11],
+        row[12],
+        row[13],
+        row[14],
+        row[15],
+        row[16],
+    )
+
+
+def _make_get_recommendation_trace_row(row: _runtime.Row) -> GetRecommendationTraceRow:
+    return GetRecommendationTraceRow(
+        models.Recommendation(
+            row[0],
+            row[1],
+            row[2],
+            row[3],
+            row[4],
+            row[5],
+            row[6],
+            row[7],
+            row[8],
+            row[9],
+            _RECOMMENDATION_PRIORITY_LABELS[row[10]],
+            _RECOMMENDATION_STATUS_LABELS[row[11]],
+            row[12],
+            row[13],
+            row[14],
+            row[15],
+            row[16],
+        ),
+        models.Agent(
+            row[17],
+            _AGENT_TYPE_LABELS[row[18]],
+            row[19],
+            row[20],
+            _AGENT_STATUS_LABELS[row[21]],
+            row[22],
+            row[23],
+            row[24],
+            row[25],
+            row[26],
+            row[27],
+        ),
+        [_make_approval(record) for record in row[28]],
+        _make_get_recommendation_trace_row_workflow_execution(row),
+        [_make_workflow_step(record) for record in row[46]],
+        [_make_workflow_artifact(record) for record in row[47]],
+        [_make_optimization(record) for record in row[48]],
+        [_make_workflow_execution(record) for record in row[49]],
+        row[50],
+        row[51],
+        row[52],
+        row[53],
+    )
+
+
+def get_recommendation_trace(
+    conn: psycopg.Connection[typing.Any],
+    *,
+    customer_id: uuid.UUID,
+    id: uuid.UUID,
+) -> GetRecommendationTraceRow | None:
+    """What came of a recommendation and where it came from: the agent that proposes it, its approvals
+    (oldest first), the run that produced it with its steps (in order) and artifacts (oldest first),
+    its optimizations (oldest first) with the runs that carry them out, and what it brought.
+
+    predicted_savings is what was estimated, realised_savings what its completed optimizations
+    really
+    save, those that were rolled back not counted, and savings_difference the second less the first,
+    all in USD a month; savings_ratio is the second over the first (1 is as predicted). Each is None
+    where it is not known, the ratio also where nothing was to be saved.
+
+    @plan recommendations_pkey, agents_pkey, approvals_customer_id_recommendation_id_idx,
+      workflow_executions_pkey, workflow_steps_step_order_key, workflow_artifacts_pkey,
+      optimizations_customer_id_recommendation_id_idx,
+      rows <= 2 + agents + approvals + steps + artifacts + 4 * optimizations
+    """
+    return _runtime.one(
+        conn,
+        GET_RECOMMENDATION_TRACE,
+        (customer_id, id),
+        _make_get_recommendation_trace_row,
+        binary=True,
+    )
 
 
 LIST_RECOMMENDATIONS: typing.Final = """-- name: list_recommendations :many
@@ -170,6 +518,8 @@ def list_recommendations(
 ) -> list[models.Recommendation]:
     """Recommendations to a customer, newest first, up to max_rows; the next page starts before the
     last id of this one.
+
+    @plan recommendations_pkey, rows <= max_rows
     """
     return _runtime.many(
         conn,
@@ -199,11 +549,271 @@ def list_recommendations_by_agent(
     before_id: uuid.UUID | None = None,
     max_rows: int,
 ) -> list[models.Recommendation]:
-    """Recommendations of one agent to a customer, newest first, paged like list_recommendations."""
+    """Recommendations of one agent to a customer, newest first, paged like list_recommendations.
+
+    @plan recommendations_agent_id_customer_id_id_idx, rows <= 2 * max_rows
+    """
     return _runtime.many(
         conn,
         LIST_RECOMMENDATIONS_BY_AGENT,
         (customer_id, agent_id, before_id, max_rows),
+        _make_recommendation,
+    )
+
+
+LIST_RECOMMENDATIONS_BY_STATUS: typing.Final = """-- name: list_recommendations_by_status :many
+SELECT customer_id, id, agent_id, workflow_execution_id, type, title, description, estimated_savings, estimated_improvement, confidence_score, priority, status, approved_at, executed_at, data, created_at, updated_at
+FROM recommendations
+WHERE
+    customer_id = $1
+    AND status = $2
+    AND id < coalesce($3::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
+ORDER BY id DESC
+LIMIT $4
+"""
+
+
+def list_recommendations_by_status(
+    conn: psycopg.Connection[typing.Any],
+    *,
+    customer_id: uuid.UUID,
+    status: models.RecommendationStatus,
+    before_id: uuid.UUID | None = None,
+    max_rows: int,
+) -> list[models.Recommendation]:
+    """Recommendations to a customer in one state, newest first, paged like list_recommendations.
+
+    @plan recommendations_customer_id_status_id_idx, rows <= 2 * max_rows
+    """
+    return _runtime.many(
+        conn,
+        LIST_RECOMMENDATIONS_BY_STATUS,
+        (customer_id, status, before_id, max_rows),
+        _make_recommendation,
+    )
+
+
+LIST_RECOMMENDATIONS_BY_TYPE: typing.Final = """-- name: list_recommendations_by_type :many
+SELECT customer_id, id, agent_id, workflow_execution_id, type, title, description, estimated_savings, estimated_improvement, confidence_score, priority, status, approved_at, executed_at, data, created_at, updated_at
+FROM recommendations
+WHERE
+    customer_id = $1
+    AND type = $2
+    AND id < coalesce($3::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
+ORDER BY id DESC
+LIMIT $4
+"""
+
+
+def list_recommendations_by_type(
+    conn: psycopg.Connection[typing.Any],
+    *,
+    customer_id: uuid.UUID,
+    type: str,
+    before_id: uuid.UUID | None = None,
+    max_rows: int,
+) -> list[models.Recommendation]:
+    """Recommendations to a customer of one type, newest first, paged like list_recommendations.
+
+    @plan recommendations_customer_id_type_id_idx, rows <= 2 * max_rows
+    """
+    return _runtime.many(
+        conn,
+        LIST_RECOMMENDATIONS_BY_TYPE,
+        (customer_id, type, before_id, max_rows),
+        _make_recommendation,
+    )
+
+
+LIST_RECOMMENDATIONS_BY_PRIORITY: typing.Final = """-- name: list_recommendations_by_priority :many
+SELECT customer_id, id, agent_id, workflow_execution_id, type, title, description, estimated_savings, estimated_improvement, confidence_score, priority, status, approved_at, executed_at, data, created_at, updated_at
+FROM recommendations
+WHERE
+    customer_id = $1
+    AND priority = $2
+    AND id < coalesce($3::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
+ORDER BY id DESC
+LIMIT $4
+"""
+
+
+def list_recommendations_by_priority(
+    conn: psycopg.Connection[typing.Any],
+    *,
+    customer_id: uuid.UUID,
+    priority: models.RecommendationPriority,
+    before_id: uuid.UUID | None = None,
+    max_rows: int,
+) -> list[models.Recommendation]:
+    """Recommendations to a customer of one priority, newest first, paged like list_recommendations.
+
+    @plan recommendations_customer_id_priority_id_idx, rows <= 2 * max_rows
+    """
+    return _runtime.many(
+        conn,
+        LIST_RECOMMENDATIONS_BY_PRIORITY,
+        (customer_id, priority, before_id, max_rows),
+        _make_recommendation,
+    )
+
+
+LIST_RECOMMENDATIONS_BY_SAVINGS: typing.Final = """-- name: list_recommendations_by_savings :many
+SELECT customer_id, id, agent_id, workflow_execution_id, type, title, description, estimated_savings, estimated_improvement, confidence_score, priority, status, approved_at, executed_at, data, created_at, updated_at
+FROM recommendations
+WHERE
+    customer_id = $1
+    AND estimated_savings >= coalesce($2::numeric, 0)
+    AND (estimated_savings, id) < (
+        coalesce($3::numeric, 'Infinity'),
+        coalesce($4::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
+    )
+ORDER BY estimated_savings DESC, id DESC
+LIMIT $5
+"""
+
+
+def list_recommendations_by_savings(
+    conn: psycopg.Connection[typing.Any],
+    *,
+    customer_id: uuid.UUID,
+    min_savings: decimal.Decimal | None = None,
+    before_savings: decimal.Decimal | None = None,
+    before_id: uuid.UUID | None = None,
+    max_rows: int,
+) -> list[models.Recommendation]:
+    """Recommendations to a customer, biggest estimated savings first, the newest first among equals,
+    up to max_rows; the next page starts before the last estimated_savings and id of this one. Those
+    without an estimate are left out, and those under min_savings (USD a month), where it is given.
+
+    @plan recommendations_customer_id_estimated_savings_id_idx, rows <= 2 * max_rows
+    """
+    return _runtime.many(
+        conn,
+        LIST_RECOMMENDATIONS_BY_SAVINGS,
+        (customer_id, min_savings, before_savings, before_id, max_rows),
+        _make_recommendation,
+    )
+
+
+LIST_OPEN_RECOMMENDATIONS: typing.Final = """-- name: list_open_recommendations :many
+WITH open AS MATERIALIZED (
+    -- By itself, or the planner may choose an index for what narrows it down, or for the order.
+    SELECT customer_id, id, agent_id, workflow_execution_id, type, title, description, estimated_savings, estimated_improvement, confidence_score, priority, status, approved_at, executed_at, data, created_at, updated_at
+    FROM recommendations
+    WHERE
+        customer_id = $7
+        AND status IN ('pending', 'approved', 'executing')
+        AND id < coalesce($8::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
+)
+
+SELECT customer_id, id, agent_id, workflow_execution_id, type, title, description, estimated_savings, estimated_improvement, confidence_score, priority, status, approved_at, executed_at, data, created_at, updated_at
+FROM open
+WHERE
+    status = coalesce($1::recommendation_status, status)
+    AND type = coalesce($2::text, type)
+    AND priority = coalesce($3::recommendation_priority, priority)
+    AND agent_id = coalesce($4::uuid, agent_id)
+    AND (
+        $5::numeric IS NULL
+        OR estimated_savings >= $5::numeric
+    )
+ORDER BY id DESC
+LIMIT $6
+"""
+
+
+def list_open_recommendations(
+    conn: psycopg.Connection[typing.Any],
+    *,
+    status: models.RecommendationStatus | None = None,
+    type: str | None = None,
+    priority: models.RecommendationPriority | None = None,
+    agent_id: uuid.UUID | None = None,
+    min_savings: decimal.Decimal | None = None,
+    max_rows: int,
+    customer_id: uuid.UUID,
+    before_id: uuid.UUID | None = None,
+) -> list[models.Recommendation]:
+    """Recommendations to a customer that are not over (pending, approved or executing), newest first,
+    paged like list_recommendations. status, type, priority, min_savings (USD a month) and agent_id
+    each narrow it down, alone or together; with min_savings those without an estimate are left out.
+
+    @plan recommendations_customer_id_status_id_idx, rows <= open_recommendations
+    """
+    return _runtime.many(
+        conn,
+        LIST_OPEN_RECOMMENDATIONS,
+        (status, type, priority, agent_id, min_savings, max_rows, customer_id, before_id),
+        _make_recommendation,
+    )
+
+
+LIST_OPEN_RECOMMENDATIONS_BY_SAVINGS: typing.Final = """-- name: list_open_recommendations_by_savings :many
+WITH open AS MATERIALIZED (
+    -- By itself, or the planner may choose an index for what narrows it down, or for the order.
+    SELECT customer_id, id, agent_id, workflow_execution_id, type, title, description, estimated_savings, estimated_improvement, confidence_score, priority, status, approved_at, executed_at, data, created_at, updated_at
+    FROM recommendations
+    WHERE
+        customer_id = $9
+        AND status IN ('pending', 'approved', 'executing')
+)
+
+SELECT customer_id, id, agent_id, workflow_execution_id, type, title, description, estimated_savings, estimated_improvement, confidence_score, priority, status, approved_at, executed_at, data, created_at, updated_at
+FROM open
+WHERE
+    status = coalesce($1::recommendation_status, status)
+    AND type = coalesce($2::text, type)
+    AND priority = coalesce($3::recommendation_priority, priority)
+    AND agent_id = coalesce($4::uuid, agent_id)
+    AND (
+        $5::numeric IS NULL
+        OR estimated_savings >= $5::numeric
+    )
+    -- Estimates are 0 or more: -1 stands for none.
+    AND (
+        $6::uuid IS NULL
+        OR (coalesce(estimated_savings, -1), id)
+        < (coalesce($7::numeric, -1), $6::uuid)
+    )
+ORDER BY estimated_savings DESC NULLS LAST, id DESC
+LIMIT $8
+"""
+
+
+def list_open_recommendations_by_savings(
+    conn: psycopg.Connection[typing.Any],
+    *,
+    status: models.RecommendationStatus | None = None,
+    type: str | None = None,
+    priority: models.RecommendationPriority | None = None,
+    agent_id: uuid.UUID | None = None,
+    min_savings: decimal.Decimal | None = None,
+    before_id: uuid.UUID | None = None,
+    before_savings: decimal.Decimal | None = None,
+    max_rows: int,
+    customer_id: uuid.UUID,
+) -> list[models.Recommendation]:
+    """Recommendations to a customer that are not over, narrowed down like list_open_recommendations,
+    biggest estimated savings first, the newest first among equals, those without an estimate last,
+    up to max_rows. The next page starts before the last estimated_savings, None included, and id of
+    this one.
+
+    @plan recommendations_customer_id_status_id_idx, rows <= open_recommendations
+    """
+    return _runtime.many(
+        conn,
+        LIST_OPEN_RECOMMENDATIONS_BY_SAVINGS,
+        (
+            status,
+            type,
+            priority,
+            agent_id,
+            min_savings,
+            before_id,
+            before_savings,
+            max_rows,
+            customer_id,
+        ),
         _make_recommendation,
     )
 
@@ -224,12 +834,229 @@ def list_workflow_recommendations(
     customer_id: uuid.UUID,
     workflow_execution_id: uuid.UUID,
 ) -> list[models.Recommendation]:
-    """All recommendations that one run produced, oldest first."""
+    """All recommendations that one run produced, oldest first.
+
+    @plan recommendations_customer_id_workflow_execution_id_idx, rows <= recommendations
+    """
     return _runtime.many(
         conn,
         LIST_WORKFLOW_RECOMMENDATIONS,
         (customer_id, workflow_execution_id),
         _make_recommendation,
+    )
+
+
+LIST_SAVINGS: typing.Final = """-- name: list_savings :many
+SELECT
+    made.month,
+    made.agent_id,
+    agents.name AS agent_name,
+    made.recommendations,
+    made.rejected,
+    made.approved,
+    made.completed,
+    made.rolled_back,
+    made.predicted_savings,
+    made.approved_savings,
+    made.realised_savings
+FROM customers
+CROSS JOIN
+    LATERAL (
+        SELECT
+            date_trunc('month', recommendations.created_at AT TIME ZONE 'UTC')::date AS month,
+            recommendations.agent_id,
+            count(*) AS recommendations,
+            count(*) FILTER (WHERE recommendations.status = 'rejected') AS rejected,
+            count(*) FILTER (
+                WHERE recommendations.status NOT IN ('pending', 'rejected')
+            ) AS approved,
+            count(*) FILTER (WHERE recommendations.status = 'completed') AS completed,
+            count(*) FILTER (WHERE recommendations.status = 'rolled_back') AS rolled_back,
+            coalesce(sum(recommendations.estimated_savings), 0)::numeric AS predicted_savings,
+            coalesce(
+                sum(recommendations.estimated_savings) FILTER (
+                    WHERE recommendations.status NOT IN ('pending', 'rejected')
+                ),
+                0
+            )::numeric AS approved_savings,
+            coalesce(
+                sum((
+                    SELECT sum(optimizations.actual_savings)
+                    FROM optimizations
+                    WHERE
+                        optimizations.customer_id = recommendations.customer_id
+                        AND optimizations.recommendation_id = recommendations.id
+                        AND optimizations.status = 'completed'
+                )),
+                0
+            )::numeric AS realised_savings
+        FROM recommendations
+        WHERE
+            recommendations.customer_id = customers.id
+            AND recommendations.created_at >= $1
+            AND recommendations.created_at < $2
+        GROUP BY month, recommendations.agent_id
+    ) AS made
+INNER JOIN agents ON made.agent_id = agents.id
+WHERE customers.id = $3
+ORDER BY made.month DESC, agents.name ASC, made.agent_id ASC
+"""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ListSavingsRow:
+    """A row of `list_savings`."""
+
+    month: datetime.date
+    agent_id: uuid.UUID
+    """The agent that proposes it."""
+    agent_name: str
+    """Name of the instance, 1 to 255 characters; unique within its type."""
+    recommendations: int
+    rejected: int
+    approved: int
+    completed: int
+    rolled_back: int
+    predicted_savings: decimal.Decimal
+    approved_savings: decimal.Decimal
+    realised_savings: decimal.Decimal
+
+
+def list_savings(
+    conn: psycopg.Connection[typing.Any],
+    *,
+    since: datetime.datetime,
+    until: datetime.datetime,
+    customer_id: uuid.UUID,
+) -> list[ListSavingsRow]:
+    """What came of the recommendations made to a customer in [since, until), by the month (UTC, its
+    first day) in which they were made, the newest first, and the agent that made them.
+
+    Of the recommendations, rejected, approved (whatever became of it), completed and rolled_back
+    say
+    how many are so by now. predicted_savings is what all of them were to save, approved_savings
+    what
+    those approved were to, and realised_savings what their completed optimizations really save,
+    those that were rolled back not counted; in USD a month, 0 for what is not known. It is a
+    cohort:
+    what becomes of a recommendation changes the row of the month in which it was made.
+
+    @plan customers_pkey, recommendations_customer_id_created_at_idx, agents_pkey,
+      optimizations_customer_id_recommendation_id_idx,
+      rows <= customers + agents + (2 + optimizations) * window_recommendations
+    """
+    return _runtime.many(
+        conn,
+        LIST_SAVINGS,
+        (_runtime.aware("since", since), _runtime.aware("until", until), customer_id),
+        ListSavingsRow,
+    )
+
+
+LIST_SAVINGS_BY_CUSTOMER: typing.Final = """-- name: list_savings_by_customer :many
+SELECT
+    made.month,
+    customers.id AS customer_id,
+    customers.name AS customer_name,
+    made.agent_id,
+    agents.name AS agent_name,
+    made.recommendations,
+    made.rejected,
+    made.approved,
+    made.completed,
+    made.rolled_back,
+    made.predicted_savings,
+    made.approved_savings,
+    made.realised_savings
+FROM customers
+CROSS JOIN
+    LATERAL (
+        SELECT
+            date_trunc('month', recommendations.created_at AT TIME ZONE 'UTC')::date AS month,
+            recommendations.agent_id,
+            count(*) AS recommendations,
+            count(*) FILTER (WHERE recommendations.status = 'rejected') AS rejected,
+            count(*) FILTER (
+                WHERE recommendations.status NOT IN ('pending', 'rejected')
+            ) AS approved,
+            count(*) FILTER (WHERE recommendations.status = 'completed') AS completed,
+            count(*) FILTER (WHERE recommendations.status = 'rolled_back') AS rolled_back,
+            coalesce(sum(recommendations.estimated_savings), 0)::numeric AS predicted_savings,
+            coalesce(
+                sum(recommendations.estimated_savings) FILTER (
+                    WHERE recommendations.status NOT IN ('pending', 'rejected')
+                ),
+                0
+            )::numeric AS approved_savings,
+            coalesce(
+                sum((
+                    SELECT sum(optimizations.actual_savings)
+                    FROM optimizations
+                    WHERE
+                        optimizations.customer_id = recommendations.customer_id
+                        AND optimizations.recommendation_id = recommendations.id
+                        AND optimizations.status = 'completed'
+                )),
+                0
+            )::numeric AS realised_savings
+        FROM recommendations
+        WHERE
+            recommendations.customer_id = customers.id
+            AND recommendations.created_at >= $1
+            AND recommendations.created_at < $2
+        GROUP BY month, recommendations.agent_id
+    ) AS made
+INNER JOIN agents ON made.agent_id = agents.id
+ORDER BY
+    made.month DESC,
+    customers.name ASC,
+    customers.id ASC,
+    agents.name ASC,
+    made.agent_id ASC
+"""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ListSavingsByCustomerRow:
+    """A row of `list_savings_by_customer`."""
+
+    month: datetime.date
+    customer_id: uuid.UUID
+    """UUIDv7; the caller may supply it, to create safely twice."""
+    customer_name: str
+    """Display name, 1 to 255 characters."""
+    agent_id: uuid.UUID
+    """The agent that proposes it."""
+    agent_name: str
+    """Name of the instance, 1 to 255 characters; unique within its type."""
+    recommendations: int
+    rejected: int
+    approved: int
+    completed: int
+    rolled_back: int
+    predicted_savings: decimal.Decimal
+    approved_savings: decimal.Decimal
+    realised_savings: decimal.Decimal
+
+
+def list_savings_by_customer(
+    conn: psycopg.Connection[typing.Any],
+    *,
+    since: datetime.datetime,
+    until: datetime.datetime,
+) -> list[ListSavingsByCustomerRow]:
+    """What came of the recommendations made in [since, until), as list_savings has it, by month,
+    customer and agent. For operators: it spans customers.
+
+    @plan customers_pkey, recommendations_customer_id_created_at_idx, agents_pkey,
+      optimizations_customer_id_recommendation_id_idx,
+      rows <= customers + agents + (2 + optimizations) * window_recommendations
+    """
+    return _runtime.many(
+        conn,
+        LIST_SAVINGS_BY_CUSTOMER,
+        (_runtime.aware("since", since), _runtime.aware("until", until)),
+        ListSavingsByCustomerRow,
     )
 
 
@@ -252,7 +1079,10 @@ def approve_recommendation(
     customer_id: uuid.UUID,
     id: uuid.UUID,
 ) -> models.Recommendation | None:
-    """Move a recommendation from pending to approved; None where it was not pending."""
+    """Move a recommendation from pending to approved; None where it was not pending.
+
+    @plan recommendations_pkey, recommendations_customer_id_status_id_idx, rows <= 1
+    """
     return _runtime.one(conn, APPROVE_RECOMMENDATION, (customer_id, id), _make_recommendation)
 
 
@@ -273,7 +1103,10 @@ def reject_recommendation(
     customer_id: uuid.UUID,
     id: uuid.UUID,
 ) -> models.Recommendation | None:
-    """Move a recommendation from pending or approved to rejected; None where it was neither."""
+    """Move a recommendation from pending or approved to rejected; None where it was neither.
+
+    @plan recommendations_pkey, recommendations_customer_id_status_id_idx, rows <= 1
+    """
     return _runtime.one(conn, REJECT_RECOMMENDATION, (customer_id, id), _make_recommendation)
 
 
@@ -294,5 +1127,7 @@ def delete_recommendation(
     """Delete a recommendation with its approvals and optimizations.
 
     Returns 1, or 0 where there was none.
+
+    @plan recommendations_pkey, rows <= 1
     """
     return _runtime.execute_rows(conn, DELETE_RECOMMENDATION, (customer_id, id))

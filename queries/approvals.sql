@@ -5,6 +5,8 @@
 -- Raises AlreadyExists where another approval of the recommendation is still pending, expired or
 -- not: delete_approval withdraws it.
 -- @returns exactly one
+--
+-- @plan approvals_pkey, rows <= 0
 WITH turn AS MATERIALIZED (
     -- Callers with one id take turns: ON CONFLICT looks at one of the unique indexes only.
     SELECT pg_advisory_xact_lock(hashtextextended(sqlc.narg('id')::uuid::text, 0)) AS held
@@ -22,6 +24,8 @@ RETURNING *;
 
 -- name: get_approval :one
 -- One approval.
+--
+-- @plan approvals_pkey, rows <= 1
 SELECT *
 FROM approvals
 WHERE
@@ -31,6 +35,8 @@ WHERE
 -- name: list_approvals :many
 -- Approvals of a customer, newest first, up to max_rows; the next page starts before the last id
 -- of this one.
+--
+-- @plan approvals_pkey, rows <= max_rows
 SELECT *
 FROM approvals
 WHERE
@@ -41,6 +47,8 @@ LIMIT @max_rows;
 
 -- name: list_recommendation_approvals :many
 -- All approvals of one recommendation, oldest first.
+--
+-- @plan approvals_customer_id_recommendation_id_idx, rows <= approvals
 SELECT *
 FROM approvals
 WHERE
@@ -50,30 +58,80 @@ ORDER BY id;
 
 -- name: list_pending_approvals :many
 -- What a customer has still to decide, oldest first: each approval that is pending and has not
--- expired, with its recommendation, if that is pending too.
+-- expired, with its recommendation, if that is pending too; up to max_rows, the next page starts
+-- after the last approval's id of this one.
+-- @required customer_id, max_rows
+--
+-- @plan approvals_recommendation_id_pending_key, recommendations_pkey,
+--   recommendations_customer_id_status_id_idx, rows <= 2 * pending_approvals
+WITH undecided AS MATERIALIZED (
+    -- By itself, or the planner may go through all approvals in the order of their ids.
+    SELECT *
+    FROM approvals
+    WHERE
+        customer_id = @customer_id
+        AND status = 'pending'
+        AND (expires_at IS NULL OR expires_at > now())
+        AND id > coalesce(sqlc.narg('after_id')::uuid, '00000000-0000-0000-0000-000000000000')
+)
+
 SELECT
     sqlc.embed(approvals),
     sqlc.embed(recommendations)
-FROM approvals
+FROM undecided AS approvals
 INNER JOIN recommendations
     ON
         approvals.customer_id = recommendations.customer_id
         AND approvals.recommendation_id = recommendations.id
-WHERE
-    approvals.customer_id = @customer_id
-    AND approvals.status = 'pending'
-    AND (approvals.expires_at IS NULL OR approvals.expires_at > now())
-    AND recommendations.status = 'pending'
+WHERE recommendations.status = 'pending'
+ORDER BY approvals.id
+LIMIT @max_rows;
+
+-- name: list_expired_approvals :many
+-- What a customer let expire undecided, oldest first: each approval that is pending and has
+-- expired, with its recommendation, if that is pending still; paged like list_pending_approvals. To
+-- ask again, withdraw it (delete_approval) and create another one.
+-- @required customer_id, max_rows
+--
+-- @plan approvals_recommendation_id_pending_key, recommendations_pkey,
+--   recommendations_customer_id_status_id_idx, rows <= 2 * pending_approvals
+WITH expired AS MATERIALIZED (
+    -- By itself, or the planner may go through all approvals in the order of their ids.
+    SELECT *
+    FROM approvals
+    WHERE
+        customer_id = @customer_id
+        AND status = 'pending'
+        AND expires_at <= now()
+        AND id > coalesce(sqlc.narg('after_id')::uuid, '00000000-0000-0000-0000-000000000000')
+)
+
+SELECT
+    sqlc.embed(approvals),
+    sqlc.embed(recommendations)
+FROM expired AS approvals
+INNER JOIN recommendations
+    ON
+        approvals.customer_id = recommendations.customer_id
+        AND approvals.recommendation_id = recommendations.id
+WHERE recommendations.status = 'pending'
 ORDER BY approvals.id
 LIMIT @max_rows;
 
 -- name: decide_approval :one
 -- Approve or reject (status), by whom and why, and move the recommendation the same way. None
 -- where the approval was decided before or has expired, or the recommendation is no longer
--- pending.
+-- pending; get_approval tells who decided it, or that it has expired.
+--
+-- Raises InvalidValue where status is pending or approved_by is empty.
+--
+-- @plan approvals_pkey, approvals_recommendation_id_pending_key, recommendations_pkey,
+--   rows <= 4 + pending_approvals
 WITH recommendation AS MATERIALIZED (
-    -- The parent is locked before the child, everywhere.
-    SELECT recommendations.id
+    -- The parent is locked before the child, everywhere. Its status is what it is by then.
+    SELECT
+        recommendations.id,
+        recommendations.status
     FROM approvals
     INNER JOIN recommendations
         ON
@@ -82,7 +140,6 @@ WITH recommendation AS MATERIALIZED (
     WHERE
         approvals.customer_id = @customer_id
         AND approvals.id = @id
-        AND recommendations.status = 'pending'
     FOR NO KEY UPDATE OF recommendations
 ),
 
@@ -98,6 +155,7 @@ ready AS MATERIALIZED (
         AND approvals.id = @id
         AND approvals.status = 'pending'
         AND (approvals.expires_at IS NULL OR approvals.expires_at > now())
+        AND recommendation.status = 'pending'
     FOR NO KEY UPDATE OF approvals
 ),
 
@@ -129,6 +187,8 @@ RETURNING approvals.*;
 
 -- name: delete_approval :execrows
 -- Withdraw a question that is still pending. Returns 1, or 0 where there was none.
+--
+-- @plan approvals_pkey, approvals_recommendation_id_pending_key, rows <= 1 + pending_approvals
 DELETE FROM approvals
 WHERE
     customer_id = @customer_id

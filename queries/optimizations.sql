@@ -2,6 +2,8 @@
 -- Queue a recommendation to be carried out by an agent. With an id that is taken already, nothing
 -- is written and the optimization that is there is returned.
 -- @returns exactly one
+--
+-- @plan optimizations_pkey, rows <= 0
 INSERT INTO optimizations (customer_id, id, recommendation_id, agent_id, workflow_execution_id)
 VALUES (
     @customer_id,
@@ -15,6 +17,8 @@ RETURNING *;
 
 -- name: get_optimization :one
 -- One optimization.
+--
+-- @plan optimizations_pkey, rows <= 1
 SELECT *
 FROM optimizations
 WHERE
@@ -24,6 +28,8 @@ WHERE
 -- name: list_optimizations :many
 -- Optimizations of a customer, newest first, up to max_rows; the next page starts before the last
 -- id of this one.
+--
+-- @plan optimizations_pkey, rows <= max_rows
 SELECT *
 FROM optimizations
 WHERE
@@ -35,6 +41,8 @@ LIMIT @max_rows;
 -- name: list_optimizations_by_agent :many
 -- Optimizations of a customer that one agent carries out, newest first, paged like
 -- list_optimizations.
+--
+-- @plan optimizations_agent_id_customer_id_id_idx, rows <= max_rows
 SELECT *
 FROM optimizations
 WHERE
@@ -46,6 +54,8 @@ LIMIT @max_rows;
 
 -- name: list_recommendation_optimizations :many
 -- All optimizations of one recommendation, oldest first.
+--
+-- @plan optimizations_customer_id_recommendation_id_idx, rows <= optimizations
 SELECT *
 FROM optimizations
 WHERE
@@ -55,6 +65,8 @@ ORDER BY id;
 
 -- name: list_workflow_optimizations :many
 -- All optimizations that one run carries out, oldest first.
+--
+-- @plan optimizations_customer_id_workflow_execution_id_idx, rows <= optimizations
 SELECT *
 FROM optimizations
 WHERE
@@ -65,9 +77,13 @@ ORDER BY id;
 -- name: start_optimization :one
 -- Move an optimization from queued to executing, and its recommendation from approved with it;
 -- None where the one was not queued or the other not approved.
+--
+-- @plan optimizations_pkey, recommendations_pkey, rows <= 5
 WITH recommendation AS MATERIALIZED (
-    -- The parent is locked before the child, everywhere.
-    SELECT recommendations.id
+    -- The parent is locked before the child, everywhere. Its status is what it is by then.
+    SELECT
+        recommendations.id,
+        recommendations.status
     FROM optimizations
     INNER JOIN recommendations
         ON
@@ -76,7 +92,6 @@ WITH recommendation AS MATERIALIZED (
     WHERE
         optimizations.customer_id = @customer_id
         AND optimizations.id = @id
-        AND recommendations.status = 'approved'
     FOR NO KEY UPDATE OF recommendations
 ),
 
@@ -91,6 +106,7 @@ ready AS MATERIALIZED (
         optimizations.customer_id = @customer_id
         AND optimizations.id = @id
         AND optimizations.status = 'queued'
+        AND recommendation.status = 'approved'
     FOR NO KEY UPDATE OF optimizations
 ),
 
@@ -115,6 +131,8 @@ RETURNING optimizations.*;
 
 -- name: update_optimization_progress :one
 -- Note how far an executing optimization is, 0 to 100; None where it was not executing.
+--
+-- @plan optimizations_pkey, rows <= 1
 UPDATE optimizations
 SET progress = @progress
 WHERE
@@ -127,6 +145,9 @@ RETURNING *;
 -- Move an optimization from executing to completed, with what it brought (savings in USD a month,
 -- improvement as a multiplier), and its recommendation with it; None where it was not executing.
 -- @required customer_id, id
+--
+-- @plan optimizations_pkey, recommendations_pkey, recommendations_customer_id_status_id_idx,
+--   rows <= 4
 WITH recommendation AS MATERIALIZED (
     -- The parent is locked before the child, everywhere.
     SELECT recommendations.id
@@ -177,6 +198,9 @@ SELECT * FROM completed;
 -- Move an optimization from queued or executing to failed, with the reason, and its recommendation
 -- with it where it was executing; None where it was neither.
 -- @required error, customer_id, id
+--
+-- @plan optimizations_pkey, recommendations_pkey, recommendations_customer_id_status_id_idx,
+--   rows <= 4
 WITH recommendation AS MATERIALIZED (
     -- The parent is locked before the child, everywhere. Its status is what it is by then.
     SELECT
@@ -229,6 +253,9 @@ SELECT * FROM failed;
 -- Note that a completed or failed optimization was undone, and its recommendation with it; None
 -- where it was neither.
 -- @required customer_id, id
+--
+-- @plan optimizations_pkey, recommendations_pkey, recommendations_customer_id_status_id_idx,
+--   rows <= 4
 WITH recommendation AS MATERIALIZED (
     -- The parent is locked before the child, everywhere.
     SELECT recommendations.id
@@ -273,6 +300,8 @@ SELECT * FROM rolled_back;
 
 -- name: delete_optimization :execrows
 -- Delete an optimization. Returns 1, or 0 where there was none.
+--
+-- @plan optimizations_pkey, rows <= 1
 DELETE FROM optimizations
 WHERE
     customer_id = @customer_id

@@ -3,6 +3,8 @@
 -- multiplier, confidence_score 0 to 1. With an id that is taken already, nothing is written and
 -- the recommendation that is there is returned.
 -- @returns exactly one
+--
+-- @plan recommendations_pkey, rows <= 0
 INSERT INTO recommendations (
     customer_id,
     id,
@@ -36,15 +38,128 @@ RETURNING *;
 
 -- name: get_recommendation :one
 -- One recommendation.
+--
+-- @plan recommendations_pkey, rows <= 1
 SELECT *
 FROM recommendations
 WHERE
     customer_id = @customer_id
     AND id = @id;
 
+-- name: get_recommendation_trace :one
+-- What came of a recommendation and where it came from: the agent that proposes it, its approvals
+-- (oldest first), the run that produced it with its steps (in order) and artifacts (oldest first),
+-- its optimizations (oldest first) with the runs that carry them out, and what it brought.
+--
+-- predicted_savings is what was estimated, realised_savings what its completed optimizations really
+-- save, those that were rolled back not counted, and savings_difference the second less the first,
+-- all in USD a month; savings_ratio is the second over the first (1 is as predicted). Each is None
+-- where it is not known, the ratio also where nothing was to be saved.
+-- @many approvals approvals
+-- @many steps workflow_steps
+-- @many artifacts workflow_artifacts
+-- @many optimizations optimizations
+-- @many optimization_runs workflow_executions
+-- @nullable predicted_savings, realised_savings, savings_difference, savings_ratio
+--
+-- @plan recommendations_pkey, agents_pkey, approvals_customer_id_recommendation_id_idx,
+--   workflow_executions_pkey, workflow_steps_step_order_key, workflow_artifacts_pkey,
+--   optimizations_customer_id_recommendation_id_idx,
+--   rows <= 2 + agents + approvals + steps + artifacts + 4 * optimizations
+SELECT
+    sqlc.embed(recommendations),
+    sqlc.embed(agents),
+    array(
+        SELECT approval
+        FROM (
+            SELECT approvals.*
+            FROM approvals
+            WHERE
+                approvals.customer_id = recommendations.customer_id
+                AND approvals.recommendation_id = recommendations.id
+            ORDER BY approvals.id
+        ) AS approval
+    ) AS approvals,
+    sqlc.embed(workflow_executions),
+    array(
+        SELECT step
+        FROM (
+            SELECT workflow_steps.*
+            FROM workflow_steps
+            WHERE
+                workflow_steps.customer_id = recommendations.customer_id
+                AND workflow_steps.workflow_execution_id = recommendations.workflow_execution_id
+            ORDER BY workflow_steps.step_order
+        ) AS step
+    ) AS steps,
+    array(
+        SELECT artifact
+        FROM (
+            SELECT workflow_artifacts.*
+            FROM workflow_artifacts
+            WHERE
+                workflow_artifacts.customer_id = recommendations.customer_id
+                AND workflow_artifacts.workflow_execution_id
+                = recommendations.workflow_execution_id
+            ORDER BY workflow_artifacts.id
+        ) AS artifact
+    ) AS artifacts,
+    array(
+        SELECT optimization
+        FROM (
+            SELECT optimizations.*
+            FROM optimizations
+            WHERE
+                optimizations.customer_id = recommendations.customer_id
+                AND optimizations.recommendation_id = recommendations.id
+            ORDER BY optimizations.id
+        ) AS optimization
+    ) AS optimizations,
+    array(
+        SELECT run
+        FROM (
+            SELECT workflow_executions.*
+            FROM workflow_executions
+            WHERE
+                workflow_executions.customer_id = recommendations.customer_id
+                AND workflow_executions.id IN (
+                    SELECT optimizations.workflow_execution_id
+                    FROM optimizations
+                    WHERE
+                        optimizations.customer_id = recommendations.customer_id
+                        AND optimizations.recommendation_id = recommendations.id
+                )
+            ORDER BY workflow_executions.id
+        ) AS run
+    ) AS optimization_runs,
+    recommendations.estimated_savings AS predicted_savings,
+    realised.savings AS realised_savings,
+    (realised.savings - recommendations.estimated_savings)::numeric AS savings_difference,
+    round(realised.savings / nullif(recommendations.estimated_savings, 0), 2) AS savings_ratio
+FROM recommendations
+INNER JOIN agents ON recommendations.agent_id = agents.id
+LEFT JOIN workflow_executions
+    ON
+        recommendations.customer_id = workflow_executions.customer_id
+        AND recommendations.workflow_execution_id = workflow_executions.id
+CROSS JOIN
+    LATERAL (
+        SELECT sum(optimizations.actual_savings)::numeric AS savings
+        FROM optimizations
+        WHERE
+            optimizations.customer_id = recommendations.customer_id
+            AND optimizations.recommendation_id = recommendations.id
+            AND optimizations.status = 'completed'
+    ) AS realised
+WHERE
+    recommendations.customer_id = @customer_id
+    AND recommendations.id = @id;
+
 -- name: list_recommendations :many
 -- Recommendations to a customer, newest first, up to max_rows; the next page starts before the
 -- last id of this one.
+--
+-- @plan recommendations_pkey, rows <= max_rows
 SELECT *
 FROM recommendations
 WHERE
@@ -55,6 +170,8 @@ LIMIT @max_rows;
 
 -- name: list_recommendations_by_agent :many
 -- Recommendations of one agent to a customer, newest first, paged like list_recommendations.
+--
+-- @plan recommendations_agent_id_customer_id_id_idx, rows <= 2 * max_rows
 SELECT *
 FROM recommendations
 WHERE
@@ -64,8 +181,135 @@ WHERE
 ORDER BY id DESC
 LIMIT @max_rows;
 
+-- name: list_recommendations_by_status :many
+-- Recommendations to a customer in one state, newest first, paged like list_recommendations.
+--
+-- @plan recommendations_customer_id_status_id_idx, rows <= 2 * max_rows
+SELECT *
+FROM recommendations
+WHERE
+    customer_id = @customer_id
+    AND status = @status
+    AND id < coalesce(sqlc.narg('before_id')::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
+ORDER BY id DESC
+LIMIT @max_rows;
+
+-- name: list_recommendations_by_type :many
+-- Recommendations to a customer of one type, newest first, paged like list_recommendations.
+--
+-- @plan recommendations_customer_id_type_id_idx, rows <= 2 * max_rows
+SELECT *
+FROM recommendations
+WHERE
+    customer_id = @customer_id
+    AND type = @type
+    AND id < coalesce(sqlc.narg('before_id')::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
+ORDER BY id DESC
+LIMIT @max_rows;
+
+-- name: list_recommendations_by_priority :many
+-- Recommendations to a customer of one priority, newest first, paged like list_recommendations.
+--
+-- @plan recommendations_customer_id_priority_id_idx, rows <= 2 * max_rows
+SELECT *
+FROM recommendations
+WHERE
+    customer_id = @customer_id
+    AND priority = @priority
+    AND id < coalesce(sqlc.narg('before_id')::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
+ORDER BY id DESC
+LIMIT @max_rows;
+
+-- name: list_recommendations_by_savings :many
+-- Recommendations to a customer, biggest estimated savings first, the newest first among equals, up
+-- to max_rows; the next page starts before the last estimated_savings and id of this one. Those
+-- without an estimate are left out, and those under min_savings (USD a month), where it is given.
+--
+-- @plan recommendations_customer_id_estimated_savings_id_idx, rows <= 2 * max_rows
+SELECT *
+FROM recommendations
+WHERE
+    customer_id = @customer_id
+    AND estimated_savings >= coalesce(sqlc.narg('min_savings')::numeric, 0)
+    AND (estimated_savings, id) < (
+        coalesce(sqlc.narg('before_savings')::numeric, 'Infinity'),
+        coalesce(sqlc.narg('before_id')::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
+    )
+ORDER BY estimated_savings DESC, id DESC
+LIMIT @max_rows;
+
+-- name: list_open_recommendations :many
+-- Recommendations to a customer that are not over (pending, approved or executing), newest first,
+-- paged like list_recommendations. status, type, priority, min_savings (USD a month) and agent_id
+-- each narrow it down, alone or together; with min_savings those without an estimate are left out.
+-- @required customer_id, max_rows
+--
+-- @plan recommendations_customer_id_status_id_idx, rows <= open_recommendations
+WITH open AS MATERIALIZED (
+    -- By itself, or the planner may choose an index for what narrows it down, or for the order.
+    SELECT *
+    FROM recommendations
+    WHERE
+        customer_id = @customer_id
+        AND status IN ('pending', 'approved', 'executing')
+        AND id < coalesce(sqlc.narg('before_id')::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
+)
+
+SELECT *
+FROM open
+WHERE
+    status = coalesce(sqlc.narg('status')::recommendation_status, status)
+    AND type = coalesce(sqlc.narg('type')::text, type)
+    AND priority = coalesce(sqlc.narg('priority')::recommendation_priority, priority)
+    AND agent_id = coalesce(sqlc.narg('agent_id')::uuid, agent_id)
+    AND (
+        sqlc.narg('min_savings')::numeric IS NULL
+        OR estimated_savings >= sqlc.narg('min_savings')::numeric
+    )
+ORDER BY id DESC
+LIMIT @max_rows;
+
+-- name: list_open_recommendations_by_savings :many
+-- Recommendations to a customer that are not over, narrowed down like list_open_recommendations,
+-- biggest estimated savings first, the newest first among equals, those without an estimate last,
+-- up to max_rows. The next page starts before the last estimated_savings, None included, and id of
+-- this one.
+-- @required customer_id, max_rows
+--
+-- @plan recommendations_customer_id_status_id_idx, rows <= open_recommendations
+WITH open AS MATERIALIZED (
+    -- By itself, or the planner may choose an index for what narrows it down, or for the order.
+    SELECT *
+    FROM recommendations
+    WHERE
+        customer_id = @customer_id
+        AND status IN ('pending', 'approved', 'executing')
+)
+
+SELECT *
+FROM open
+WHERE
+    status = coalesce(sqlc.narg('status')::recommendation_status, status)
+    AND type = coalesce(sqlc.narg('type')::text, type)
+    AND priority = coalesce(sqlc.narg('priority')::recommendation_priority, priority)
+    AND agent_id = coalesce(sqlc.narg('agent_id')::uuid, agent_id)
+    AND (
+        sqlc.narg('min_savings')::numeric IS NULL
+        OR estimated_savings >= sqlc.narg('min_savings')::numeric
+    )
+    -- Estimates are 0 or more: -1 stands for none.
+    AND (
+        sqlc.narg('before_id')::uuid IS NULL
+        OR (coalesce(estimated_savings, -1), id)
+        < (coalesce(sqlc.narg('before_savings')::numeric, -1), sqlc.narg('before_id')::uuid)
+    )
+ORDER BY estimated_savings DESC NULLS LAST, id DESC
+LIMIT @max_rows;
+
 -- name: list_workflow_recommendations :many
 -- All recommendations that one run produced, oldest first.
+--
+-- @plan recommendations_customer_id_workflow_execution_id_idx, rows <= recommendations
 SELECT *
 FROM recommendations
 WHERE
@@ -73,8 +317,144 @@ WHERE
     AND workflow_execution_id = @workflow_execution_id::uuid
 ORDER BY id;
 
+-- name: list_savings :many
+-- What came of the recommendations made to a customer in [since, until), by the month (UTC, its
+-- first day) in which they were made, the newest first, and the agent that made them.
+--
+-- Of the recommendations, rejected, approved (whatever became of it), completed and rolled_back say
+-- how many are so by now. predicted_savings is what all of them were to save, approved_savings what
+-- those approved were to, and realised_savings what their completed optimizations really save,
+-- those that were rolled back not counted; in USD a month, 0 for what is not known. It is a cohort:
+-- what becomes of a recommendation changes the row of the month in which it was made.
+--
+-- @plan customers_pkey, recommendations_customer_id_created_at_idx, agents_pkey,
+--   optimizations_customer_id_recommendation_id_idx,
+--   rows <= customers + agents + (2 + optimizations) * window_recommendations
+SELECT
+    made.month,
+    made.agent_id,
+    agents.name AS agent_name,
+    made.recommendations,
+    made.rejected,
+    made.approved,
+    made.completed,
+    made.rolled_back,
+    made.predicted_savings,
+    made.approved_savings,
+    made.realised_savings
+FROM customers
+CROSS JOIN
+    LATERAL (
+        SELECT
+            date_trunc('month', recommendations.created_at AT TIME ZONE 'UTC')::date AS month,
+            recommendations.agent_id,
+            count(*) AS recommendations,
+            count(*) FILTER (WHERE recommendations.status = 'rejected') AS rejected,
+            count(*) FILTER (
+                WHERE recommendations.status NOT IN ('pending', 'rejected')
+            ) AS approved,
+            count(*) FILTER (WHERE recommendations.status = 'completed') AS completed,
+            count(*) FILTER (WHERE recommendations.status = 'rolled_back') AS rolled_back,
+            coalesce(sum(recommendations.estimated_savings), 0)::numeric AS predicted_savings,
+            coalesce(
+                sum(recommendations.estimated_savings) FILTER (
+                    WHERE recommendations.status NOT IN ('pending', 'rejected')
+                ),
+                0
+            )::numeric AS approved_savings,
+            coalesce(
+                sum((
+                    SELECT sum(optimizations.actual_savings)
+                    FROM optimizations
+                    WHERE
+                        optimizations.customer_id = recommendations.customer_id
+                        AND optimizations.recommendation_id = recommendations.id
+                        AND optimizations.status = 'completed'
+                )),
+                0
+            )::numeric AS realised_savings
+        FROM recommendations
+        WHERE
+            recommendations.customer_id = customers.id
+            AND recommendations.created_at >= @since
+            AND recommendations.created_at < @until
+        GROUP BY month, recommendations.agent_id
+    ) AS made
+INNER JOIN agents ON made.agent_id = agents.id
+WHERE customers.id = @customer_id
+ORDER BY made.month DESC, agents.name ASC, made.agent_id ASC;
+
+-- name: list_savings_by_customer :many
+-- What came of the recommendations made in [since, until), as list_savings has it, by month,
+-- customer and agent. For operators: it spans customers.
+--
+-- @plan customers_pkey, recommendations_customer_id_created_at_idx, agents_pkey,
+--   optimizations_customer_id_recommendation_id_idx,
+--   rows <= customers + agents + (2 + optimizations) * window_recommendations
+SELECT
+    made.month,
+    customers.id AS customer_id,
+    customers.name AS customer_name,
+    made.agent_id,
+    agents.name AS agent_name,
+    made.recommendations,
+    made.rejected,
+    made.approved,
+    made.completed,
+    made.rolled_back,
+    made.predicted_savings,
+    made.approved_savings,
+    made.realised_savings
+FROM customers
+CROSS JOIN
+    LATERAL (
+        SELECT
+            date_trunc('month', recommendations.created_at AT TIME ZONE 'UTC')::date AS month,
+            recommendations.agent_id,
+            count(*) AS recommendations,
+            count(*) FILTER (WHERE recommendations.status = 'rejected') AS rejected,
+            count(*) FILTER (
+                WHERE recommendations.status NOT IN ('pending', 'rejected')
+            ) AS approved,
+            count(*) FILTER (WHERE recommendations.status = 'completed') AS completed,
+            count(*) FILTER (WHERE recommendations.status = 'rolled_back') AS rolled_back,
+            coalesce(sum(recommendations.estimated_savings), 0)::numeric AS predicted_savings,
+            coalesce(
+                sum(recommendations.estimated_savings) FILTER (
+                    WHERE recommendations.status NOT IN ('pending', 'rejected')
+                ),
+                0
+            )::numeric AS approved_savings,
+            coalesce(
+                sum((
+                    SELECT sum(optimizations.actual_savings)
+                    FROM optimizations
+                    WHERE
+                        optimizations.customer_id = recommendations.customer_id
+                        AND optimizations.recommendation_id = recommendations.id
+                        AND optimizations.status = 'completed'
+                )),
+                0
+            )::numeric AS realised_savings
+        FROM recommendations
+        WHERE
+            recommendations.customer_id = customers.id
+            AND recommendations.created_at >= @since
+            AND recommendations.created_at < @until
+        GROUP BY month, recommendations.agent_id
+    ) AS made
+INNER JOIN agents ON made.agent_id = agents.id
+ORDER BY
+    made.month DESC,
+    customers.name ASC,
+    customers.id ASC,
+    agents.name ASC,
+    made.agent_id ASC;
+
 -- name: approve_recommendation :one
 -- Move a recommendation from pending to approved; None where it was not pending.
+--
+-- @plan recommendations_pkey, recommendations_customer_id_status_id_idx, rows <= 1
 UPDATE recommendations
 SET
     status = 'approved',
@@ -87,6 +467,8 @@ RETURNING *;
 
 -- name: reject_recommendation :one
 -- Move a recommendation from pending or approved to rejected; None where it was neither.
+--
+-- @plan recommendations_pkey, recommendations_customer_id_status_id_idx, rows <= 1
 UPDATE recommendations
 SET status = 'rejected'
 WHERE
@@ -98,6 +480,8 @@ RETURNING *;
 -- name: delete_recommendation :execrows
 -- Delete a recommendation with its approvals and optimizations. Returns 1, or 0 where there was
 -- none.
+--
+-- @plan recommendations_pkey, rows <= 1
 DELETE FROM recommendations
 WHERE
     customer_id = @customer_id

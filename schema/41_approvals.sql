@@ -44,13 +44,13 @@ COMMENT ON INDEX approvals_pkey IS 'Serves get_approval, list_approvals and deci
 CREATE INDEX approvals_customer_id_recommendation_id_idx
 ON approvals (customer_id, recommendation_id);
 COMMENT ON INDEX approvals_customer_id_recommendation_id_idx IS
-'Serves list_recommendation_approvals, and deleting a recommendation.';
+'Serves list_recommendation_approvals, get_recommendation_trace, and deleting a recommendation.';
 
 CREATE UNIQUE INDEX approvals_recommendation_id_pending_key
 ON approvals (customer_id, recommendation_id)
 WHERE status = 'pending';
 COMMENT ON INDEX approvals_recommendation_id_pending_key IS
-'One open question a recommendation. Serves list_pending_approvals.';
+'One open question a recommendation. Serves list_pending_approvals and list_expired_approvals.';
 
 CREATE TRIGGER approvals_enforce_transitions
 BEFORE UPDATE ON approvals

@@ -15,10 +15,13 @@ from ..approvals import (
     DELETE_APPROVAL,
     GET_APPROVAL,
     LIST_APPROVALS,
+    LIST_EXPIRED_APPROVALS,
     LIST_PENDING_APPROVALS,
     LIST_RECOMMENDATION_APPROVALS,
+    ListExpiredApprovalsRow,
     ListPendingApprovalsRow,
     _make_approval,
+    _make_list_expired_approvals_row,
     _make_list_pending_approvals_row,
 )
 
@@ -28,14 +31,17 @@ __all__ = [
     "DELETE_APPROVAL",
     "GET_APPROVAL",
     "LIST_APPROVALS",
+    "LIST_EXPIRED_APPROVALS",
     "LIST_PENDING_APPROVALS",
     "LIST_RECOMMENDATION_APPROVALS",
+    "ListExpiredApprovalsRow",
     "ListPendingApprovalsRow",
     "create_approval",
     "decide_approval",
     "delete_approval",
     "get_approval",
     "list_approvals",
+    "list_expired_approvals",
     "list_pending_approvals",
     "list_recommendation_approvals",
 ]
@@ -55,6 +61,8 @@ async def create_approval(
 
     Raises AlreadyExists where another approval of the recommendation is still pending, expired or
     not: delete_approval withdraws it.
+
+    @plan approvals_pkey, rows <= 0
     """
     return await _runtime.async_exactly_one(
         conn,
@@ -70,7 +78,10 @@ async def get_approval(
     customer_id: uuid.UUID,
     id: uuid.UUID,
 ) -> models.Approval | None:
-    """One approval."""
+    """One approval.
+
+    @plan approvals_pkey, rows <= 1
+    """
     return await _runtime.async_one(conn, GET_APPROVAL, (customer_id, id), _make_approval)
 
 
@@ -83,6 +94,8 @@ async def list_approvals(
 ) -> list[models.Approval]:
     """Approvals of a customer, newest first, up to max_rows; the next page starts before the last id
     of this one.
+
+    @plan approvals_pkey, rows <= max_rows
     """
     return await _runtime.async_many(
         conn,
@@ -98,7 +111,10 @@ async def list_recommendation_approvals(
     customer_id: uuid.UUID,
     recommendation_id: uuid.UUID,
 ) -> list[models.Approval]:
-    """All approvals of one recommendation, oldest first."""
+    """All approvals of one recommendation, oldest first.
+
+    @plan approvals_customer_id_recommendation_id_idx, rows <= approvals
+    """
     return await _runtime.async_many(
         conn,
         LIST_RECOMMENDATION_APPROVALS,
@@ -110,17 +126,44 @@ async def list_recommendation_approvals(
 async def list_pending_approvals(
     conn: psycopg.AsyncConnection[typing.Any],
     *,
-    customer_id: uuid.UUID,
     max_rows: int,
+    customer_id: uuid.UUID,
+    after_id: uuid.UUID | None = None,
 ) -> list[ListPendingApprovalsRow]:
     """What a customer has still to decide, oldest first: each approval that is pending and has not
-    expired, with its recommendation, if that is pending too.
+    expired, with its recommendation, if that is pending too; up to max_rows, the next page starts
+    after the last approval's id of this one.
+
+    @plan approvals_recommendation_id_pending_key, recommendations_pkey,
+      recommendations_customer_id_status_id_idx, rows <= 2 * pending_approvals
     """
     return await _runtime.async_many(
         conn,
         LIST_PENDING_APPROVALS,
-        (customer_id, max_rows),
+        (max_rows, customer_id, after_id),
         _make_list_pending_approvals_row,
+    )
+
+
+async def list_expired_approvals(
+    conn: psycopg.AsyncConnection[typing.Any],
+    *,
+    max_rows: int,
+    customer_id: uuid.UUID,
+    after_id: uuid.UUID | None = None,
+) -> list[ListExpiredApprovalsRow]:
+    """What a customer let expire undecided, oldest first: each approval that is pending and has
+    expired, with its recommendation, if that is pending still; paged like list_pending_approvals.
+    To ask again, withdraw it (delete_approval) and create another one.
+
+    @plan approvals_recommendation_id_pending_key, recommendations_pkey,
+      recommendations_customer_id_status_id_idx, rows <= 2 * pending_approvals
+    """
+    return await _runtime.async_many(
+        conn,
+        LIST_EXPIRED_APPROVALS,
+        (max_rows, customer_id, after_id),
+        _make_list_expired_approvals_row,
     )
 
 
@@ -136,7 +179,12 @@ async def decide_approval(
     """Approve or reject (status), by whom and why, and move the recommendation the same way.
 
     None where the approval was decided before or has expired, or the recommendation is no longer
-    pending.
+    pending; get_approval tells who decided it, or that it has expired.
+
+    Raises InvalidValue where status is pending or approved_by is empty.
+
+    @plan approvals_pkey, approvals_recommendation_id_pending_key, recommendations_pkey,
+      rows <= 4 + pending_approvals
     """
     return await _runtime.async_one(
         conn,
@@ -155,5 +203,7 @@ async def delete_approval(
     """Withdraw a question that is still pending.
 
     Returns 1, or 0 where there was none.
+
+    @plan approvals_pkey, approvals_recommendation_id_pending_key, rows <= 1 + pending_approvals
     """
     return await _runtime.async_execute_rows(conn, DELETE_APPROVAL, (customer_id, id))

@@ -66,6 +66,8 @@ async def create_optimization(
 
     With an id that is taken already, nothing is written and the optimization that is there is
     returned.
+
+    @plan optimizations_pkey, rows <= 0
     """
     return await _runtime.async_exactly_one(
         conn,
@@ -81,7 +83,10 @@ async def get_optimization(
     customer_id: uuid.UUID,
     id: uuid.UUID,
 ) -> models.Optimization | None:
-    """One optimization."""
+    """One optimization.
+
+    @plan optimizations_pkey, rows <= 1
+    """
     return await _runtime.async_one(conn, GET_OPTIMIZATION, (customer_id, id), _make_optimization)
 
 
@@ -94,6 +99,8 @@ async def list_optimizations(
 ) -> list[models.Optimization]:
     """Optimizations of a customer, newest first, up to max_rows; the next page starts before the last
     id of this one.
+
+    @plan optimizations_pkey, rows <= max_rows
     """
     return await _runtime.async_many(
         conn,
@@ -113,6 +120,8 @@ async def list_optimizations_by_agent(
 ) -> list[models.Optimization]:
     """Optimizations of a customer that one agent carries out, newest first, paged like
     list_optimizations.
+
+    @plan optimizations_agent_id_customer_id_id_idx, rows <= max_rows
     """
     return await _runtime.async_many(
         conn,
@@ -128,7 +137,10 @@ async def list_recommendation_optimizations(
     customer_id: uuid.UUID,
     recommendation_id: uuid.UUID,
 ) -> list[models.Optimization]:
-    """All optimizations of one recommendation, oldest first."""
+    """All optimizations of one recommendation, oldest first.
+
+    @plan optimizations_customer_id_recommendation_id_idx, rows <= optimizations
+    """
     return await _runtime.async_many(
         conn,
         LIST_RECOMMENDATION_OPTIMIZATIONS,
@@ -143,7 +155,10 @@ async def list_workflow_optimizations(
     customer_id: uuid.UUID,
     workflow_execution_id: uuid.UUID,
 ) -> list[models.Optimization]:
-    """All optimizations that one run carries out, oldest first."""
+    """All optimizations that one run carries out, oldest first.
+
+    @plan optimizations_customer_id_workflow_execution_id_idx, rows <= optimizations
+    """
     return await _runtime.async_many(
         conn,
         LIST_WORKFLOW_OPTIMIZATIONS,
@@ -160,6 +175,8 @@ async def start_optimization(
 ) -> models.Optimization | None:
     """Move an optimization from queued to executing, and its recommendation from approved with it;
     None where the one was not queued or the other not approved.
+
+    @plan optimizations_pkey, recommendations_pkey, rows <= 5
     """
     return await _runtime.async_one(conn, START_OPTIMIZATION, (customer_id, id), _make_optimization)
 
@@ -171,7 +188,10 @@ async def update_optimization_progress(
     customer_id: uuid.UUID,
     id: uuid.UUID,
 ) -> models.Optimization | None:
-    """Note how far an executing optimization is, 0 to 100; None where it was not executing."""
+    """Note how far an executing optimization is, 0 to 100; None where it was not executing.
+
+    @plan optimizations_pkey, rows <= 1
+    """
     return await _runtime.async_one(
         conn,
         UPDATE_OPTIMIZATION_PROGRESS,
@@ -191,6 +211,9 @@ async def complete_optimization(
 ) -> models.Optimization | None:
     """Move an optimization from executing to completed, with what it brought (savings in USD a month,
     improvement as a multiplier), and its recommendation with it; None where it was not executing.
+
+    @plan optimizations_pkey, recommendations_pkey, recommendations_customer_id_status_id_idx,
+      rows <= 4
     """
     return await _runtime.async_one(
         conn,
@@ -210,6 +233,9 @@ async def fail_optimization(
 ) -> models.Optimization | None:
     """Move an optimization from queued or executing to failed, with the reason, and its recommendation
     with it where it was executing; None where it was neither.
+
+    @plan optimizations_pkey, recommendations_pkey, recommendations_customer_id_status_id_idx,
+      rows <= 4
     """
     return await _runtime.async_one(
         conn,
@@ -228,6 +254,9 @@ async def roll_back_optimization(
 ) -> models.Optimization | None:
     """Note that a completed or failed optimization was undone, and its recommendation with it; None
     where it was neither.
+
+    @plan optimizations_pkey, recommendations_pkey, recommendations_customer_id_status_id_idx,
+      rows <= 4
     """
     return await _runtime.async_one(
         conn,
@@ -246,5 +275,7 @@ async def delete_optimization(
     """Delete an optimization.
 
     Returns 1, or 0 where there was none.
+
+    @plan optimizations_pkey, rows <= 1
     """
     return await _runtime.async_execute_rows(conn, DELETE_OPTIMIZATION, (customer_id, id))

@@ -2,6 +2,7 @@
 # ruff: noqa: A001, ANN401, D205, D301, D401, D403, E501, E741, E742, I001, N801, N803, N815, N816, N999, PLC2401, PYI016, RUF001, RUF002, RUF003, RUF022, RUF100, UP042, W291, W293
 """Async queries of recommendations.sql."""
 
+import datetime
 import decimal
 import typing
 import uuid
@@ -14,10 +15,23 @@ from ..recommendations import (
     CREATE_RECOMMENDATION,
     DELETE_RECOMMENDATION,
     GET_RECOMMENDATION,
+    GET_RECOMMENDATION_TRACE,
+    LIST_OPEN_RECOMMENDATIONS,
+    LIST_OPEN_RECOMMENDATIONS_BY_SAVINGS,
     LIST_RECOMMENDATIONS,
     LIST_RECOMMENDATIONS_BY_AGENT,
+    LIST_RECOMMENDATIONS_BY_PRIORITY,
+    LIST_RECOMMENDATIONS_BY_SAVINGS,
+    LIST_RECOMMENDATIONS_BY_STATUS,
+    LIST_RECOMMENDATIONS_BY_TYPE,
+    LIST_SAVINGS,
+    LIST_SAVINGS_BY_CUSTOMER,
     LIST_WORKFLOW_RECOMMENDATIONS,
     REJECT_RECOMMENDATION,
+    GetRecommendationTraceRow,
+    ListSavingsByCustomerRow,
+    ListSavingsRow,
+    _make_get_recommendation_trace_row,
     _make_recommendation,
 )
 
@@ -26,16 +40,37 @@ __all__ = [
     "CREATE_RECOMMENDATION",
     "DELETE_RECOMMENDATION",
     "GET_RECOMMENDATION",
+    "GET_RECOMMENDATION_TRACE",
+    "LIST_OPEN_RECOMMENDATIONS",
+    "LIST_OPEN_RECOMMENDATIONS_BY_SAVINGS",
     "LIST_RECOMMENDATIONS",
     "LIST_RECOMMENDATIONS_BY_AGENT",
+    "LIST_RECOMMENDATIONS_BY_PRIORITY",
+    "LIST_RECOMMENDATIONS_BY_SAVINGS",
+    "LIST_RECOMMENDATIONS_BY_STATUS",
+    "LIST_RECOMMENDATIONS_BY_TYPE",
+    "LIST_SAVINGS",
+    "LIST_SAVINGS_BY_CUSTOMER",
     "LIST_WORKFLOW_RECOMMENDATIONS",
     "REJECT_RECOMMENDATION",
+    "GetRecommendationTraceRow",
+    "ListSavingsByCustomerRow",
+    "ListSavingsRow",
     "approve_recommendation",
     "create_recommendation",
     "delete_recommendation",
     "get_recommendation",
+    "get_recommendation_trace",
+    "list_open_recommendations",
+    "list_open_recommendations_by_savings",
     "list_recommendations",
     "list_recommendations_by_agent",
+    "list_recommendations_by_priority",
+    "list_recommendations_by_savings",
+    "list_recommendations_by_status",
+    "list_recommendations_by_type",
+    "list_savings",
+    "list_savings_by_customer",
     "list_workflow_recommendations",
     "reject_recommendation",
 ]
@@ -60,6 +95,8 @@ async def create_recommendation(
     """Propose a change to a customer. estimated_savings is in USD a month, estimated_improvement a
     multiplier, confidence_score 0 to 1. With an id that is taken already, nothing is written and
     the recommendation that is there is returned.
+
+    @plan recommendations_pkey, rows <= 0
     """
     return await _runtime.async_exactly_one(
         conn,
@@ -88,12 +125,45 @@ async def get_recommendation(
     customer_id: uuid.UUID,
     id: uuid.UUID,
 ) -> models.Recommendation | None:
-    """One recommendation."""
+    """One recommendation.
+
+    @plan recommendations_pkey, rows <= 1
+    """
     return await _runtime.async_one(
         conn,
         GET_RECOMMENDATION,
         (customer_id, id),
         _make_recommendation,
+    )
+
+
+async def get_recommendation_trace(
+    conn: psycopg.AsyncConnection[typing.Any],
+    *,
+    customer_id: uuid.UUID,
+    id: uuid.UUID,
+) -> GetRecommendationTraceRow | None:
+    """What came of a recommendation and where it came from: the agent that proposes it, its approvals
+    (oldest first), the run that produced it with its steps (in order) and artifacts (oldest first),
+    its optimizations (oldest first) with the runs that carry them out, and what it brought.
+
+    predicted_savings is what was estimated, realised_savings what its completed optimizations
+    really
+    save, those that were rolled back not counted, and savings_difference the second less the first,
+    all in USD a month; savings_ratio is the second over the first (1 is as predicted). Each is None
+    where it is not known, the ratio also where nothing was to be saved.
+
+    @plan recommendations_pkey, agents_pkey, approvals_customer_id_recommendation_id_idx,
+      workflow_executions_pkey, workflow_steps_step_order_key, workflow_artifacts_pkey,
+      optimizations_customer_id_recommendation_id_idx,
+      rows <= 2 + agents + approvals + steps + artifacts + 4 * optimizations
+    """
+    return await _runtime.async_one(
+        conn,
+        GET_RECOMMENDATION_TRACE,
+        (customer_id, id),
+        _make_get_recommendation_trace_row,
+        binary=True,
     )
 
 
@@ -106,6 +176,8 @@ async def list_recommendations(
 ) -> list[models.Recommendation]:
     """Recommendations to a customer, newest first, up to max_rows; the next page starts before the
     last id of this one.
+
+    @plan recommendations_pkey, rows <= max_rows
     """
     return await _runtime.async_many(
         conn,
@@ -123,11 +195,161 @@ async def list_recommendations_by_agent(
     before_id: uuid.UUID | None = None,
     max_rows: int,
 ) -> list[models.Recommendation]:
-    """Recommendations of one agent to a customer, newest first, paged like list_recommendations."""
+    """Recommendations of one agent to a customer, newest first, paged like list_recommendations.
+
+    @plan recommendations_agent_id_customer_id_id_idx, rows <= 2 * max_rows
+    """
     return await _runtime.async_many(
         conn,
         LIST_RECOMMENDATIONS_BY_AGENT,
         (customer_id, agent_id, before_id, max_rows),
+        _make_recommendation,
+    )
+
+
+async def list_recommendations_by_status(
+    conn: psycopg.AsyncConnection[typing.Any],
+    *,
+    customer_id: uuid.UUID,
+    status: models.RecommendationStatus,
+    before_id: uuid.UUID | None = None,
+    max_rows: int,
+) -> list[models.Recommendation]:
+    """Recommendations to a customer in one state, newest first, paged like list_recommendations.
+
+    @plan recommendations_customer_id_status_id_idx, rows <= 2 * max_rows
+    """
+    return await _runtime.async_many(
+        conn,
+        LIST_RECOMMENDATIONS_BY_STATUS,
+        (customer_id, status, before_id, max_rows),
+        _make_recommendation,
+    )
+
+
+async def list_recommendations_by_type(
+    conn: psycopg.AsyncConnection[typing.Any],
+    *,
+    customer_id: uuid.UUID,
+    type: str,
+    before_id: uuid.UUID | None = None,
+    max_rows: int,
+) -> list[models.Recommendation]:
+    """Recommendations to a customer of one type, newest first, paged like list_recommendations.
+
+    @plan recommendations_customer_id_type_id_idx, rows <= 2 * max_rows
+    """
+    return await _runtime.async_many(
+        conn,
+        LIST_RECOMMENDATIONS_BY_TYPE,
+        (customer_id, type, before_id, max_rows),
+        _make_recommendation,
+    )
+
+
+async def list_recommendations_by_priority(
+    conn: psycopg.AsyncConnection[typing.Any],
+    *,
+    customer_id: uuid.UUID,
+    priority: models.RecommendationPriority,
+    before_id: uuid.UUID | None = None,
+    max_rows: int,
+) -> list[models.Recommendation]:
+    """Recommendations to a customer of one priority, newest first, paged like list_recommendations.
+
+    @plan recommendations_customer_id_priority_id_idx, rows <= 2 * max_rows
+    """
+    return await _runtime.async_many(
+        conn,
+        LIST_RECOMMENDATIONS_BY_PRIORITY,
+        (customer_id, priority, before_id, max_rows),
+        _make_recommendation,
+    )
+
+
+async def list_recommendations_by_savings(
+    conn: psycopg.AsyncConnection[typing.Any],
+    *,
+    customer_id: uuid.UUID,
+    min_savings: decimal.Decimal | None = None,
+    before_savings: decimal.Decimal | None = None,
+    before_id: uuid.UUID | None = None,
+    max_rows: int,
+) -> list[models.Recommendation]:
+    """Recommendations to a customer, biggest estimated savings first, the newest first among equals,
+    up to max_rows; the next page starts before the last estimated_savings and id of this one. Those
+    without an estimate are left out, and those under min_savings (USD a month), where it is given.
+
+    @plan recommendations_customer_id_estimated_savings_id_idx, rows <= 2 * max_rows
+    """
+    return await _runtime.async_many(
+        conn,
+        LIST_RECOMMENDATIONS_BY_SAVINGS,
+        (customer_id, min_savings, before_savings, before_id, max_rows),
+        _make_recommendation,
+    )
+
+
+async def list_open_recommendations(
+    conn: psycopg.AsyncConnection[typing.Any],
+    *,
+    status: models.RecommendationStatus | None = None,
+    type: str | None = None,
+    priority: models.RecommendationPriority | None = None,
+    agent_id: uuid.UUID | None = None,
+    min_savings: decimal.Decimal | None = None,
+    max_rows: int,
+    customer_id: uuid.UUID,
+    before_id: uuid.UUID | None = None,
+) -> list[models.Recommendation]:
+    """Recommendations to a customer that are not over (pending, approved or executing), newest first,
+    paged like list_recommendations. status, type, priority, min_savings (USD a month) and agent_id
+    each narrow it down, alone or together; with min_savings those without an estimate are left out.
+
+    @plan recommendations_customer_id_status_id_idx, rows <= open_recommendations
+    """
+    return await _runtime.async_many(
+        conn,
+        LIST_OPEN_RECOMMENDATIONS,
+        (status, type, priority, agent_id, min_savings, max_rows, customer_id, before_id),
+        _make_recommendation,
+    )
+
+
+async def list_open_recommendations_by_savings(
+    conn: psycopg.AsyncConnection[typing.Any],
+    *,
+    status: models.RecommendationStatus | None = None,
+    type: str | None = None,
+    priority: models.RecommendationPriority | None = None,
+    agent_id: uuid.UUID | None = None,
+    min_savings: decimal.Decimal | None = None,
+    before_id: uuid.UUID | None = None,
+    before_savings: decimal.Decimal | None = None,
+    max_rows: int,
+    customer_id: uuid.UUID,
+) -> list[models.Recommendation]:
+    """Recommendations to a customer that are not over, narrowed down like list_open_recommendations,
+    biggest estimated savings first, the newest first among equals, those without an estimate last,
+    up to max_rows. The next page starts before the last estimated_savings, None included, and id of
+    this one.
+
+    @plan recommendations_customer_id_status_id_idx, rows <= open_recommendations
+    """
+    return await _runtime.async_many(
+        conn,
+        LIST_OPEN_RECOMMENDATIONS_BY_SAVINGS,
+        (
+            status,
+            type,
+            priority,
+            agent_id,
+            min_savings,
+            before_id,
+            before_savings,
+            max_rows,
+            customer_id,
+        ),
         _make_recommendation,
     )
 
@@ -138,12 +360,67 @@ async def list_workflow_recommendations(
     customer_id: uuid.UUID,
     workflow_execution_id: uuid.UUID,
 ) -> list[models.Recommendation]:
-    """All recommendations that one run produced, oldest first."""
+    """All recommendations that one run produced, oldest first.
+
+    @plan recommendations_customer_id_workflow_execution_id_idx, rows <= recommendations
+    """
     return await _runtime.async_many(
         conn,
         LIST_WORKFLOW_RECOMMENDATIONS,
         (customer_id, workflow_execution_id),
         _make_recommendation,
+    )
+
+
+async def list_savings(
+    conn: psycopg.AsyncConnection[typing.Any],
+    *,
+    since: datetime.datetime,
+    until: datetime.datetime,
+    customer_id: uuid.UUID,
+) -> list[ListSavingsRow]:
+    """What came of the recommendations made to a customer in [since, until), by the month (UTC, its
+    first day) in which they were made, the newest first, and the agent that made them.
+
+    Of the recommendations, rejected, approved (whatever became of it), completed and rolled_back
+    say
+    how many are so by now. predicted_savings is what all of them were to save, approved_savings
+    what
+    those approved were to, and realised_savings what their completed optimizations really save,
+    those that were rolled back not counted; in USD a month, 0 for what is not known. It is a
+    cohort:
+    what becomes of a recommendation changes the row of the month in which it was made.
+
+    @plan customers_pkey, recommendations_customer_id_created_at_idx, agents_pkey,
+      optimizations_customer_id_recommendation_id_idx,
+      rows <= customers + agents + (2 + optimizations) * window_recommendations
+    """
+    return await _runtime.async_many(
+        conn,
+        LIST_SAVINGS,
+        (_runtime.aware("since", since), _runtime.aware("until", until), customer_id),
+        ListSavingsRow,
+    )
+
+
+async def list_savings_by_customer(
+    conn: psycopg.AsyncConnection[typing.Any],
+    *,
+    since: datetime.datetime,
+    until: datetime.datetime,
+) -> list[ListSavingsByCustomerRow]:
+    """What came of the recommendations made in [since, until), as list_savings has it, by month,
+    customer and agent. For operators: it spans customers.
+
+    @plan customers_pkey, recommendations_customer_id_created_at_idx, agents_pkey,
+      optimizations_customer_id_recommendation_id_idx,
+      rows <= customers + agents + (2 + optimizations) * window_recommendations
+    """
+    return await _runtime.async_many(
+        conn,
+        LIST_SAVINGS_BY_CUSTOMER,
+        (_runtime.aware("since", since), _runtime.aware("until", until)),
+        ListSavingsByCustomerRow,
     )
 
 
@@ -153,7 +430,10 @@ async def approve_recommendation(
     customer_id: uuid.UUID,
     id: uuid.UUID,
 ) -> models.Recommendation | None:
-    """Move a recommendation from pending to approved; None where it was not pending."""
+    """Move a recommendation from pending to approved; None where it was not pending.
+
+    @plan recommendations_pkey, recommendations_customer_id_status_id_idx, rows <= 1
+    """
     return await _runtime.async_one(
         conn,
         APPROVE_RECOMMENDATION,
@@ -168,7 +448,10 @@ async def reject_recommendation(
     customer_id: uuid.UUID,
     id: uuid.UUID,
 ) -> models.Recommendation | None:
-    """Move a recommendation from pending or approved to rejected; None where it was neither."""
+    """Move a recommendation from pending or approved to rejected; None where it was neither.
+
+    @plan recommendations_pkey, recommendations_customer_id_status_id_idx, rows <= 1
+    """
     return await _runtime.async_one(
         conn,
         REJECT_RECOMMENDATION,
@@ -186,5 +469,7 @@ async def delete_recommendation(
     """Delete a recommendation with its approvals and optimizations.
 
     Returns 1, or 0 where there was none.
+
+    @plan recommendations_pkey, rows <= 1
     """
     return await _runtime.async_execute_rows(conn, DELETE_RECOMMENDATION, (customer_id, id))

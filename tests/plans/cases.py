@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable, Collection, Mapping
 from datetime import datetime, timedelta
+from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
@@ -18,6 +19,8 @@ from optiinfra_db.generated.models import (
     ArtifactType,
     EventSeverity,
     MetricType,
+    RecommendationPriority,
+    RecommendationStatus,
     WorkflowStatus,
     WorkflowType,
 )
@@ -247,6 +250,56 @@ CASES: Mapping[str, Case | list[Case]] = {
     "recommendations.create_recommendation": lambda _: {"type": "kind_1", "title": "Title"},
     "recommendations.delete_recommendation": lambda s: s.recommendation("completed"),
     "recommendations.get_recommendation": lambda s: s.recommendation("completed"),
+    "recommendations.get_recommendation_trace": lambda s: s.recommendation("completed"),
+    "recommendations.list_open_recommendations": [
+        lambda _: {"agent_id": None},
+        lambda s: {
+            "before_id": s.recommendation("executing")["id"],
+            "agent_id": None,
+            "status": RecommendationStatus.PENDING,
+            "min_savings": Decimal(1),
+        },
+        lambda _: {"agent_id": None, "priority": RecommendationPriority.LOW, "max_rows": 5},
+    ],
+    "recommendations.list_open_recommendations_by_savings": [
+        lambda _: {"agent_id": None},
+        lambda s: {
+            "before_id": s.recommendation("executing")["id"],
+            "before_savings": Decimal(100),
+            "agent_id": None,
+            "status": RecommendationStatus.PENDING,
+        },
+        lambda _: {"agent_id": None, "priority": RecommendationPriority.LOW, "max_rows": 5},
+    ],
+    "recommendations.list_recommendations": [
+        lambda _: {},
+        lambda s: {"before_id": s.recommendation("executing")["id"]},
+    ],
+    "recommendations.list_recommendations_by_priority": [
+        lambda _, priority=priority: {"priority": priority} for priority in RecommendationPriority
+    ],
+    "recommendations.list_recommendations_by_savings": [
+        lambda _: {},
+        lambda _: {"min_savings": Decimal(100), "before_savings": Decimal(200)},
+    ],
+    "recommendations.list_recommendations_by_status": [
+        lambda _, status=status: {"status": status}
+        for status in (
+            RecommendationStatus.PENDING,
+            RecommendationStatus.EXECUTING,
+            RecommendationStatus.COMPLETED,
+            RecommendationStatus.ROLLED_BACK,
+        )
+    ],
+    "recommendations.list_recommendations_by_type": lambda _: {"type": "kind_1"},
+    "recommendations.list_savings": [
+        lambda _: {},
+        lambda s: {"since": s.now - timedelta(days=200)},
+    ],
+    "recommendations.list_savings_by_customer": [
+        lambda _: {},
+        lambda s: {"since": s.now - timedelta(days=200)},
+    ],
     "recommendations.list_workflow_recommendations": lambda s: {
         "workflow_execution_id": s.row("recommendations").workflow_execution_id
     },
@@ -330,6 +383,9 @@ CASES: Mapping[str, Case | list[Case]] = {
 """The arguments of each query that DEFAULTS do not tell; several where it has ways to go."""
 
 BEFORE: Mapping[str, str] = {
+    "approvals.list_expired_approvals": (
+        "UPDATE approvals SET expires_at = now() WHERE status = 'pending'"
+    ),
     "workflow_executions.complete_workflow_execution": (
         "UPDATE workflow_steps SET status = 'skipped', completed_at = now(), "
         "next_attempt_at = NULL WHERE status IN ('pending', 'running', 'retrying') AND EXISTS ("

@@ -21,6 +21,7 @@ from .explain import MODES, Explainer, Promise, Seen, names_in, promises, value_
 QUANTITIES = {
     "agents": "SELECT count(*) FROM agents",
     "all_steps": "SELECT count(*) FROM workflow_steps",
+    "approvals": "SELECT 10",
     "artifacts": "SELECT 10",
     "attempts": "SELECT 10",
     "capabilities": "SELECT count(*) FROM agent_capabilities",
@@ -33,10 +34,12 @@ QUANTITIES = {
     "open_recommendations": "SELECT count(*) FROM recommendations WHERE "
     "customer_id = %(customer_id)s AND status IN ('pending', 'approved', 'executing')",
     "open_runs": "SELECT count(*) FROM workflow_executions WHERE status IN ('pending', 'running')",
+    "optimizations": "SELECT 10",
     "partitions": "SELECT count(*) FROM pg_inherits WHERE inhparent = 'events'::regclass",
     "pending_approvals": "SELECT count(*) FROM approvals WHERE "
     "customer_id = %(customer_id)s AND status = 'pending'",
     "pending_runs": "SELECT count(*) FROM workflow_executions WHERE status = 'pending'",
+    "recommendations": "SELECT 10",
     "recent_runs": "SELECT count(*) FROM workflow_executions "
     "WHERE customer_id = %(customer_id)s AND completed_at >= %(since)s",
     "running_runs": "SELECT count(*) FROM workflow_executions WHERE status = 'running'",

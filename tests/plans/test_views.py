@@ -15,7 +15,16 @@ READINGS = [
     ("SELECT * FROM workflow_progress WHERE workflow_id = %(run)s", 1_000),
     ("SELECT * FROM agent_workload", 10_000),
     ("SELECT * FROM workflow_stats", 5_000),
-    ("SELECT * FROM recommendation_trace WHERE customer_id = %(customer)s LIMIT 20", 2_000),
+    (
+        "SELECT * FROM recommendation_trace WHERE customer_id = %(customer)s "
+        "ORDER BY recommendation_id DESC LIMIT 20",
+        2_000,
+    ),
+    (
+        "SELECT * FROM recommendation_trace WHERE customer_id = %(customer)s "
+        "ORDER BY created_at DESC LIMIT 20",
+        2_000,
+    ),
     ("SELECT * FROM recommendation_trace WHERE recommendation_id = %(recommendation)s", 2_000),
     ("SELECT * FROM savings_by_month WHERE customer_id = %(customer)s", 50_000),
 ]

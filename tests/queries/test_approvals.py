@@ -3,6 +3,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from psycopg.errors import CheckViolation, ForeignKeyViolation, UniqueViolation
 
+from optiinfra_db.errors import AlreadyExists
 from optiinfra_db.generated.models import ApprovalStatus, RecommendationStatus
 
 from .database import key
@@ -119,13 +120,72 @@ def test_pending_approvals_come_with_their_recommendations(db, recommendation):
     assert (row.approval, row.recommendation) == (made, recommendation)
 
 
-def test_pending_approvals_are_listed_oldest_first(db):
+def test_pending_approvals_are_listed_oldest_first_page_by_page(db):
     customer, agent = db.make_customer(), db.make_agent()
     made = [ask(db, db.make_recommendation(customer, agent)) for _ in range(3)]
 
-    rows = db.approvals.list_pending_approvals(customer_id=customer.id, max_rows=2)
+    first = db.approvals.list_pending_approvals(customer_id=customer.id, max_rows=2)
+    rest = db.approvals.list_pending_approvals(
+        customer_id=customer.id, max_rows=2, after_id=first[-1].approval.id
+    )
 
-    assert [row.approval for row in rows] == made[:2]
+    assert [row.approval for row in first] == made[:2]
+    assert [row.approval for row in rest] == made[2:]
+
+
+def test_what_expired_undecided_is_listed_oldest_first_page_by_page(db):
+    customer, agent = db.make_customer(), db.make_agent()
+    past, future = (datetime.now(UTC) + timedelta(hours=hours) for hours in (-1, 1))
+    recommendations = [db.make_recommendation(customer, agent) for _ in range(3)]
+    made = [ask(db, recommendation, expires_at=past) for recommendation in recommendations]
+    ask(db, db.make_recommendation(customer, agent))
+    ask(db, db.make_recommendation(customer, agent), expires_at=future)
+    ask(db, db.make_recommendation(None, agent), expires_at=past)
+    settled = db.make_recommendation(customer, agent)
+    ask(db, settled, expires_at=past)
+    db.recommendations.reject_recommendation(**key(settled))
+    expired = db.approvals.list_expired_approvals
+
+    first = expired(customer_id=customer.id, max_rows=2)
+    rest = expired(customer_id=customer.id, max_rows=2, after_id=first[-1].approval.id)
+
+    assert [row.approval for row in first + rest] == made
+    assert [row.recommendation for row in first + rest] == recommendations
+
+
+def test_what_expired_is_asked_again_once_it_is_withdrawn(db, recommendation):
+    expired = ask(db, recommendation, expires_at=datetime.now(UTC) - timedelta(seconds=1))
+    with db.refused(AlreadyExists, "approvals_recommendation_id_pending_key"):
+        ask(db, recommendation)
+
+    db.approvals.delete_approval(**key(expired))
+    again = ask(db, recommendation)
+
+    of_customer = {"customer_id": recommendation.customer_id, "max_rows": 9}
+    assert db.approvals.list_expired_approvals(**of_customer) == []
+    (row,) = db.approvals.list_pending_approvals(**of_customer)
+    assert row.approval == again
+
+
+@pytest.mark.parametrize("by_whom", ["nobody", "somebody"])
+def test_who_is_refused_a_decision_learns_why_from_the_approval(db, recommendation, by_whom):
+    made = ask(db, recommendation, expires_at=datetime.now(UTC) + timedelta(hours=1))
+    if by_whom == "somebody":
+        db.approvals.decide_approval(**key(made), status=ApprovalStatus.REJECTED, approved_by="bob")
+    else:
+        db.execute("UPDATE approvals SET expires_at = now() - interval '1 second'")
+
+    refused = db.approvals.decide_approval(
+        **key(made), status=ApprovalStatus.APPROVED, approved_by="ada"
+    )
+
+    assert refused is None
+    why = db.approvals.get_approval(**key(made))
+    if by_whom == "somebody":
+        assert (why.status, why.approved_by) == (ApprovalStatus.REJECTED, "bob")
+    else:
+        assert why.status is ApprovalStatus.PENDING
+        assert why.expires_at < datetime.now(UTC)
 
 
 def test_approvals_are_listed_newest_first_page_by_page(db):

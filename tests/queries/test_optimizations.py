@@ -72,12 +72,17 @@ def test_failing_moves_an_executing_recommendation_along(db, recommendation):
     made = queue(db, recommendation)
     db.optimizations.start_optimization(**key(made))
 
-    failed = db.optimizations.fail_optimization(**key(made), error="no quota")
+    failed = db.optimizations.fail_optimization(
+        **key(made), error="no quota", result={"released": 1}
+    )
 
     assert (failed.status, failed.error) == (OptimizationStatus.FAILED, "no quota")
+    assert failed.result == {"released": 1}
     assert status_of(db, recommendation) is RecommendationStatus.FAILED
-    rolled_back = db.optimizations.roll_back_optimization(**key(made))
+    rolled_back = db.optimizations.roll_back_optimization(**key(made), result={"restored": True})
     assert (rolled_back.status, rolled_back.error) == (OptimizationStatus.ROLLED_BACK, "no quota")
+    assert rolled_back.result == {"restored": True}
+    assert status_of(db, recommendation) is RecommendationStatus.ROLLED_BACK
 
 
 def test_one_that_fails_in_the_queue_leaves_the_recommendation_approved(db, recommendation):

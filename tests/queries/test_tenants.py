@@ -1,10 +1,17 @@
 """No function shows or moves what belongs to another customer, even under the same ids."""
 
 import inspect
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
-from optiinfra_db.generated.models import ApprovalStatus, ArtifactType, WorkflowStatus, WorkflowType
+from optiinfra_db.generated.models import (
+    ApprovalStatus,
+    ArtifactType,
+    RecommendationPriority,
+    RecommendationStatus,
+    WorkflowStatus,
+    WorkflowType,
+)
 
 from .database import ZERO_DIGEST
 
@@ -20,6 +27,10 @@ NOUNS = {
     "workflow_artifacts": ARTIFACT,
     "workflow_executions": RUN,
     "workflow_steps": STEP,
+}
+STATUSES = {
+    "approvals": ApprovalStatus.APPROVED,
+    "recommendations": RecommendationStatus.PENDING,
 }
 
 
@@ -71,7 +82,9 @@ def arguments_for(noun, function, customer, agent):
         "attempt": 1,
         "retry_count": 0,
         "since": AT,
-        "status": ApprovalStatus.APPROVED if noun == "approvals" else WorkflowStatus.RUNNING,
+        "until": AT + timedelta(days=365),
+        "status": STATUSES.get(noun, WorkflowStatus.RUNNING),
+        "priority": RecommendationPriority.MEDIUM,
         "approved_by": "ada",
         "reason": "x",
         "error": "x",

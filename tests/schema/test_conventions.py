@@ -26,6 +26,13 @@ TABLES = {
     "workflow_steps",
 }
 
+# People ask for both by status, however long the history. A recommendation changes its status three
+# or four times in its life, and a run enters the second with its last.
+WITH_STATUS = {
+    "recommendations_customer_id_status_id_idx",
+    "workflow_executions_customer_id_status_id_ended_idx",
+}
+
 INDEXES = """
     SELECT t.relname, c.relname AS name, i.indkey::int[] AS columns, i.indisunique, i.indisprimary,
         pg_get_expr(i.indpred, i.indrelid) AS predicate,
@@ -186,7 +193,9 @@ def test_columns_that_live_rows_change_are_in_no_index(rows):
     for index in rows(INDEXES):
         assert not busy & set(index.names), index.name
         if {"status", "current_status"} & set(index.names):
-            pytest.fail(f"{index.name}: status stands in the predicate of a partial index only")
+            assert index.name in WITH_STATUS, (
+                f"{index.name}: status stands in the predicate of a partial index only"
+            )
 
 
 def test_every_index_serves_queries_that_exist(rows):
