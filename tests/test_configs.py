@@ -192,6 +192,6 @@ def test_a_number_that_python_cannot_hold_is_refused_by_name(conn, setting):
         conn, **setting, config_value='{"max": 1e400}', config_type=ConfigType.JSON
     )
 
-    with pytest.raises(InvalidValue, match="the setting limits .* too large") as caught:
+    with pytest.raises(InvalidValue, match=r"the setting limits .* too large") as caught:
         get_config(conn, **setting)
     assert caught.value.field == "config_value"
