@@ -11,8 +11,8 @@ ARGS ?=
 PG ?= 18
 
 .DEFAULT_GOAL := help
-.PHONY: help demo migrate rollback status seed psql stop generate verify lint types test soak \
-	check build clean
+.PHONY: help demo migrate rollback status seed psql stop generate verify docs lint types test \
+	soak plans check build clean
 
 help: ## Show this help
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' \
@@ -39,11 +39,14 @@ psql: $(VENV)/run ## Open the database in psql
 stop: $(VENV)/run ## Stop the embedded PostgreSQL
 	@$(BIN)/optiinfra-db stop $(ARGS)
 
-generate: $(VENV)/dev ## Write generated/ and the diagrams in docs/ from schema/ and queries/
+generate: $(VENV)/dev ## Write generated/ and the pages of docs/ that come from schema/ and queries/
 	@$(BIN)/python codegen/generate.py
 
 verify: $(VENV)/dev ## Check that what generate writes is current
 	@$(BIN)/python codegen/generate.py --check
+
+docs: $(VENV)/dev ## Build the documentation into site/
+	$(BIN)/zensical build --strict --clean
 
 lint: $(VENV)/dev ## Check the style of Python and SQL, and the safety of migrations
 	$(BIN)/ruff format --check .
@@ -61,14 +64,17 @@ test: $(VENV)/dev ## Run the tests (PG=15 for another PostgreSQL, ARGS for pytes
 soak: $(VENV)/dev ## Run the long versions of the tests of history and feed: minutes (PG, ARGS)
 	$(BIN)/pytest --pg $(PG) --soak tests/history tests/test_feed.py $(ARGS)
 
-check: verify lint types test ## Everything that CI runs
+plans: $(VENV)/dev ## Show the plan, rows, buffers and time of each query on a long history (PG)
+	$(BIN)/pytest --pg $(PG) tests/plans --plans --quiet $(ARGS)
+
+check: verify docs lint types test ## Everything that CI runs
 
 build: $(VENV)/dev ## Build the wheel and the sdist into dist/
 	$(BIN)/python -m build
 
 clean: ## Stop the embedded PostgreSQL and delete all that make made, its data included
 	@if [ -x $(BIN)/optiinfra-db ]; then $(BIN)/optiinfra-db stop; fi
-	rm -rf $(VENV) .data dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .data dist site .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/bin/python:

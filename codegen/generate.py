@@ -1,9 +1,9 @@
-"""Write generated/ and docs/state-machines.md from schema/ and queries/, or check them.
+"""Write generated/ and the pages of tables and queries in docs/, or check them.
 
 sqlc wants a live database to type the queries, so this loads schema/ into a throw-away database of
 the embedded server, runs sqlc there (generate, then vet), writes the names of its constraints and
-the diagrams of its state machines, and compares what comes out with what is there. Files in
-generated/ that nothing accounts for count as a difference, and go.
+the pages, and compares what comes out with what is there. Files in the folders of what is
+generated that nothing accounts for count as a difference, and go.
 """
 
 import argparse
@@ -16,16 +16,28 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import psycopg
 from psycopg import sql
 
 import constraints
+import query_pages
 import state_machines
+import table_pages
 from optiinfra_db import embedded
 
 ROOT = Path(__file__).resolve().parent.parent
-DIAGRAMS = Path("docs", "state-machines.md")
+DOCS = Path("docs")
+STATE_MACHINES = DOCS / "state-machines.md"
+MADE = (
+    Path("generated"),
+    DOCS / table_pages.FOLDER,
+    DOCS / query_pages.FOLDER,
+    DOCS / table_pages.DIAGRAM,
+    STATE_MACHINES,
+)
+"""The folders and files that are made, and nothing else is in."""
 
 
 @contextmanager
@@ -54,8 +66,25 @@ def make(folder: Path) -> None:
         run_sqlc(folder, url)
         with psycopg.connect(url) as conn:
             (folder / "generated" / "constraints.py").write_text(constraints.source(conn))
-            (folder / DIAGRAMS).parent.mkdir()
-            (folder / DIAGRAMS).write_text(state_machines.page(conn))
+            write_pages(folder, conn)
+
+
+def write_pages(folder: Path, conn: psycopg.Connection[Any]) -> None:
+    """Write the pages of tables and queries, once the modules of the queries are there."""
+    relations = table_pages.relations(conn, folder / "schema")
+    modules = query_pages.modules(folder / "queries", folder / "generated")
+    links = {**table_pages.links(relations), **query_pages.links(modules)}
+    arrows = state_machines.arrows(conn)
+    pages = {
+        **table_pages.pages(
+            relations, table_pages.foreign_keys(conn), state_machines.machines(arrows), links
+        ),
+        **query_pages.pages(modules, links),
+    }
+    for path, text in pages.items():
+        (folder / DOCS / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / DOCS / path).write_text(text)
+    (folder / STATE_MACHINES).write_text(state_machines.markdown(arrows))
 
 
 def run_sqlc(folder: Path, url: str) -> None:
@@ -71,7 +100,7 @@ def run_sqlc(folder: Path, url: str) -> None:
 
 def files_in(folder: Path) -> set[Path]:
     """Return the paths of the files that are made, or to be so, relative to a folder."""
-    paths = [*(folder / "generated").rglob("*"), folder / DIAGRAMS]
+    paths = [path for made in MADE for path in [folder / made, *(folder / made).rglob("*")]]
     return {
         path.relative_to(folder)
         for path in paths
@@ -119,7 +148,7 @@ def main() -> int:
     if check and changed:
         print("Not current: run `make generate` and commit what it writes.")
         return 1
-    print(f"generated/ and {DIAGRAMS} are current: {len(files_in(ROOT))} files.")
+    print(f"What is generated is current: {len(files_in(ROOT))} files.")
     return 0
 
 

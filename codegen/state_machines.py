@@ -34,22 +34,31 @@ class NotAStateMachine(Exception):  # noqa: N818
 
 def page(conn: psycopg.Connection[Any]) -> str:
     """Write the page from the view status_transitions of the database."""
+    return markdown(arrows(conn))
+
+
+def arrows(conn: psycopg.Connection[Any]) -> list[Arrow]:
+    """Return all arrows, those of a table together and in order."""
     try:
-        arrows = conn.execute(_ARROWS).fetchall()
+        return conn.execute(_ARROWS).fetchall()
     except (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedColumn) as error:
         raise NotAStateMachine(
             f"{error.diag.message_primary}: schema/ must have the view status_transitions "
             "(table_name, place, from_status, to_status), a row for each transition."
         ) from error
-    return markdown(arrows)
 
 
 def markdown(arrows: Iterable[Arrow]) -> str:
     """Write the page of machines whose arrows come together and in order."""
-    parts = [_machine(table, list(of_it)) for table, of_it in groupby(arrows, itemgetter(0))]
+    parts = [f"## {table}\n\n{machine}" for table, machine in machines(arrows).items()]
     if not parts:
         raise NotAStateMachine("The view status_transitions is empty.")
     return "\n".join([_HEAD, *parts])
+
+
+def machines(arrows: Iterable[Arrow]) -> dict[str, str]:
+    """Draw the machine of each table, and name its final statuses."""
+    return {table: _machine(table, list(of_it)) for table, of_it in groupby(arrows, itemgetter(0))}
 
 
 def _machine(table: str, arrows: list[Arrow]) -> str:
@@ -68,4 +77,4 @@ def _machine(table: str, arrows: list[Arrow]) -> str:
     ]
     diagram = "".join(f"    {line}\n" for line in lines)
     finals = ", ".join(f"`{state}`" for state in final) or "none"
-    return f"## {table}\n\n```mermaid\nstateDiagram-v2\n{diagram}```\n\nFinal: {finals}.\n"
+    return f"```mermaid\nstateDiagram-v2\n{diagram}```\n\nFinal: {finals}.\n"

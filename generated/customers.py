@@ -81,6 +81,8 @@ def create_customer(
     so that a caller may safely try again.
 
     Raises AlreadyExists where the email (ignoring case) or the key's hash belongs to another one.
+
+    @plan customers_pkey, rows <= 0
     """
     return _runtime.exactly_one(
         conn,
@@ -98,7 +100,10 @@ WHERE id = $1
 
 
 def get_customer(conn: psycopg.Connection[typing.Any], *, id: uuid.UUID) -> models.Customer | None:
-    """The customer of this id."""
+    """The customer of this id.
+
+    @plan customers_pkey, rows <= customers
+    """
     return _runtime.one(conn, GET_CUSTOMER, (id,), _make_customer)
 
 
@@ -114,7 +119,10 @@ def get_customer_by_email(
     *,
     email: str,
 ) -> models.Customer | None:
-    """The customer of this email address, ignoring case."""
+    """The customer of this email address, ignoring case.
+
+    @plan customers_email_key, rows <= customers
+    """
     return _runtime.one(conn, GET_CUSTOMER_BY_EMAIL, (email,), _make_customer)
 
 
@@ -130,7 +138,10 @@ def get_customer_by_api_key_hash(
     *,
     api_key_hash: bytes,
 ) -> models.Customer | None:
-    """The customer whose API key has this SHA-256 (32 bytes)."""
+    """The customer whose API key has this SHA-256 (32 bytes).
+
+    @plan customers_api_key_hash_key, rows <= customers
+    """
     return _runtime.one(conn, GET_CUSTOMER_BY_API_KEY_HASH, (api_key_hash,), _make_customer)
 
 
@@ -149,7 +160,10 @@ def list_customers(
     before_id: uuid.UUID | None = None,
     max_rows: int,
 ) -> list[models.Customer]:
-    """Customers, newest first, up to max_rows; the next page starts before the last id of this one."""
+    """Customers, newest first, up to max_rows; the next page starts before the last id of this one.
+
+    @plan customers_pkey, rows <= customers
+    """
     return _runtime.many(conn, LIST_CUSTOMERS, (before_id, max_rows), _make_customer)
 
 
@@ -178,7 +192,10 @@ def update_customer(
     metadata: models.JSON | None = None,
     id: uuid.UUID,
 ) -> models.Customer | None:
-    """Change what is given and leave the rest as it is."""
+    """Change what is given and leave the rest as it is.
+
+    @plan customers_pkey, rows <= customers
+    """
     return _runtime.one(
         conn,
         UPDATE_CUSTOMER,
@@ -197,5 +214,7 @@ def delete_customer(conn: psycopg.Connection[typing.Any], *, id: uuid.UUID) -> i
     """Delete a customer with everything that is theirs, events included.
 
     Returns 1, or 0 where there was none.
+
+    @plan customers_pkey, rows <= customers
     """
     return _runtime.execute_rows(conn, DELETE_CUSTOMER, (id,))

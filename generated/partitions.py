@@ -24,5 +24,7 @@ ORDER BY partition_name
 def ensure_partitions(conn: psycopg.Connection[typing.Any], *, months_ahead: int) -> list[str]:
     """Make the missing monthly partitions of events and agent_metrics, up to so many months ahead, and
     move rows that waited in a DEFAULT partition. Returns the names of those made; safe at any time.
+
+    @plan catalogue, buffers <= 20000
     """
     return _runtime.many(conn, ENSURE_PARTITIONS, (months_ahead,), _runtime.first)

@@ -116,6 +116,8 @@ def register_workflow_artifact(
     where the path is taken by other content, which is left as it is.
 
     Raises NotFound where the run is unknown, or the step is not one of that run.
+
+    @plan workflow_artifacts_artifact_path_key, rows <= 1
     """
     return _runtime.one(
         conn,
@@ -154,7 +156,10 @@ def get_workflow_artifact(
     workflow_execution_id: uuid.UUID,
     id: uuid.UUID,
 ) -> models.WorkflowArtifact | None:
-    """One artifact."""
+    """One artifact.
+
+    @plan workflow_artifacts_pkey, rows <= 1
+    """
     return _runtime.one(
         conn,
         GET_WORKFLOW_ARTIFACT,
@@ -179,7 +184,10 @@ def list_workflow_artifacts(
     customer_id: uuid.UUID,
     workflow_execution_id: uuid.UUID,
 ) -> list[models.WorkflowArtifact]:
-    """All artifacts of a run, oldest first."""
+    """All artifacts of a run, oldest first.
+
+    @plan workflow_artifacts_pkey, rows <= artifacts
+    """
     return _runtime.many(
         conn,
         LIST_WORKFLOW_ARTIFACTS,
@@ -206,7 +214,10 @@ def list_step_artifacts(
     workflow_execution_id: uuid.UUID,
     workflow_step_id: uuid.UUID,
 ) -> list[models.WorkflowArtifact]:
-    """All artifacts of one step, oldest first."""
+    """All artifacts of one step, oldest first.
+
+    @plan workflow_artifacts_workflow_step_id_idx, workflow_artifacts_pkey, rows <= artifacts
+    """
     return _runtime.many(
         conn,
         LIST_STEP_ARTIFACTS,
@@ -237,6 +248,8 @@ def list_artifacts_by_type(
 ) -> list[models.WorkflowArtifact]:
     """Artifacts of a customer of one type, newest first, up to max_rows; the next page starts before
     the last id of this one.
+
+    @plan workflow_artifacts_customer_id_artifact_type_id_idx, rows <= max_rows
     """
     return _runtime.many(
         conn,
@@ -265,7 +278,10 @@ def update_workflow_artifact_metadata(
     workflow_execution_id: uuid.UUID,
     id: uuid.UUID,
 ) -> models.WorkflowArtifact | None:
-    """Replace the metadata of an artifact."""
+    """Replace the metadata of an artifact.
+
+    @plan workflow_artifacts_pkey, rows <= 1
+    """
     return _runtime.one(
         conn,
         UPDATE_WORKFLOW_ARTIFACT_METADATA,
@@ -293,6 +309,8 @@ def delete_workflow_artifact(
     """Delete the row of an artifact (not its content).
 
     Returns 1, or 0 where there was none.
+
+    @plan workflow_artifacts_pkey, rows <= 1
     """
     return _runtime.execute_rows(
         conn,

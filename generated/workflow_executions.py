@@ -191,6 +191,8 @@ def create_workflow_execution(
     step_input_data (one a step, {} where missing) and max_retries (of each step, 3 unless given)
     may be left out. With an id that is taken already, nothing is written and the run that is there
     is returned, so that a caller may safely try again.
+
+    @plan workflow_executions_pkey, rows <= 1
     """
     return _runtime.exactly_one(
         conn,
@@ -405,6 +407,8 @@ def record_workflow_execution(
     artifact_size_bytes, content_type, sha256 (in hex), and where they apply step_order (of the step
     that left it) and metadata. Times are ISO 8601 texts. With an id that is taken already, nothing
     is written and the run that is there is returned.
+
+    @plan workflow_executions_pkey, rows <= 1
     """
     return _runtime.exactly_one(
         conn,
@@ -447,7 +451,10 @@ def get_workflow_execution(
     customer_id: uuid.UUID,
     id: uuid.UUID,
 ) -> models.WorkflowExecution | None:
-    """One run."""
+    """One run.
+
+    @plan workflow_executions_pkey, rows <= 1
+    """
     return _runtime.one(conn, GET_WORKFLOW_EXECUTION, (customer_id, id), _make_workflow_execution)
 
 
@@ -594,7 +601,12 @@ def get_workflow_detail(
     customer_id: uuid.UUID,
     id: uuid.UUID,
 ) -> GetWorkflowDetailRow | None:
-    """One run with its agent, its customer, its steps in order and its artifacts, oldest first."""
+    """One run with its agent, its customer, its steps in order and its artifacts, oldest first.
+
+    @plan workflow_executions_pkey, workflow_steps_step_order_key, workflow_steps_pkey,
+      workflow_artifacts_pkey, customers_pkey, agents_pkey, rows <= 1 + customers + agents + steps +
+      artifacts
+    """
     return _runtime.one(
         conn,
         GET_WORKFLOW_DETAIL,
@@ -691,6 +703,8 @@ def list_workflow_executions(
 ) -> list[WorkflowSummary]:
     """Runs of a customer without their payloads, newest first, up to max_rows; the next page starts
     before the last id of this one.
+
+    @plan workflow_executions_pkey, rows <= max_rows
     """
     return _runtime.many(
         conn,
@@ -701,48 +715,82 @@ def list_workflow_executions(
 
 
 LIST_WORKFLOW_EXECUTIONS_BY_STATUS: typing.Final = """-- name: list_workflow_executions_by_status :many
-SELECT
-    customer_id,
-    id,
-    agent_id,
-    workflow_type,
-    status,
-    attempt,
-    retried_from_id,
-    started_at,
-    heartbeat_at,
-    completed_at,
-    deadline_at,
-    created_at,
-    updated_at
-FROM workflow_executions
-WHERE
-    customer_id = $1
-    AND status = $2
-    AND id < coalesce($3::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
+WITH ended AS (
+    SELECT
+        customer_id,
+        id,
+        agent_id,
+        workflow_type,
+        status,
+        attempt,
+        retried_from_id,
+        started_at,
+        heartbeat_at,
+        completed_at,
+        deadline_at,
+        created_at,
+        updated_at
+    FROM workflow_executions
+    WHERE
+        customer_id = $2
+        AND status = $3
+        AND completed_at IS NOT NULL
+        AND id < coalesce($4::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
+    ORDER BY id DESC
+    LIMIT $1
+),
+
+open AS (
+    SELECT
+        customer_id,
+        id,
+        agent_id,
+        workflow_type,
+        status,
+        attempt,
+        retried_from_id,
+        started_at,
+        heartbeat_at,
+        completed_at,
+        deadline_at,
+        created_at,
+        updated_at
+    FROM workflow_executions
+    WHERE
+        customer_id = $2
+        AND status = $3
+        AND status IN ('pending', 'running')
+        AND id < coalesce($4::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
+    ORDER BY id DESC
+    LIMIT $1
+)
+
+SELECT customer_id, id, agent_id, workflow_type, status, attempt, retried_from_id, started_at, heartbeat_at, completed_at, deadline_at, created_at, updated_at FROM ended
+UNION ALL
+SELECT customer_id, id, agent_id, workflow_type, status, attempt, retried_from_id, started_at, heartbeat_at, completed_at, deadline_at, created_at, updated_at FROM open
 ORDER BY id DESC
-LIMIT $4
+LIMIT $1
 """
 
 
 def list_workflow_executions_by_status(
     conn: psycopg.Connection[typing.Any],
     *,
+    max_rows: int,
     customer_id: uuid.UUID,
     status: models.WorkflowStatus,
     before_id: uuid.UUID | None = None,
-    max_rows: int,
 ) -> list[WorkflowSummary]:
     """Runs of a customer in one state, paged like list_workflow_executions.
 
-    It reads the customer's runs from the newest on and skips the others;
-    list_open_workflow_executions and list_failed_workflows_by_customer go straight to what is not
-    over and to what failed.
+    @plan workflow_executions_customer_id_status_id_ended_idx, workflow_executions_pkey,
+      workflow_executions_customer_id_id_open_idx, workflow_executions_id_customer_id_running_idx,
+      rows <= 2 * max_rows + open_runs
     """
     return _runtime.many(
         conn,
         LIST_WORKFLOW_EXECUTIONS_BY_STATUS,
-        (customer_id, status, before_id, max_rows),
+        (max_rows, customer_id, status, before_id),
         _make_workflow_summary,
     )
 
@@ -779,7 +827,10 @@ def list_open_workflow_executions(
     before_id: uuid.UUID | None = None,
     max_rows: int,
 ) -> list[WorkflowSummary]:
-    """Runs of a customer that are not over (pending or running), paged like list_workflow_executions."""
+    """Runs of a customer that are not over (pending or running), paged like list_workflow_executions.
+
+    @plan workflow_executions_customer_id_id_open_idx, rows <= max_rows
+    """
     return _runtime.many(
         conn,
         LIST_OPEN_WORKFLOW_EXECUTIONS,
@@ -821,7 +872,10 @@ def list_workflow_executions_by_type(
     before_id: uuid.UUID | None = None,
     max_rows: int,
 ) -> list[WorkflowSummary]:
-    """Runs of a customer of one type, paged like list_workflow_executions."""
+    """Runs of a customer of one type, paged like list_workflow_executions.
+
+    @plan workflow_executions_customer_id_workflow_type_id_idx, rows <= max_rows
+    """
     return _runtime.many(
         conn,
         LIST_WORKFLOW_EXECUTIONS_BY_TYPE,
@@ -863,7 +917,10 @@ def list_workflow_executions_by_agent(
     before_id: uuid.UUID | None = None,
     max_rows: int,
 ) -> list[WorkflowSummary]:
-    """Runs of a customer by one agent, paged like list_workflow_executions."""
+    """Runs of a customer by one agent, paged like list_workflow_executions.
+
+    @plan workflow_executions_agent_id_customer_id_id_idx, rows <= max_rows
+    """
     return _runtime.many(
         conn,
         LIST_WORKFLOW_EXECUTIONS_BY_AGENT,
@@ -940,6 +997,8 @@ def get_workflow_lineage(
     """All attempts at what a run is an attempt at, the first one first: the runs that it retries, the
     run itself and those that retry it, without their payloads. Empty where there is no such run. A
     deleted run splits the line.
+
+    @plan workflow_executions_pkey, workflow_executions_retried_from_id_key, rows <= 3 * attempts
     """
     return _runtime.many(conn, GET_WORKFLOW_LINEAGE, (customer_id, id), _make_workflow_summary)
 
@@ -1157,6 +1216,10 @@ def get_workflow_timeline(
     run ends, duration says how long it ran and error why it failed. name is that of the step or the
     artifact. What was imported, and so did not happen under the eyes of the audit log, is told from
     the rows. Of a run that was deleted its own events remain.
+
+    @plan workflow_executions_pkey, workflow_steps_step_order_key, workflow_steps_pkey,
+      workflow_artifacts_artifact_path_key, workflow_artifacts_pkey,
+      events_customer_id_subject_id_created_at_id_idx, rows <= 1 + 8 * (steps + artifacts)
     """
     return _runtime.many(conn, GET_WORKFLOW_TIMELINE, (customer_id, id), GetWorkflowTimelineRow)
 
@@ -1273,6 +1336,9 @@ def list_workflow_progress(
     """The board of a customer: runs with their agent, how many of their steps are over (completed or
     skipped), how long they took or have taken, and the first failed step with its error message;
     paged like list_workflow_executions.
+
+    @plan workflow_executions_pkey, workflow_steps_step_order_key, workflow_steps_pkey, agents_pkey,
+      rows <= max_rows * (2 + 2 * steps)
     """
     return _runtime.many(
         conn,
@@ -1393,6 +1459,10 @@ def list_running_workflows(
     (completed or skipped), the step that it is at, and how long it has been running; up to
     max_rows, the next page starts before the last id and customer_id of this one. For operators: it
     spans customers.
+
+    @plan workflow_executions_id_customer_id_running_idx, workflow_steps_step_order_key,
+      workflow_steps_pkey, customers_pkey, agents_pkey, rows <= customers + agents + max_rows * (3 +
+      2 * steps)
     """
     return _runtime.many(
         conn,
@@ -1515,6 +1585,10 @@ def list_failed_workflows(
     """What failed or timed out, newest first, with customer and agent, and the first failed step with
     its error; up to max_rows, the next page starts before the last id and customer_id of this one.
     For operators: it spans customers.
+
+    @plan workflow_executions_id_customer_id_failed_idx, workflow_steps_step_order_key,
+      workflow_steps_pkey, customers_pkey, agents_pkey, rows <= customers + agents + max_rows * (3 +
+      steps)
     """
     return _runtime.many(
         conn,
@@ -1558,7 +1632,7 @@ LEFT JOIN LATERAL (
 ) AS failed_step ON true
 WHERE
     workflow_executions.customer_id = $1
-    AND workflow_executions.status IN ('failed', 'timeout')
+    AND workflow_executions.error_details IS NOT NULL
     AND workflow_executions.id
     < coalesce($2::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
 ORDER BY workflow_executions.id DESC
@@ -1630,7 +1704,11 @@ def list_failed_workflows_by_customer(
     before_id: uuid.UUID | None = None,
     max_rows: int,
 ) -> list[ListFailedWorkflowsByCustomerRow]:
-    """What failed or timed out of one customer; else like list_failed_workflows."""
+    """What failed or timed out of one customer; else like list_failed_workflows.
+
+    @plan workflow_executions_customer_id_id_failed_idx, workflow_steps_step_order_key,
+      workflow_steps_pkey, agents_pkey, rows <= agents + max_rows * (2 + steps)
+    """
     return _runtime.many(
         conn,
         LIST_FAILED_WORKFLOWS_BY_CUSTOMER,
@@ -1659,7 +1737,10 @@ def start_workflow_execution(
     customer_id: uuid.UUID,
     id: uuid.UUID,
 ) -> models.WorkflowExecution | None:
-    """Move a run from pending to running; None where it was not pending."""
+    """Move a run from pending to running; None where it was not pending.
+
+    @plan workflow_executions_pkey, workflow_executions_customer_id_id_open_idx, rows <= 1
+    """
     return _runtime.one(conn, START_WORKFLOW_EXECUTION, (customer_id, id), _make_workflow_execution)
 
 
@@ -1699,6 +1780,9 @@ def claim_workflow_execution(
     """Move the oldest pending run of an agent, if it is not past its deadline, to running and return
     it; None where none waits. Callers at the same moment get different runs, without waiting for
     one another. For agents: it spans customers.
+
+    @plan workflow_executions_agent_id_id_pending_idx, workflow_executions_pkey, rows <= 2 +
+      pending_runs
     """
     return _runtime.one(conn, CLAIM_WORKFLOW_EXECUTION, (agent_id,), _make_workflow_execution)
 
@@ -1742,6 +1826,9 @@ def heartbeat_workflow_execution(
     the run as its executor got it.
 
     Raises StaleWriter where the run is another attempt.
+
+    @plan workflow_executions_pkey, workflow_executions_customer_id_id_open_idx,
+      workflow_executions_id_customer_id_running_idx, rows <= 1
     """
     return _runtime.one(
         conn,
@@ -1782,6 +1869,9 @@ def complete_workflow_execution(
 
     Raises IllegalTransition where steps of it are still open, and StaleWriter where the run is
     another attempt.
+
+    @plan workflow_executions_pkey, workflow_executions_customer_id_id_open_idx,
+      workflow_executions_id_customer_id_running_idx, rows <= 1
     """
     return _runtime.one(
         conn,
@@ -1822,6 +1912,9 @@ def fail_workflow_execution(
     None where the run was not running. attempt is that of the run as its executor got it.
 
     Raises StaleWriter where the run is another attempt.
+
+    @plan workflow_executions_pkey, workflow_executions_customer_id_id_open_idx,
+      workflow_executions_id_customer_id_running_idx, rows <= 1
     """
     return _runtime.one(
         conn,
@@ -1867,6 +1960,8 @@ def cancel_workflow_execution(
     metadata). Its open steps are closed: a running one fails with that reason, the others are
     skipped. None where the run was over. Who did it is the actor of the connection, or actor, which
     then acts for the rest of the transaction.
+
+    @plan workflow_executions_pkey, workflow_executions_customer_id_id_open_idx, rows <= 1
     """
     return _runtime.one(
         conn,
@@ -1971,6 +2066,11 @@ def time_out_workflow_executions(
     its start. For operators: it spans customers.
 
     Raises InvalidValue where heartbeat_timeout is not more than 0.
+
+    @plan workflow_executions_deadline_at_open_idx, workflow_executions_id_customer_id_running_idx,
+      workflow_executions_pkey, rows <= 4 * max_rows + running_runs, buffers <= 300 + 40 * max_rows
+      +
+      running_runs
     """
     return _runtime.many(
         conn,
@@ -2127,6 +2227,9 @@ def retry_workflow_execution(
     unknown, not over, or completed.
 
     Raises InvalidValue where the run has no step from_step.
+
+    @plan workflow_executions_pkey, workflow_executions_retried_from_id_key,
+      workflow_steps_step_order_key, workflow_steps_pkey, rows <= 4 + steps
     """
     return _runtime.one(
         conn,
@@ -2137,14 +2240,26 @@ def retry_workflow_execution(
 
 
 RETRY_FAILED_WORKFLOW_EXECUTIONS: typing.Final = """-- name: retry_failed_workflow_executions :many
-WITH original AS MATERIALIZED (
-    SELECT customer_id, id, agent_id, workflow_type, status, attempt, retried_from_id, started_at, heartbeat_at, completed_at, deadline_at, input_data, output_data, error_details, metadata, created_at, updated_at
+WITH recent AS MATERIALIZED (
+    -- What ended since is less than what ever failed.
+    SELECT
+        id,
+        workflow_type,
+        status
     FROM workflow_executions
     WHERE
         customer_id = $1
-        AND workflow_type = $2
-        AND status IN ('failed', 'timeout')
-        AND completed_at >= $3
+        AND completed_at >= $2
+),
+
+original AS MATERIALIZED (
+    SELECT workflow_executions.customer_id, workflow_executions.id, workflow_executions.agent_id, workflow_executions.workflow_type, workflow_executions.status, workflow_executions.attempt, workflow_executions.retried_from_id, workflow_executions.started_at, workflow_executions.heartbeat_at, workflow_executions.completed_at, workflow_executions.deadline_at, workflow_executions.input_data, workflow_executions.output_data, workflow_executions.error_details, workflow_executions.metadata, workflow_executions.created_at, workflow_executions.updated_at
+    FROM recent
+    INNER JOIN workflow_executions ON recent.id = workflow_executions.id
+    WHERE
+        recent.workflow_type = $3
+        AND recent.status IN ('failed', 'timeout')
+        AND workflow_executions.customer_id = $1
         AND NOT EXISTS (
             SELECT
             FROM workflow_executions AS retry
@@ -2152,9 +2267,9 @@ WITH original AS MATERIALIZED (
                 retry.customer_id = workflow_executions.customer_id
                 AND retry.retried_from_id = workflow_executions.id
         )
-    ORDER BY id
+    ORDER BY workflow_executions.id
     LIMIT $4
-    FOR KEY SHARE
+    FOR KEY SHARE OF workflow_executions
 ),
 
 retry AS (
@@ -2253,18 +2368,22 @@ def retry_failed_workflow_executions(
     conn: psycopg.Connection[typing.Any],
     *,
     customer_id: uuid.UUID,
-    workflow_type: models.WorkflowType,
     since: datetime.datetime,
+    workflow_type: models.WorkflowType,
     max_rows: int,
 ) -> list[WorkflowSummary]:
     """Retry up to max_rows runs of a customer and type that failed or timed out since a time and are
     not retried yet, the oldest first, each as retry_workflow_execution does. Returns the new runs;
     call it until none comes.
+
+    @plan workflow_executions_customer_id_completed_at_idx, workflow_executions_pkey,
+      workflow_executions_retried_from_id_key, workflow_steps_step_order_key, workflow_steps_pkey,
+      rows <= 2 * recent_runs + max_rows * (2 + steps)
     """
     return _runtime.many(
         conn,
         RETRY_FAILED_WORKFLOW_EXECUTIONS,
-        (customer_id, workflow_type, _runtime.aware("since", since), max_rows),
+        (customer_id, _runtime.aware("since", since), workflow_type, max_rows),
         _make_workflow_summary,
     )
 
@@ -2311,5 +2430,8 @@ def delete_workflow_execution(
     """Delete a run with its steps and artifacts; the events about it stay.
 
     Returns 1, or 0 where there was none.
+
+    @plan workflow_executions_pkey, workflow_steps_step_order_key, workflow_steps_pkey, rows <= 2 +
+      steps
     """
     return _runtime.execute_rows(conn, DELETE_WORKFLOW_EXECUTION, (customer_id, id))

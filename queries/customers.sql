@@ -4,6 +4,8 @@
 --
 -- Raises AlreadyExists where the email (ignoring case) or the key's hash belongs to another one.
 -- @returns exactly one
+--
+-- @plan customers_pkey, rows <= 0
 WITH turn AS MATERIALIZED (
     -- Callers with one id take turns: ON CONFLICT looks at one of the unique indexes only.
     SELECT pg_advisory_xact_lock(hashtextextended(sqlc.narg('id')::uuid::text, 0)) AS held
@@ -23,24 +25,32 @@ RETURNING *;
 
 -- name: get_customer :one
 -- The customer of this id.
+--
+-- @plan customers_pkey, rows <= customers
 SELECT *
 FROM customers
 WHERE id = @id;
 
 -- name: get_customer_by_email :one
 -- The customer of this email address, ignoring case.
+--
+-- @plan customers_email_key, rows <= customers
 SELECT *
 FROM customers
 WHERE lower(email) = lower(@email::text);
 
 -- name: get_customer_by_api_key_hash :one
 -- The customer whose API key has this SHA-256 (32 bytes).
+--
+-- @plan customers_api_key_hash_key, rows <= customers
 SELECT *
 FROM customers
 WHERE api_key_hash = @api_key_hash;
 
 -- name: list_customers :many
 -- Customers, newest first, up to max_rows; the next page starts before the last id of this one.
+--
+-- @plan customers_pkey, rows <= customers
 SELECT *
 FROM customers
 WHERE id < coalesce(sqlc.narg('before_id')::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
@@ -49,6 +59,8 @@ LIMIT @max_rows;
 
 -- name: update_customer :one
 -- Change what is given and leave the rest as it is.
+--
+-- @plan customers_pkey, rows <= customers
 UPDATE customers
 SET
     name = coalesce(sqlc.narg('name'), name),
@@ -63,5 +75,7 @@ RETURNING *;
 -- name: delete_customer :execrows
 -- Delete a customer with everything that is theirs, events included. Returns 1, or 0 where there
 -- was none.
+--
+-- @plan customers_pkey, rows <= customers
 DELETE FROM customers
 WHERE id = @id;

@@ -1,6 +1,9 @@
 -- name: find_open_steps_of_ended_runs :many
 -- Steps that are open though their run is over.
 -- @row Finding
+--
+-- @plan whole workflow_executions, whole workflow_steps, workflow_executions_pkey,
+--   workflow_steps_step_order_key, rows <= 2 * (runs + all_steps)
 SELECT
     workflow_steps.customer_id,
     'workflow_step' AS subject_type,
@@ -25,6 +28,10 @@ LIMIT @max_rows;
 -- Rows whose status, retry_count or attempt is not what the last event about them says.
 -- @required since, max_rows
 -- @row Finding
+--
+-- @plan whole workflow_executions, whole workflow_steps, whole recommendations, whole approvals,
+--   whole optimizations, events_customer_id_subject_id_created_at_id_idx, rows <= 3 * (runs +
+--   all_steps)
 WITH subject AS (
     SELECT
         customer_id,
@@ -120,6 +127,8 @@ LIMIT @max_rows;
 -- Events that do not begin where the one before them about the same thing ended, that follow no
 -- arrow of status_transitions, or that count retries wrongly.
 -- @row Finding
+--
+-- @plan whole events, events_pkey, rows <= 2 * events, buffers <= 4 * events
 WITH step AS (
     SELECT
         customer_id,
@@ -190,6 +199,9 @@ LIMIT @max_rows;
 -- Runs and steps that ended before they started, runs that started before they were created, where
 -- the audit log saw them created, and retries that do not count on from what they retry.
 -- @row Finding
+--
+-- @plan whole workflow_executions, whole workflow_steps,
+--   events_customer_id_subject_id_created_at_id_idx, rows <= 3 * (runs + all_steps)
 SELECT
     run.customer_id,
     'workflow_execution' AS subject_type,
@@ -237,6 +249,8 @@ LIMIT @max_rows;
 -- What should watch over the history and does not: triggers that are missing or disabled,
 -- constraints that were not validated, indexes that are invalid; each with its table.
 -- @row MissingGuard
+--
+-- @plan catalogue
 WITH expected (table_name, trigger_name) AS (
     SELECT
         machine.table_name,
@@ -313,6 +327,8 @@ ORDER BY table_name, problem;
 -- How many events are of transactions that are yet to come: those of another cluster, after dump
 -- and restore. The change feed waits for them until forget_event_xact_ids is run.
 -- @returns exactly one
+--
+-- @plan events_xact_id_id_idx, rows <= 0
 SELECT count(*) AS events
 FROM events
 WHERE

@@ -5,6 +5,8 @@
 --
 -- Raises ImmutableHistory for an event about a run, a step, a recommendation, an approval or an
 -- optimization whose data has a key "from": those are of the audit log.
+--
+-- @plan events_pkey, rows <= 1
 WITH created AS (
     INSERT INTO events (
         customer_id,
@@ -43,6 +45,8 @@ LIMIT 1;
 
 -- name: copy_events :copyfrom
 -- Append many events at once, by binary COPY; returns how many. All or none are written.
+--
+-- @plan writes
 INSERT INTO events (
     customer_id,
     created_at,
@@ -58,6 +62,8 @@ VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9);
 
 -- name: get_event :one
 -- One event, by its whole key: created_at leads to its partition.
+--
+-- @plan events_pkey, rows <= 1
 SELECT *
 FROM events
 WHERE
@@ -68,6 +74,8 @@ WHERE
 -- name: list_events :many
 -- Events of a customer, newest first, up to max_rows; the next page starts before created_at and
 -- id of the last one of this.
+--
+-- @plan events_pkey, rows <= max_rows + partitions
 SELECT *
 FROM events
 WHERE
@@ -83,6 +91,8 @@ LIMIT @max_rows;
 -- name: list_events_by_agent :many
 -- Events of an agent, newest first, paged like list_events. Of its runs only the creation is among
 -- them. For operators: it spans customers.
+--
+-- @plan events_agent_id_created_at_id_idx, rows <= max_rows + partitions
 SELECT *
 FROM events
 WHERE
@@ -98,6 +108,8 @@ LIMIT @max_rows;
 -- name: list_events_by_subject :many
 -- Events about one thing (a run, a recommendation, ...), newest first, paged like list_events. The
 -- thing itself may be gone.
+--
+-- @plan events_customer_id_subject_id_created_at_id_idx, rows <= max_rows + partitions
 SELECT *
 FROM events
 WHERE
@@ -117,6 +129,8 @@ LIMIT @max_rows;
 -- the first. Nothing ever appears before a cursor that was returned: an event is held back until
 -- every transaction that was open when it was written is over. Up to max_rows, and those that have
 -- the same xact_id and id as the last of them. optiinfra_db.feed follows it.
+--
+-- @plan events_xact_id_id_idx, rows <= max_rows + partitions + events_of_others
 SELECT *
 FROM events
 WHERE
@@ -142,6 +156,8 @@ FETCH FIRST (@max_rows) ROWS WITH TIES;
 -- highest UUID, and need not scan the events of others again. Not after the horizon: a server that
 -- crashes may give the numbers of transactions that wrote nothing again.
 -- @returns exactly one
+--
+-- @plan events_xact_id_id_idx, rows <= partitions
 SELECT
     pg_snapshot_xmin(pg_current_snapshot()) AS horizon_xact_id,
     coalesce(
@@ -166,6 +182,8 @@ SELECT
 -- @returns exactly one
 -- @nullable waiting_since, holder_pid, holder_age
 -- @nullable holder_application, holder_user, holder_state, holder_query, holder_prepared
+--
+-- @plan events_xact_id_id_idx, rows <= waiting_events
 WITH horizon AS MATERIALIZED (
     SELECT pg_snapshot_xmin(pg_current_snapshot()) AS xact_id
 ),
@@ -200,4 +218,6 @@ LEFT JOIN pg_catalog.pg_prepared_xacts AS prepared ON prepared.transaction = hor
 -- nothing in the new one. Returns how many it set. Readers go on after the cursor (0, the highest
 -- UUID), that is, with what is written from now on.
 -- @returns exactly one
+--
+-- @plan whole events, rows <= 0, buffers <= 30 * events
 SELECT forget_event_xact_ids()::bigint AS forgotten;

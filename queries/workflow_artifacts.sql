@@ -4,6 +4,8 @@
 -- other content, which is left as it is.
 --
 -- Raises NotFound where the run is unknown, or the step is not one of that run.
+--
+-- @plan workflow_artifacts_artifact_path_key, rows <= 1
 WITH turn AS MATERIALIZED (
     -- Callers with one path take turns: ON CONFLICT looks at one of the unique indexes only.
     SELECT
@@ -50,6 +52,8 @@ RETURNING *;
 
 -- name: get_workflow_artifact :one
 -- One artifact.
+--
+-- @plan workflow_artifacts_pkey, rows <= 1
 SELECT *
 FROM workflow_artifacts
 WHERE
@@ -59,6 +63,8 @@ WHERE
 
 -- name: list_workflow_artifacts :many
 -- All artifacts of a run, oldest first.
+--
+-- @plan workflow_artifacts_pkey, rows <= artifacts
 SELECT *
 FROM workflow_artifacts
 WHERE
@@ -68,6 +74,8 @@ ORDER BY id;
 
 -- name: list_step_artifacts :many
 -- All artifacts of one step, oldest first.
+--
+-- @plan workflow_artifacts_workflow_step_id_idx, workflow_artifacts_pkey, rows <= artifacts
 SELECT *
 FROM workflow_artifacts
 WHERE
@@ -79,6 +87,8 @@ ORDER BY id;
 -- name: list_artifacts_by_type :many
 -- Artifacts of a customer of one type, newest first, up to max_rows; the next page starts before
 -- the last id of this one.
+--
+-- @plan workflow_artifacts_customer_id_artifact_type_id_idx, rows <= max_rows
 SELECT *
 FROM workflow_artifacts
 WHERE
@@ -90,6 +100,8 @@ LIMIT @max_rows;
 
 -- name: update_workflow_artifact_metadata :one
 -- Replace the metadata of an artifact.
+--
+-- @plan workflow_artifacts_pkey, rows <= 1
 UPDATE workflow_artifacts
 SET metadata = @metadata
 WHERE
@@ -100,6 +112,8 @@ RETURNING *;
 
 -- name: delete_workflow_artifact :execrows
 -- Delete the row of an artifact (not its content). Returns 1, or 0 where there was none.
+--
+-- @plan workflow_artifacts_pkey, rows <= 1
 DELETE FROM workflow_artifacts
 WHERE
     customer_id = @customer_id

@@ -4,6 +4,8 @@
 -- be left out. With an id that is taken already, nothing is written and the run that is there is
 -- returned, so that a caller may safely try again.
 -- @returns exactly one
+--
+-- @plan workflow_executions_pkey, rows <= 1
 WITH created AS (
     INSERT INTO workflow_executions (
         customer_id,
@@ -81,6 +83,8 @@ FROM created;
 -- that left it) and metadata. Times are ISO 8601 texts. With an id that is taken already, nothing
 -- is written and the run that is there is returned.
 -- @returns exactly one
+--
+-- @plan workflow_executions_pkey, rows <= 1
 WITH created AS (
     INSERT INTO workflow_executions (
         customer_id,
@@ -244,6 +248,8 @@ FROM created;
 
 -- name: get_workflow_execution :one
 -- One run.
+--
+-- @plan workflow_executions_pkey, rows <= 1
 SELECT *
 FROM workflow_executions
 WHERE
@@ -254,6 +260,10 @@ WHERE
 -- One run with its agent, its customer, its steps in order and its artifacts, oldest first.
 -- @many steps workflow_steps
 -- @many artifacts workflow_artifacts
+--
+-- @plan workflow_executions_pkey, workflow_steps_step_order_key, workflow_steps_pkey,
+--   workflow_artifacts_pkey, customers_pkey, agents_pkey, rows <= 1 + customers + agents + steps +
+--   artifacts
 SELECT
     sqlc.embed(workflow_executions),
     sqlc.embed(agents),
@@ -291,6 +301,8 @@ WHERE
 -- Runs of a customer without their payloads, newest first, up to max_rows; the next page starts
 -- before the last id of this one.
 -- @row WorkflowSummary
+--
+-- @plan workflow_executions_pkey, rows <= max_rows
 SELECT
     customer_id,
     id,
@@ -313,35 +325,74 @@ ORDER BY id DESC
 LIMIT @max_rows;
 
 -- name: list_workflow_executions_by_status :many
--- Runs of a customer in one state, paged like list_workflow_executions. It reads the customer's
--- runs from the newest on and skips the others; list_open_workflow_executions and
--- list_failed_workflows_by_customer go straight to what is not over and to what failed.
+-- Runs of a customer in one state, paged like list_workflow_executions.
 -- @row WorkflowSummary
-SELECT
-    customer_id,
-    id,
-    agent_id,
-    workflow_type,
-    status,
-    attempt,
-    retried_from_id,
-    started_at,
-    heartbeat_at,
-    completed_at,
-    deadline_at,
-    created_at,
-    updated_at
-FROM workflow_executions
-WHERE
-    customer_id = @customer_id
-    AND status = @status
-    AND id < coalesce(sqlc.narg('before_id')::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
+-- @required customer_id, status, max_rows
+--
+-- @plan workflow_executions_customer_id_status_id_ended_idx, workflow_executions_pkey,
+--   workflow_executions_customer_id_id_open_idx, workflow_executions_id_customer_id_running_idx,
+--   rows <= 2 * max_rows + open_runs
+WITH ended AS (
+    SELECT
+        customer_id,
+        id,
+        agent_id,
+        workflow_type,
+        status,
+        attempt,
+        retried_from_id,
+        started_at,
+        heartbeat_at,
+        completed_at,
+        deadline_at,
+        created_at,
+        updated_at
+    FROM workflow_executions
+    WHERE
+        customer_id = @customer_id
+        AND status = @status
+        AND completed_at IS NOT NULL
+        AND id < coalesce(sqlc.narg('before_id')::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
+    ORDER BY id DESC
+    LIMIT @max_rows
+),
+
+open AS (
+    SELECT
+        customer_id,
+        id,
+        agent_id,
+        workflow_type,
+        status,
+        attempt,
+        retried_from_id,
+        started_at,
+        heartbeat_at,
+        completed_at,
+        deadline_at,
+        created_at,
+        updated_at
+    FROM workflow_executions
+    WHERE
+        customer_id = @customer_id
+        AND status = @status
+        AND status IN ('pending', 'running')
+        AND id < coalesce(sqlc.narg('before_id')::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
+    ORDER BY id DESC
+    LIMIT @max_rows
+)
+
+SELECT * FROM ended
+UNION ALL
+SELECT * FROM open
 ORDER BY id DESC
 LIMIT @max_rows;
 
 -- name: list_open_workflow_executions :many
 -- Runs of a customer that are not over (pending or running), paged like list_workflow_executions.
 -- @row WorkflowSummary
+--
+-- @plan workflow_executions_customer_id_id_open_idx, rows <= max_rows
 SELECT
     customer_id,
     id,
@@ -367,6 +418,8 @@ LIMIT @max_rows;
 -- name: list_workflow_executions_by_type :many
 -- Runs of a customer of one type, paged like list_workflow_executions.
 -- @row WorkflowSummary
+--
+-- @plan workflow_executions_customer_id_workflow_type_id_idx, rows <= max_rows
 SELECT
     customer_id,
     id,
@@ -392,6 +445,8 @@ LIMIT @max_rows;
 -- name: list_workflow_executions_by_agent :many
 -- Runs of a customer by one agent, paged like list_workflow_executions.
 -- @row WorkflowSummary
+--
+-- @plan workflow_executions_agent_id_customer_id_id_idx, rows <= max_rows
 SELECT
     customer_id,
     id,
@@ -420,6 +475,8 @@ LIMIT @max_rows;
 -- deleted run splits the line.
 -- @row WorkflowSummary
 -- @required customer_id, id
+--
+-- @plan workflow_executions_pkey, workflow_executions_retried_from_id_key, rows <= 3 * attempts
 WITH RECURSIVE earlier AS (
     SELECT
         id,
@@ -483,6 +540,10 @@ ORDER BY attempt, id;
 -- artifact. What was imported, and so did not happen under the eyes of the audit log, is told from
 -- the rows. Of a run that was deleted its own events remain.
 -- @nullable status, name, step_order, attempt, duration, error, actor
+--
+-- @plan workflow_executions_pkey, workflow_steps_step_order_key, workflow_steps_pkey,
+--   workflow_artifacts_artifact_path_key, workflow_artifacts_pkey,
+--   events_customer_id_subject_id_created_at_id_idx, rows <= 1 + 8 * (steps + artifacts)
 WITH run AS (
     SELECT *
     FROM workflow_executions
@@ -671,6 +732,9 @@ ORDER BY
 -- skipped), how long they took or have taken, and the first failed step with its error message;
 -- paged like list_workflow_executions.
 -- @nullable duration, failed_step_name, failed_step_error
+--
+-- @plan workflow_executions_pkey, workflow_steps_step_order_key, workflow_steps_pkey, agents_pkey,
+--   rows <= max_rows * (2 + 2 * steps)
 SELECT
     workflow_executions.customer_id,
     workflow_executions.id,
@@ -724,6 +788,10 @@ LIMIT @max_rows;
 -- max_rows, the next page starts before the last id and customer_id of this one. For operators: it
 -- spans customers.
 -- @nullable current_step_name
+--
+-- @plan workflow_executions_id_customer_id_running_idx, workflow_steps_step_order_key,
+--   workflow_steps_pkey, customers_pkey, agents_pkey, rows <= customers + agents + max_rows * (3 +
+--   2 * steps)
 SELECT
     workflow_executions.customer_id,
     customers.name AS customer_name,
@@ -776,6 +844,10 @@ LIMIT @max_rows;
 -- its error; up to max_rows, the next page starts before the last id and customer_id of this one.
 -- For operators: it spans customers.
 -- @nullable failed_step_id, failed_step_name, failed_step_order, failed_step_error_details
+--
+-- @plan workflow_executions_id_customer_id_failed_idx, workflow_steps_step_order_key,
+--   workflow_steps_pkey, customers_pkey, agents_pkey, rows <= customers + agents + max_rows * (3 +
+--   steps)
 SELECT
     workflow_executions.customer_id,
     customers.name AS customer_name,
@@ -821,6 +893,9 @@ LIMIT @max_rows;
 -- name: list_failed_workflows_by_customer :many
 -- What failed or timed out of one customer; else like list_failed_workflows.
 -- @nullable failed_step_id, failed_step_name, failed_step_order, failed_step_error_details
+--
+-- @plan workflow_executions_customer_id_id_failed_idx, workflow_steps_step_order_key,
+--   workflow_steps_pkey, agents_pkey, rows <= agents + max_rows * (2 + steps)
 SELECT
     workflow_executions.customer_id,
     workflow_executions.id,
@@ -854,7 +929,7 @@ LEFT JOIN LATERAL (
 ) AS failed_step ON true
 WHERE
     workflow_executions.customer_id = @customer_id
-    AND workflow_executions.status IN ('failed', 'timeout')
+    AND workflow_executions.error_details IS NOT NULL
     AND workflow_executions.id
     < coalesce(sqlc.narg('before_id')::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
 ORDER BY workflow_executions.id DESC
@@ -862,6 +937,8 @@ LIMIT @max_rows;
 
 -- name: start_workflow_execution :one
 -- Move a run from pending to running; None where it was not pending.
+--
+-- @plan workflow_executions_pkey, workflow_executions_customer_id_id_open_idx, rows <= 1
 UPDATE workflow_executions
 SET
     status = 'running',
@@ -878,6 +955,9 @@ RETURNING *;
 -- it; None where none waits. Callers at the same moment get different runs, without waiting for one
 -- another. For agents: it spans customers.
 -- @required agent_id
+--
+-- @plan workflow_executions_agent_id_id_pending_idx, workflow_executions_pkey, rows <= 2 +
+--   pending_runs
 WITH next_run AS MATERIALIZED (
     SELECT
         customer_id,
@@ -910,6 +990,9 @@ RETURNING workflow_executions.*;
 --
 -- Raises StaleWriter where the run is another attempt.
 -- @row WorkflowSummary
+--
+-- @plan workflow_executions_pkey, workflow_executions_customer_id_id_open_idx,
+--   workflow_executions_id_customer_id_running_idx, rows <= 1
 UPDATE workflow_executions
 SET heartbeat_at = now()
 WHERE
@@ -941,6 +1024,9 @@ RETURNING
 --
 -- Raises IllegalTransition where steps of it are still open, and StaleWriter where the run is
 -- another attempt.
+--
+-- @plan workflow_executions_pkey, workflow_executions_customer_id_id_open_idx,
+--   workflow_executions_id_customer_id_running_idx, rows <= 1
 UPDATE workflow_executions
 SET
     status = 'completed',
@@ -961,6 +1047,9 @@ RETURNING *;
 -- the run was not running. attempt is that of the run as its executor got it.
 --
 -- Raises StaleWriter where the run is another attempt.
+--
+-- @plan workflow_executions_pkey, workflow_executions_customer_id_id_open_idx,
+--   workflow_executions_id_customer_id_running_idx, rows <= 1
 UPDATE workflow_executions
 SET
     status = 'failed',
@@ -980,6 +1069,8 @@ RETURNING *;
 -- metadata). Its open steps are closed: a running one fails with that reason, the others are
 -- skipped. None where the run was over. Who did it is the actor of the connection, or actor, which
 -- then acts for the rest of the transaction.
+--
+-- @plan workflow_executions_pkey, workflow_executions_customer_id_id_open_idx, rows <= 1
 WITH acting AS MATERIALIZED (
     SELECT
         set_config(
@@ -1011,6 +1102,10 @@ RETURNING workflow_executions.*;
 --
 -- Raises InvalidValue where heartbeat_timeout is not more than 0.
 -- @row WorkflowSummary
+--
+-- @plan workflow_executions_deadline_at_open_idx, workflow_executions_id_customer_id_running_idx,
+--   workflow_executions_pkey, rows <= 4 * max_rows + running_runs, buffers <= 300 + 40 * max_rows +
+--   running_runs
 WITH past_deadline AS MATERIALIZED (
     SELECT
         customer_id,
@@ -1102,6 +1197,9 @@ ORDER BY id;
 --
 -- Raises InvalidValue where the run has no step from_step.
 -- @required customer_id, id
+--
+-- @plan workflow_executions_pkey, workflow_executions_retried_from_id_key,
+--   workflow_steps_step_order_key, workflow_steps_pkey, rows <= 4 + steps
 WITH original AS MATERIALIZED (
     SELECT *
     FROM workflow_executions
@@ -1234,14 +1332,30 @@ FROM retry;
 -- call it until none comes.
 -- @row WorkflowSummary
 -- @required customer_id, workflow_type, since, max_rows
-WITH original AS MATERIALIZED (
-    SELECT *
+--
+-- @plan workflow_executions_customer_id_completed_at_idx, workflow_executions_pkey,
+--   workflow_executions_retried_from_id_key, workflow_steps_step_order_key, workflow_steps_pkey,
+--   rows <= 2 * recent_runs + max_rows * (2 + steps)
+WITH recent AS MATERIALIZED (
+    -- What ended since is less than what ever failed.
+    SELECT
+        id,
+        workflow_type,
+        status
     FROM workflow_executions
     WHERE
         customer_id = @customer_id
-        AND workflow_type = @workflow_type
-        AND status IN ('failed', 'timeout')
         AND completed_at >= @since
+),
+
+original AS MATERIALIZED (
+    SELECT workflow_executions.*
+    FROM recent
+    INNER JOIN workflow_executions ON recent.id = workflow_executions.id
+    WHERE
+        recent.workflow_type = @workflow_type
+        AND recent.status IN ('failed', 'timeout')
+        AND workflow_executions.customer_id = @customer_id
         AND NOT EXISTS (
             SELECT
             FROM workflow_executions AS retry
@@ -1249,9 +1363,9 @@ WITH original AS MATERIALIZED (
                 retry.customer_id = workflow_executions.customer_id
                 AND retry.retried_from_id = workflow_executions.id
         )
-    ORDER BY id
+    ORDER BY workflow_executions.id
     LIMIT @max_rows
-    FOR KEY SHARE
+    FOR KEY SHARE OF workflow_executions
 ),
 
 retry AS (
@@ -1348,6 +1462,9 @@ ORDER BY id;
 -- Delete a run with its steps and artifacts; the events about it stay. Returns 1, or 0 where there
 -- was none.
 -- @required customer_id, id
+--
+-- @plan workflow_executions_pkey, workflow_steps_step_order_key, workflow_steps_pkey, rows <= 2 +
+--   steps
 WITH run AS MATERIALIZED (
     SELECT
         customer_id,

@@ -6,6 +6,9 @@
 -- Raises AlreadyExists where another step of the run has that step_order, which without one
 -- given happens to callers that add steps to one run at the same moment.
 -- @required step_name, customer_id, workflow_execution_id
+--
+-- @plan workflow_executions_pkey, workflow_executions_customer_id_id_open_idx,
+--   workflow_steps_step_order_key, workflow_steps_pkey, rows <= 2 + steps
 WITH open_run AS (
     -- Locked, so that the run does not end, nor get another step, before this one is in.
     SELECT
@@ -53,6 +56,8 @@ RETURNING *;
 
 -- name: get_workflow_step :one
 -- One step.
+--
+-- @plan workflow_steps_pkey, rows <= 1
 SELECT *
 FROM workflow_steps
 WHERE
@@ -62,6 +67,8 @@ WHERE
 
 -- name: list_workflow_steps :many
 -- All steps of a run, in order.
+--
+-- @plan workflow_steps_step_order_key, rows <= steps
 SELECT *
 FROM workflow_steps
 WHERE
@@ -74,6 +81,9 @@ ORDER BY step_order;
 -- of a running run; None where it was neither. It need not be the next in step_order. What comes
 -- back has the retry_count that this attempt's writes carry.
 -- @required customer_id, workflow_execution_id, id
+--
+-- @plan workflow_executions_pkey, workflow_executions_customer_id_id_open_idx,
+--   workflow_executions_id_customer_id_running_idx, workflow_steps_pkey, rows <= 2
 UPDATE workflow_steps
 SET
     status = 'running',
@@ -99,6 +109,8 @@ RETURNING *;
 -- retry_count is that of the step as its executor started it.
 --
 -- Raises StaleWriter where the step was put back for another attempt since, and changes nothing.
+--
+-- @plan workflow_steps_pkey, rows <= 1
 UPDATE workflow_steps
 SET
     status = 'completed',
@@ -122,6 +134,8 @@ RETURNING *;
 --
 -- Raises StaleWriter where the step was put back for another attempt since, and changes nothing.
 -- @required customer_id, workflow_execution_id, id, retry_count
+--
+-- @plan workflow_steps_pkey, workflow_steps_step_order_key, rows <= 3 + steps
 WITH completed AS (
     UPDATE workflow_steps
     SET
@@ -174,6 +188,8 @@ ORDER BY step_order;
 -- was not running. retry_count is that of the step as its executor started it.
 --
 -- Raises StaleWriter where the step was put back for another attempt since, and changes nothing.
+--
+-- @plan workflow_steps_pkey, rows <= 1
 UPDATE workflow_steps
 SET
     status = CASE
@@ -222,6 +238,8 @@ RETURNING *;
 -- as the caller saw it.
 --
 -- Raises StaleWriter where the step was put back for another attempt since, and changes nothing.
+--
+-- @plan workflow_steps_pkey, rows <= 1
 UPDATE workflow_steps
 SET
     status = 'skipped',

@@ -98,6 +98,13 @@ COMMENT ON INDEX workflow_steps_step_order_key IS
 'One step a place. Serves list_workflow_steps, advance_workflow_step, get_workflow_detail and'
 ' the progress of list_running_workflows.';
 
+-- Without it the planner takes a run for one row, and any index that begins with its key for the
+-- primary key.
+CREATE STATISTICS workflow_steps_customer_id_workflow_execution_id_stat (dependencies)
+ON customer_id, workflow_execution_id FROM workflow_steps;
+COMMENT ON STATISTICS workflow_steps_customer_id_workflow_execution_id_stat IS
+'A run is of one customer.';
+
 CREATE TRIGGER workflow_steps_enforce_transitions
 BEFORE UPDATE ON workflow_steps
 FOR EACH ROW

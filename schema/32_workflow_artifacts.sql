@@ -81,6 +81,13 @@ ON workflow_artifacts (customer_id, artifact_type, id);
 COMMENT ON INDEX workflow_artifacts_customer_id_artifact_type_id_idx IS
 'Serves list_artifacts_by_type.';
 
+-- Without it the planner takes a run for one row, and any index that begins with its key for the
+-- primary key.
+CREATE STATISTICS workflow_artifacts_customer_id_workflow_execution_id_stat (dependencies)
+ON customer_id, workflow_execution_id FROM workflow_artifacts;
+COMMENT ON STATISTICS workflow_artifacts_customer_id_workflow_execution_id_stat IS
+'A run is of one customer.';
+
 CREATE TRIGGER workflow_artifacts_set_updated_at
 BEFORE UPDATE ON workflow_artifacts
 FOR EACH ROW WHEN (OLD.* IS DISTINCT FROM NEW.*)

@@ -42,6 +42,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="run the long versions of the tests that look for what happens rarely: minutes",
     )
+    parser.addoption(
+        "--plans", action="store_true", help="print what each query of tests/plans read and used"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -123,7 +126,7 @@ migrated_template = factories.postgresql_noproc(
 
 
 @contextmanager
-def _database(base: SimpleNamespace | NoopExecutor) -> Iterator[str]:
+def cloned_database(base: SimpleNamespace | NoopExecutor) -> Iterator[str]:
     """Make a database for one use, a clone of the template if there is one."""
     janitor = DatabaseJanitor(
         user=base.user,
@@ -139,21 +142,21 @@ def _database(base: SimpleNamespace | NoopExecutor) -> Iterator[str]:
 @pytest.fixture
 def empty_database_url(base_server: SimpleNamespace) -> Iterator[str]:
     """Make an empty database of the test's own."""
-    with _database(base_server) as url:
+    with cloned_database(base_server) as url:
         yield url
 
 
 @pytest.fixture
 def database_url(migrated_template: NoopExecutor) -> Iterator[str]:
     """Make a migrated database of the test's own."""
-    with _database(migrated_template) as url:
+    with cloned_database(migrated_template) as url:
         yield url
 
 
 @pytest.fixture(scope="session")
 def shared_database_url(migrated_template: NoopExecutor) -> Iterator[str]:
     """Make a migrated database in which nothing is ever committed."""
-    with _database(migrated_template) as url:
+    with cloned_database(migrated_template) as url:
         yield url
 
 

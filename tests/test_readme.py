@@ -47,37 +47,3 @@ def test_the_snippets_run(snippet, database_url, monkeypatch, capsys):
     with connect() as conn:
         run, *_ = workflow_executions.list_workflow_executions(conn, customer_id=ATLAS, max_rows=1)
     assert run.status is WorkflowStatus.COMPLETED
-
-
-def test_the_worker_of_the_docs_claims_does_and_ends_a_run(database_url, monkeypatch):
-    monkeypatch.setenv("OPTIINFRA_DATABASE_URL", database_url)
-    text = (ROOT / "docs" / "history.md").read_text()
-    (snippet,) = re.findall(r"^```python\n(import time.*?)^```", text, re.S | re.M)
-    names: dict = {}
-    exec(compile(snippet, "history.md", "exec"), names)
-    with connect() as conn:
-        seed(conn)
-        good, bad = (
-            workflow_executions.create_workflow_execution(
-                conn,
-                customer_id=ATLAS,
-                agent_id=COST,
-                workflow_type="health_check",
-                step_names=["a", "b"],
-                max_retries=1,
-            )
-            for _ in range(2)
-        )
-        done = []
-
-        def do(name):
-            done.append(name)
-            if len(done) == 1 or len(done) > 3:
-                raise OSError("no network")
-            return {}
-
-        assert [names["work_once"](COST, do) for _ in range(3)] == [True, True, False]
-        assert done == ["a", "a", "b", "a", "a"]
-        for run, status in ((good, "completed"), (bad, "failed")):
-            found = workflow_executions.get_workflow_execution(conn, customer_id=ATLAS, id=run.id)
-            assert found.status == status

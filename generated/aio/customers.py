@@ -53,6 +53,8 @@ async def create_customer(
     so that a caller may safely try again.
 
     Raises AlreadyExists where the email (ignoring case) or the key's hash belongs to another one.
+
+    @plan customers_pkey, rows <= 0
     """
     return await _runtime.async_exactly_one(
         conn,
@@ -67,7 +69,10 @@ async def get_customer(
     *,
     id: uuid.UUID,
 ) -> models.Customer | None:
-    """The customer of this id."""
+    """The customer of this id.
+
+    @plan customers_pkey, rows <= customers
+    """
     return await _runtime.async_one(conn, GET_CUSTOMER, (id,), _make_customer)
 
 
@@ -76,7 +81,10 @@ async def get_customer_by_email(
     *,
     email: str,
 ) -> models.Customer | None:
-    """The customer of this email address, ignoring case."""
+    """The customer of this email address, ignoring case.
+
+    @plan customers_email_key, rows <= customers
+    """
     return await _runtime.async_one(conn, GET_CUSTOMER_BY_EMAIL, (email,), _make_customer)
 
 
@@ -85,7 +93,10 @@ async def get_customer_by_api_key_hash(
     *,
     api_key_hash: bytes,
 ) -> models.Customer | None:
-    """The customer whose API key has this SHA-256 (32 bytes)."""
+    """The customer whose API key has this SHA-256 (32 bytes).
+
+    @plan customers_api_key_hash_key, rows <= customers
+    """
     return await _runtime.async_one(
         conn,
         GET_CUSTOMER_BY_API_KEY_HASH,
@@ -100,7 +111,10 @@ async def list_customers(
     before_id: uuid.UUID | None = None,
     max_rows: int,
 ) -> list[models.Customer]:
-    """Customers, newest first, up to max_rows; the next page starts before the last id of this one."""
+    """Customers, newest first, up to max_rows; the next page starts before the last id of this one.
+
+    @plan customers_pkey, rows <= customers
+    """
     return await _runtime.async_many(conn, LIST_CUSTOMERS, (before_id, max_rows), _make_customer)
 
 
@@ -115,7 +129,10 @@ async def update_customer(
     metadata: models.JSON | None = None,
     id: uuid.UUID,
 ) -> models.Customer | None:
-    """Change what is given and leave the rest as it is."""
+    """Change what is given and leave the rest as it is.
+
+    @plan customers_pkey, rows <= customers
+    """
     return await _runtime.async_one(
         conn,
         UPDATE_CUSTOMER,
@@ -128,5 +145,7 @@ async def delete_customer(conn: psycopg.AsyncConnection[typing.Any], *, id: uuid
     """Delete a customer with everything that is theirs, events included.
 
     Returns 1, or 0 where there was none.
+
+    @plan customers_pkey, rows <= customers
     """
     return await _runtime.async_execute_rows(conn, DELETE_CUSTOMER, (id,))

@@ -43,7 +43,11 @@ async def find_open_steps_of_ended_runs(
     since: datetime.datetime,
     max_rows: int,
 ) -> list[Finding]:
-    """Steps that are open though their run is over."""
+    """Steps that are open though their run is over.
+
+    @plan whole workflow_executions, whole workflow_steps, workflow_executions_pkey,
+      workflow_steps_step_order_key, rows <= 2 * (runs + all_steps)
+    """
     return await _runtime.async_many(
         conn,
         FIND_OPEN_STEPS_OF_ENDED_RUNS,
@@ -58,7 +62,12 @@ async def find_states_unlike_audit_log(
     since: datetime.datetime,
     max_rows: int,
 ) -> list[Finding]:
-    """Rows whose status, retry_count or attempt is not what the last event about them says."""
+    """Rows whose status, retry_count or attempt is not what the last event about them says.
+
+    @plan whole workflow_executions, whole workflow_steps, whole recommendations, whole approvals,
+      whole optimizations, events_customer_id_subject_id_created_at_id_idx, rows <= 3 * (runs +
+      all_steps)
+    """
     return await _runtime.async_many(
         conn,
         FIND_STATES_UNLIKE_AUDIT_LOG,
@@ -75,6 +84,8 @@ async def find_gaps_in_audit_log(
 ) -> list[Finding]:
     """Events that do not begin where the one before them about the same thing ended, that follow no
     arrow of status_transitions, or that count retries wrongly.
+
+    @plan whole events, events_pkey, rows <= 2 * events, buffers <= 4 * events
     """
     return await _runtime.async_many(
         conn,
@@ -92,6 +103,9 @@ async def find_times_out_of_order(
 ) -> list[Finding]:
     """Runs and steps that ended before they started, runs that started before they were created, where
     the audit log saw them created, and retries that do not count on from what they retry.
+
+    @plan whole workflow_executions, whole workflow_steps,
+      events_customer_id_subject_id_created_at_id_idx, rows <= 3 * (runs + all_steps)
     """
     return await _runtime.async_many(
         conn,
@@ -104,6 +118,8 @@ async def find_times_out_of_order(
 async def find_missing_guards(conn: psycopg.AsyncConnection[typing.Any]) -> list[MissingGuard]:
     """What should watch over the history and does not: triggers that are missing or disabled,
     constraints that were not validated, indexes that are invalid; each with its table.
+
+    @plan catalogue
     """
     return await _runtime.async_many(conn, FIND_MISSING_GUARDS, (), MissingGuard)
 
@@ -111,6 +127,8 @@ async def find_missing_guards(conn: psycopg.AsyncConnection[typing.Any]) -> list
 async def count_events_from_the_future(conn: psycopg.AsyncConnection[typing.Any]) -> int:
     """How many events are of transactions that are yet to come: those of another cluster, after dump
     and restore. The change feed waits for them until forget_event_xact_ids is run.
+
+    @plan events_xact_id_id_idx, rows <= 0
     """
     value: int = await _runtime.async_exactly_one(
         conn,

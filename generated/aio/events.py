@@ -74,6 +74,8 @@ async def create_event(
 
     Raises ImmutableHistory for an event about a run, a step, a recommendation, an approval or an
     optimization whose data has a key "from": those are of the audit log.
+
+    @plan events_pkey, rows <= 1
     """
     return await _runtime.async_one(
         conn,
@@ -100,6 +102,8 @@ async def copy_events(
     """Append many events at once, by binary COPY; returns how many.
 
     All or none are written.
+
+    @plan writes
     """
     return await _runtime.async_copy(
         conn,
@@ -117,7 +121,10 @@ async def get_event(
     created_at: datetime.datetime,
     id: uuid.UUID,
 ) -> models.Event | None:
-    """One event, by its whole key: created_at leads to its partition."""
+    """One event, by its whole key: created_at leads to its partition.
+
+    @plan events_pkey, rows <= 1
+    """
     return await _runtime.async_one(
         conn,
         GET_EVENT,
@@ -136,6 +143,8 @@ async def list_events(
 ) -> list[models.Event]:
     """Events of a customer, newest first, up to max_rows; the next page starts before created_at and
     id of the last one of this.
+
+    @plan events_pkey, rows <= max_rows + partitions
     """
     return await _runtime.async_many(
         conn,
@@ -156,6 +165,8 @@ async def list_events_by_agent(
     """Events of an agent, newest first, paged like list_events.
 
     Of its runs only the creation is among them. For operators: it spans customers.
+
+    @plan events_agent_id_created_at_id_idx, rows <= max_rows + partitions
     """
     return await _runtime.async_many(
         conn,
@@ -176,6 +187,8 @@ async def list_events_by_subject(
 ) -> list[models.Event]:
     """Events about one thing (a run, a recommendation, ...), newest first, paged like list_events. The
     thing itself may be gone.
+
+    @plan events_customer_id_subject_id_created_at_id_idx, rows <= max_rows + partitions
     """
     return await _runtime.async_many(
         conn,
@@ -204,6 +217,8 @@ async def read_events(
     before the first. Nothing ever appears before a cursor that was returned: an event is held back
     until every transaction that was open when it was written is over. Up to max_rows, and those
     that have the same xact_id and id as the last of them. optiinfra_db.feed follows it.
+
+    @plan events_xact_id_id_idx, rows <= max_rows + partitions + events_of_others
     """
     return await _runtime.async_many(
         conn,
@@ -219,6 +234,8 @@ async def get_feed_end(conn: psycopg.AsyncConnection[typing.Any]) -> GetFeedEndR
     reader for whom read_events, called after this, had no more may go on after last_xact_id and the
     highest UUID, and need not scan the events of others again. Not after the horizon: a server that
     crashes may give the numbers of transactions that wrote nothing again.
+
+    @plan events_xact_id_id_idx, rows <= partitions
     """
     return await _runtime.async_exactly_one(conn, GET_FEED_END, (), GetFeedEndRow)
 
@@ -231,6 +248,8 @@ async def get_feed_lag(conn: psycopg.AsyncConnection[typing.Any]) -> GetFeedLagR
     application, user, state and last query. Age, state and query of other users' transactions are
     for members of pg_read_all_stats. A transaction that was prepared for two-phase commit has no
     process: holder_prepared is its name, and all else but age and user is None.
+
+    @plan events_xact_id_id_idx, rows <= waiting_events
     """
     return await _runtime.async_exactly_one(conn, GET_FEED_LAG, (), GetFeedLagRow)
 
@@ -240,6 +259,8 @@ async def forget_event_xact_ids(conn: psycopg.AsyncConnection[typing.Any]) -> in
     or reads the feed: sets the xact_id of all events to 0, because those of the old cluster mean
     nothing in the new one. Returns how many it set. Readers go on after the cursor (0, the highest
     UUID), that is, with what is written from now on.
+
+    @plan whole events, rows <= 0, buffers <= 30 * events
     """
     value: int = await _runtime.async_exactly_one(conn, FORGET_EVENT_XACT_IDS, (), _runtime.first)
     return value

@@ -58,6 +58,8 @@ async def register_workflow_artifact(
     where the path is taken by other content, which is left as it is.
 
     Raises NotFound where the run is unknown, or the step is not one of that run.
+
+    @plan workflow_artifacts_artifact_path_key, rows <= 1
     """
     return await _runtime.async_one(
         conn,
@@ -86,7 +88,10 @@ async def get_workflow_artifact(
     workflow_execution_id: uuid.UUID,
     id: uuid.UUID,
 ) -> models.WorkflowArtifact | None:
-    """One artifact."""
+    """One artifact.
+
+    @plan workflow_artifacts_pkey, rows <= 1
+    """
     return await _runtime.async_one(
         conn,
         GET_WORKFLOW_ARTIFACT,
@@ -101,7 +106,10 @@ async def list_workflow_artifacts(
     customer_id: uuid.UUID,
     workflow_execution_id: uuid.UUID,
 ) -> list[models.WorkflowArtifact]:
-    """All artifacts of a run, oldest first."""
+    """All artifacts of a run, oldest first.
+
+    @plan workflow_artifacts_pkey, rows <= artifacts
+    """
     return await _runtime.async_many(
         conn,
         LIST_WORKFLOW_ARTIFACTS,
@@ -117,7 +125,10 @@ async def list_step_artifacts(
     workflow_execution_id: uuid.UUID,
     workflow_step_id: uuid.UUID,
 ) -> list[models.WorkflowArtifact]:
-    """All artifacts of one step, oldest first."""
+    """All artifacts of one step, oldest first.
+
+    @plan workflow_artifacts_workflow_step_id_idx, workflow_artifacts_pkey, rows <= artifacts
+    """
     return await _runtime.async_many(
         conn,
         LIST_STEP_ARTIFACTS,
@@ -136,6 +147,8 @@ async def list_artifacts_by_type(
 ) -> list[models.WorkflowArtifact]:
     """Artifacts of a customer of one type, newest first, up to max_rows; the next page starts before
     the last id of this one.
+
+    @plan workflow_artifacts_customer_id_artifact_type_id_idx, rows <= max_rows
     """
     return await _runtime.async_many(
         conn,
@@ -153,7 +166,10 @@ async def update_workflow_artifact_metadata(
     workflow_execution_id: uuid.UUID,
     id: uuid.UUID,
 ) -> models.WorkflowArtifact | None:
-    """Replace the metadata of an artifact."""
+    """Replace the metadata of an artifact.
+
+    @plan workflow_artifacts_pkey, rows <= 1
+    """
     return await _runtime.async_one(
         conn,
         UPDATE_WORKFLOW_ARTIFACT_METADATA,
@@ -172,6 +188,8 @@ async def delete_workflow_artifact(
     """Delete the row of an artifact (not its content).
 
     Returns 1, or 0 where there was none.
+
+    @plan workflow_artifacts_pkey, rows <= 1
     """
     return await _runtime.async_execute_rows(
         conn,

@@ -130,6 +130,8 @@ async def create_workflow_execution(
     step_input_data (one a step, {} where missing) and max_retries (of each step, 3 unless given)
     may be left out. With an id that is taken already, nothing is written and the run that is there
     is returned, so that a caller may safely try again.
+
+    @plan workflow_executions_pkey, rows <= 1
     """
     return await _runtime.async_exactly_one(
         conn,
@@ -180,6 +182,8 @@ async def record_workflow_execution(
     artifact_size_bytes, content_type, sha256 (in hex), and where they apply step_order (of the step
     that left it) and metadata. Times are ISO 8601 texts. With an id that is taken already, nothing
     is written and the run that is there is returned.
+
+    @plan workflow_executions_pkey, rows <= 1
     """
     return await _runtime.async_exactly_one(
         conn,
@@ -213,7 +217,10 @@ async def get_workflow_execution(
     customer_id: uuid.UUID,
     id: uuid.UUID,
 ) -> models.WorkflowExecution | None:
-    """One run."""
+    """One run.
+
+    @plan workflow_executions_pkey, rows <= 1
+    """
     return await _runtime.async_one(
         conn,
         GET_WORKFLOW_EXECUTION,
@@ -228,7 +235,12 @@ async def get_workflow_detail(
     customer_id: uuid.UUID,
     id: uuid.UUID,
 ) -> GetWorkflowDetailRow | None:
-    """One run with its agent, its customer, its steps in order and its artifacts, oldest first."""
+    """One run with its agent, its customer, its steps in order and its artifacts, oldest first.
+
+    @plan workflow_executions_pkey, workflow_steps_step_order_key, workflow_steps_pkey,
+      workflow_artifacts_pkey, customers_pkey, agents_pkey, rows <= 1 + customers + agents + steps +
+      artifacts
+    """
     return await _runtime.async_one(
         conn,
         GET_WORKFLOW_DETAIL,
@@ -247,6 +259,8 @@ async def list_workflow_executions(
 ) -> list[WorkflowSummary]:
     """Runs of a customer without their payloads, newest first, up to max_rows; the next page starts
     before the last id of this one.
+
+    @plan workflow_executions_pkey, rows <= max_rows
     """
     return await _runtime.async_many(
         conn,
@@ -259,21 +273,21 @@ async def list_workflow_executions(
 async def list_workflow_executions_by_status(
     conn: psycopg.AsyncConnection[typing.Any],
     *,
+    max_rows: int,
     customer_id: uuid.UUID,
     status: models.WorkflowStatus,
     before_id: uuid.UUID | None = None,
-    max_rows: int,
 ) -> list[WorkflowSummary]:
     """Runs of a customer in one state, paged like list_workflow_executions.
 
-    It reads the customer's runs from the newest on and skips the others;
-    list_open_workflow_executions and list_failed_workflows_by_customer go straight to what is not
-    over and to what failed.
+    @plan workflow_executions_customer_id_status_id_ended_idx, workflow_executions_pkey,
+      workflow_executions_customer_id_id_open_idx, workflow_executions_id_customer_id_running_idx,
+      rows <= 2 * max_rows + open_runs
     """
     return await _runtime.async_many(
         conn,
         LIST_WORKFLOW_EXECUTIONS_BY_STATUS,
-        (customer_id, status, before_id, max_rows),
+        (max_rows, customer_id, status, before_id),
         _make_workflow_summary,
     )
 
@@ -285,7 +299,10 @@ async def list_open_workflow_executions(
     before_id: uuid.UUID | None = None,
     max_rows: int,
 ) -> list[WorkflowSummary]:
-    """Runs of a customer that are not over (pending or running), paged like list_workflow_executions."""
+    """Runs of a customer that are not over (pending or running), paged like list_workflow_executions.
+
+    @plan workflow_executions_customer_id_id_open_idx, rows <= max_rows
+    """
     return await _runtime.async_many(
         conn,
         LIST_OPEN_WORKFLOW_EXECUTIONS,
@@ -302,7 +319,10 @@ async def list_workflow_executions_by_type(
     before_id: uuid.UUID | None = None,
     max_rows: int,
 ) -> list[WorkflowSummary]:
-    """Runs of a customer of one type, paged like list_workflow_executions."""
+    """Runs of a customer of one type, paged like list_workflow_executions.
+
+    @plan workflow_executions_customer_id_workflow_type_id_idx, rows <= max_rows
+    """
     return await _runtime.async_many(
         conn,
         LIST_WORKFLOW_EXECUTIONS_BY_TYPE,
@@ -319,7 +339,10 @@ async def list_workflow_executions_by_agent(
     before_id: uuid.UUID | None = None,
     max_rows: int,
 ) -> list[WorkflowSummary]:
-    """Runs of a customer by one agent, paged like list_workflow_executions."""
+    """Runs of a customer by one agent, paged like list_workflow_executions.
+
+    @plan workflow_executions_agent_id_customer_id_id_idx, rows <= max_rows
+    """
     return await _runtime.async_many(
         conn,
         LIST_WORKFLOW_EXECUTIONS_BY_AGENT,
@@ -337,6 +360,8 @@ async def get_workflow_lineage(
     """All attempts at what a run is an attempt at, the first one first: the runs that it retries, the
     run itself and those that retry it, without their payloads. Empty where there is no such run. A
     deleted run splits the line.
+
+    @plan workflow_executions_pkey, workflow_executions_retried_from_id_key, rows <= 3 * attempts
     """
     return await _runtime.async_many(
         conn,
@@ -357,6 +382,10 @@ async def get_workflow_timeline(
     run ends, duration says how long it ran and error why it failed. name is that of the step or the
     artifact. What was imported, and so did not happen under the eyes of the audit log, is told from
     the rows. Of a run that was deleted its own events remain.
+
+    @plan workflow_executions_pkey, workflow_steps_step_order_key, workflow_steps_pkey,
+      workflow_artifacts_artifact_path_key, workflow_artifacts_pkey,
+      events_customer_id_subject_id_created_at_id_idx, rows <= 1 + 8 * (steps + artifacts)
     """
     return await _runtime.async_many(
         conn,
@@ -376,6 +405,9 @@ async def list_workflow_progress(
     """The board of a customer: runs with their agent, how many of their steps are over (completed or
     skipped), how long they took or have taken, and the first failed step with its error message;
     paged like list_workflow_executions.
+
+    @plan workflow_executions_pkey, workflow_steps_step_order_key, workflow_steps_pkey, agents_pkey,
+      rows <= max_rows * (2 + 2 * steps)
     """
     return await _runtime.async_many(
         conn,
@@ -396,6 +428,10 @@ async def list_running_workflows(
     (completed or skipped), the step that it is at, and how long it has been running; up to
     max_rows, the next page starts before the last id and customer_id of this one. For operators: it
     spans customers.
+
+    @plan workflow_executions_id_customer_id_running_idx, workflow_steps_step_order_key,
+      workflow_steps_pkey, customers_pkey, agents_pkey, rows <= customers + agents + max_rows * (3 +
+      2 * steps)
     """
     return await _runtime.async_many(
         conn,
@@ -415,6 +451,10 @@ async def list_failed_workflows(
     """What failed or timed out, newest first, with customer and agent, and the first failed step with
     its error; up to max_rows, the next page starts before the last id and customer_id of this one.
     For operators: it spans customers.
+
+    @plan workflow_executions_id_customer_id_failed_idx, workflow_steps_step_order_key,
+      workflow_steps_pkey, customers_pkey, agents_pkey, rows <= customers + agents + max_rows * (3 +
+      steps)
     """
     return await _runtime.async_many(
         conn,
@@ -431,7 +471,11 @@ async def list_failed_workflows_by_customer(
     before_id: uuid.UUID | None = None,
     max_rows: int,
 ) -> list[ListFailedWorkflowsByCustomerRow]:
-    """What failed or timed out of one customer; else like list_failed_workflows."""
+    """What failed or timed out of one customer; else like list_failed_workflows.
+
+    @plan workflow_executions_customer_id_id_failed_idx, workflow_steps_step_order_key,
+      workflow_steps_pkey, agents_pkey, rows <= agents + max_rows * (2 + steps)
+    """
     return await _runtime.async_many(
         conn,
         LIST_FAILED_WORKFLOWS_BY_CUSTOMER,
@@ -446,7 +490,10 @@ async def start_workflow_execution(
     customer_id: uuid.UUID,
     id: uuid.UUID,
 ) -> models.WorkflowExecution | None:
-    """Move a run from pending to running; None where it was not pending."""
+    """Move a run from pending to running; None where it was not pending.
+
+    @plan workflow_executions_pkey, workflow_executions_customer_id_id_open_idx, rows <= 1
+    """
     return await _runtime.async_one(
         conn,
         START_WORKFLOW_EXECUTION,
@@ -463,6 +510,9 @@ async def claim_workflow_execution(
     """Move the oldest pending run of an agent, if it is not past its deadline, to running and return
     it; None where none waits. Callers at the same moment get different runs, without waiting for
     one another. For agents: it spans customers.
+
+    @plan workflow_executions_agent_id_id_pending_idx, workflow_executions_pkey, rows <= 2 +
+      pending_runs
     """
     return await _runtime.async_one(
         conn,
@@ -484,6 +534,9 @@ async def heartbeat_workflow_execution(
     the run as its executor got it.
 
     Raises StaleWriter where the run is another attempt.
+
+    @plan workflow_executions_pkey, workflow_executions_customer_id_id_open_idx,
+      workflow_executions_id_customer_id_running_idx, rows <= 1
     """
     return await _runtime.async_one(
         conn,
@@ -507,6 +560,9 @@ async def complete_workflow_execution(
 
     Raises IllegalTransition where steps of it are still open, and StaleWriter where the run is
     another attempt.
+
+    @plan workflow_executions_pkey, workflow_executions_customer_id_id_open_idx,
+      workflow_executions_id_customer_id_running_idx, rows <= 1
     """
     return await _runtime.async_one(
         conn,
@@ -530,6 +586,9 @@ async def fail_workflow_execution(
     None where the run was not running. attempt is that of the run as its executor got it.
 
     Raises StaleWriter where the run is another attempt.
+
+    @plan workflow_executions_pkey, workflow_executions_customer_id_id_open_idx,
+      workflow_executions_id_customer_id_running_idx, rows <= 1
     """
     return await _runtime.async_one(
         conn,
@@ -551,6 +610,8 @@ async def cancel_workflow_execution(
     metadata). Its open steps are closed: a running one fails with that reason, the others are
     skipped. None where the run was over. Who did it is the actor of the connection, or actor, which
     then acts for the rest of the transaction.
+
+    @plan workflow_executions_pkey, workflow_executions_customer_id_id_open_idx, rows <= 1
     """
     return await _runtime.async_one(
         conn,
@@ -574,6 +635,11 @@ async def time_out_workflow_executions(
     its start. For operators: it spans customers.
 
     Raises InvalidValue where heartbeat_timeout is not more than 0.
+
+    @plan workflow_executions_deadline_at_open_idx, workflow_executions_id_customer_id_running_idx,
+      workflow_executions_pkey, rows <= 4 * max_rows + running_runs, buffers <= 300 + 40 * max_rows
+      +
+      running_runs
     """
     return await _runtime.async_many(
         conn,
@@ -601,6 +667,9 @@ async def retry_workflow_execution(
     unknown, not over, or completed.
 
     Raises InvalidValue where the run has no step from_step.
+
+    @plan workflow_executions_pkey, workflow_executions_retried_from_id_key,
+      workflow_steps_step_order_key, workflow_steps_pkey, rows <= 4 + steps
     """
     return await _runtime.async_one(
         conn,
@@ -614,18 +683,22 @@ async def retry_failed_workflow_executions(
     conn: psycopg.AsyncConnection[typing.Any],
     *,
     customer_id: uuid.UUID,
-    workflow_type: models.WorkflowType,
     since: datetime.datetime,
+    workflow_type: models.WorkflowType,
     max_rows: int,
 ) -> list[WorkflowSummary]:
     """Retry up to max_rows runs of a customer and type that failed or timed out since a time and are
     not retried yet, the oldest first, each as retry_workflow_execution does. Returns the new runs;
     call it until none comes.
+
+    @plan workflow_executions_customer_id_completed_at_idx, workflow_executions_pkey,
+      workflow_executions_retried_from_id_key, workflow_steps_step_order_key, workflow_steps_pkey,
+      rows <= 2 * recent_runs + max_rows * (2 + steps)
     """
     return await _runtime.async_many(
         conn,
         RETRY_FAILED_WORKFLOW_EXECUTIONS,
-        (customer_id, workflow_type, _runtime.aware("since", since), max_rows),
+        (customer_id, _runtime.aware("since", since), workflow_type, max_rows),
         _make_workflow_summary,
     )
 
@@ -639,5 +712,8 @@ async def delete_workflow_execution(
     """Delete a run with its steps and artifacts; the events about it stay.
 
     Returns 1, or 0 where there was none.
+
+    @plan workflow_executions_pkey, workflow_steps_step_order_key, workflow_steps_pkey, rows <= 2 +
+      steps
     """
     return await _runtime.async_execute_rows(conn, DELETE_WORKFLOW_EXECUTION, (customer_id, id))

@@ -58,6 +58,9 @@ async def add_workflow_step(
 
     Raises AlreadyExists where another step of the run has that step_order, which without one
     given happens to callers that add steps to one run at the same moment.
+
+    @plan workflow_executions_pkey, workflow_executions_customer_id_id_open_idx,
+      workflow_steps_step_order_key, workflow_steps_pkey, rows <= 2 + steps
     """
     return await _runtime.async_one(
         conn,
@@ -83,7 +86,10 @@ async def get_workflow_step(
     workflow_execution_id: uuid.UUID,
     id: uuid.UUID,
 ) -> models.WorkflowStep | None:
-    """One step."""
+    """One step.
+
+    @plan workflow_steps_pkey, rows <= 1
+    """
     return await _runtime.async_one(
         conn,
         GET_WORKFLOW_STEP,
@@ -98,7 +104,10 @@ async def list_workflow_steps(
     customer_id: uuid.UUID,
     workflow_execution_id: uuid.UUID,
 ) -> list[models.WorkflowStep]:
-    """All steps of a run, in order."""
+    """All steps of a run, in order.
+
+    @plan workflow_steps_step_order_key, rows <= steps
+    """
     return await _runtime.async_many(
         conn,
         LIST_WORKFLOW_STEPS,
@@ -117,6 +126,9 @@ async def start_workflow_step(
     """Move a step to running: a pending one, or a retrying one whose time has come (next_attempt_at),
     of a running run; None where it was neither. It need not be the next in step_order. What comes
     back has the retry_count that this attempt's writes carry.
+
+    @plan workflow_executions_pkey, workflow_executions_customer_id_id_open_idx,
+      workflow_executions_id_customer_id_running_idx, workflow_steps_pkey, rows <= 2
     """
     return await _runtime.async_one(
         conn,
@@ -139,6 +151,8 @@ async def complete_workflow_step(
     retry_count is that of the step as its executor started it.
 
     Raises StaleWriter where the step was put back for another attempt since, and changes nothing.
+
+    @plan workflow_steps_pkey, rows <= 1
     """
     return await _runtime.async_one(
         conn,
@@ -164,6 +178,8 @@ async def advance_workflow_step(
     that of the step as its executor started it.
 
     Raises StaleWriter where the step was put back for another attempt since, and changes nothing.
+
+    @plan workflow_steps_pkey, workflow_steps_step_order_key, rows <= 3 + steps
     """
     return await _runtime.async_many(
         conn,
@@ -192,6 +208,8 @@ async def fail_workflow_step(
     was not running. retry_count is that of the step as its executor started it.
 
     Raises StaleWriter where the step was put back for another attempt since, and changes nothing.
+
+    @plan workflow_steps_pkey, rows <= 1
     """
     return await _runtime.async_one(
         conn,
@@ -222,6 +240,8 @@ async def skip_workflow_step(
     as the caller saw it.
 
     Raises StaleWriter where the step was put back for another attempt since, and changes nothing.
+
+    @plan workflow_steps_pkey, rows <= 1
     """
     return await _runtime.async_one(
         conn,

@@ -16,3 +16,13 @@ DROP INDEX CONCURRENTLY IF EXISTS workflow_executions_customer_id_status_id_ende
 COMMENT ON INDEX workflow_executions_pkey IS
 'Serves get_workflow_execution, get_workflow_detail, list_workflow_executions, '
 'list_workflow_executions_by_status and every transition.';
+
+DROP INDEX CONCURRENTLY IF EXISTS workflow_executions_customer_id_id_failed_idx;
+CREATE INDEX CONCURRENTLY workflow_executions_customer_id_id_failed_idx
+ON workflow_executions (customer_id, id)
+WHERE status IN ('failed', 'timeout');
+COMMENT ON INDEX workflow_executions_customer_id_id_failed_idx IS
+'Serves list_failed_workflows_by_customer.';
+
+DROP STATISTICS IF EXISTS workflow_steps_customer_id_workflow_execution_id_stat;
+DROP STATISTICS IF EXISTS workflow_artifacts_customer_id_workflow_execution_id_stat;

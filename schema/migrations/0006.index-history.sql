@@ -8,6 +8,13 @@
 SET lock_timeout = '5s';
 SET statement_timeout = '1h';
 
+DROP INDEX CONCURRENTLY IF EXISTS workflow_executions_customer_id_id_failed_idx;
+CREATE INDEX CONCURRENTLY workflow_executions_customer_id_id_failed_idx
+ON workflow_executions (customer_id, id)
+WHERE error_details IS NOT NULL;
+COMMENT ON INDEX workflow_executions_customer_id_id_failed_idx IS
+'Serves list_failed_workflows_by_customer.';
+
 DROP INDEX CONCURRENTLY IF EXISTS workflow_executions_customer_id_status_id_ended_idx;
 CREATE INDEX CONCURRENTLY workflow_executions_customer_id_status_id_ended_idx
 ON workflow_executions (customer_id, status, id)
@@ -20,7 +27,8 @@ CREATE INDEX CONCURRENTLY workflow_executions_customer_id_completed_at_idx
 ON workflow_executions (customer_id, completed_at)
 WHERE completed_at IS NOT NULL;
 COMMENT ON INDEX workflow_executions_customer_id_completed_at_idx IS
-'Serves count_workflow_executions and the other queries on what ended in a window.';
+'Serves count_workflow_executions, retry_failed_workflow_executions and the other queries on what '
+'ended in a window.';
 
 DROP INDEX CONCURRENTLY IF EXISTS recommendations_customer_id_status_id_idx;
 CREATE INDEX CONCURRENTLY recommendations_customer_id_status_id_idx
@@ -57,3 +65,16 @@ COMMENT ON INDEX recommendations_customer_id_created_at_idx IS
 COMMENT ON INDEX workflow_executions_pkey IS
 'Serves get_workflow_execution, get_workflow_detail, list_workflow_executions and every '
 'transition.';
+
+DROP STATISTICS IF EXISTS workflow_steps_customer_id_workflow_execution_id_stat;
+CREATE STATISTICS workflow_steps_customer_id_workflow_execution_id_stat (dependencies)
+ON customer_id, workflow_execution_id FROM workflow_steps;
+COMMENT ON STATISTICS workflow_steps_customer_id_workflow_execution_id_stat IS
+'A run is of one customer.';
+
+DROP STATISTICS IF EXISTS workflow_artifacts_customer_id_workflow_execution_id_stat;
+CREATE STATISTICS workflow_artifacts_customer_id_workflow_execution_id_stat (dependencies)
+ON customer_id, workflow_execution_id FROM workflow_artifacts;
+COMMENT ON STATISTICS workflow_artifacts_customer_id_workflow_execution_id_stat IS
+'A run is of one customer.';
+ANALYZE workflow_steps, workflow_artifacts;

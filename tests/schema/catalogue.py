@@ -42,6 +42,11 @@ KINDS = {
         JOIN pg_namespace AS n ON n.oid = c.relnamespace
         WHERE {SCHEMA} AND t.relname !~ 'yoyo'
     """,
+    "statistics": f"""
+        SELECT s.stxname, pg_get_statisticsobjdef(s.oid)
+        FROM pg_statistic_ext AS s JOIN pg_namespace AS n ON n.oid = s.stxnamespace
+        WHERE {SCHEMA}
+    """,
     "types": f"""
         SELECT t.typname, t.typtype, t.typacl::text, (
             SELECT string_agg(e.enumlabel, ',' ORDER BY e.enumsortorder)

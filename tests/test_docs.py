@@ -1,0 +1,243 @@
+"""What docs/ shows is true: its code runs, page by page and in order, on the sample data.
+
+recipes.md, questions.md and feed.md have tests of their own; plans.md shows how a query begins.
+"""
+
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from optiinfra_db import connect, embedded
+from optiinfra_db.generated import customers, recommendations, workflow_executions
+from optiinfra_db.generated.models import WorkflowStatus
+from optiinfra_db.migrate import migrate
+from optiinfra_db.seed import ATLAS, COST, INDIE, QUALITY_RUN, seed
+
+from .conftest import running_server
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+OLD_BIN = Path("/usr/lib/postgresql/15/bin")
+NOT_GUIDES = {"recipes.md", "questions.md", "feed.md", "history.md", "plans.md"}
+
+
+def blocks(page):
+    """Return the blocks of code of a page, each with its language."""
+    text = (DOCS / page).read_text()
+    return re.findall(r"^```(python|sql|console)\n(.*?)^```", text, re.S | re.M)
+
+
+@pytest.fixture
+def run(database_url, server, monkeypatch, tmp_path):
+    """Run blocks as a reader would: Python in one session, the rest on the same database."""
+    monkeypatch.setenv("OPTIINFRA_DATABASE_URL", database_url)
+    programs = [str(Path(sys.executable).parent), str(server.bin_dir), os.environ["PATH"]]
+    monkeypatch.setenv("PATH", os.pathsep.join(programs))
+    monkeypatch.chdir(tmp_path)
+    names: dict = {"__name__": "docs"}
+
+    def run(language, text):
+        if language == "python":
+            exec(compile(text, "docs", "exec"), names)
+        elif language == "sql":
+            with connect(database_url) as conn:
+                conn.execute(text)
+        else:
+            text = re.sub(r"^pip install .*\n", "", text, flags=re.M)
+            subprocess.run(["bash", "-euc", text], check=True)
+
+    return run
+
+
+def run_page(page, run):
+    for language, text in blocks(page):
+        run(language, text)
+
+
+@pytest.fixture
+def conn(database_url):
+    with connect(database_url) as conn:
+        seed(conn)
+        yield conn
+
+
+def test_every_page_with_code_is_tested():
+    generated = {"tables", "queries"}
+    pages = {
+        str(page.relative_to(DOCS))
+        for page in DOCS.rglob("*.md")
+        if page.relative_to(DOCS).parts[0] not in generated
+    }
+    tested = set(re.findall(r'"(guides/[\w-]+\.md)"', Path(__file__).read_text()))
+    assert {page for page in pages if blocks(page)} - NOT_GUIDES == tested
+
+
+def test_every_page_is_in_the_navigation():
+    text = (ROOT / "zensical.toml").read_text()
+    nav = str(tomllib.loads(text)["project"]["nav"])
+    named = set(re.findall(r"'([\w/-]+(?:\.md|/))'", nav))
+    pages = {
+        f"{path.parts[0]}/" if path.parts[0] in {"tables", "queries"} else str(path)
+        for path in (page.relative_to(DOCS) for page in DOCS.rglob("*.md"))
+    }
+    assert named == pages
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        "guides/getting-started.md",
+        "guides/sync-and-async.md",
+        "guides/errors.md",
+        "guides/pgbouncer.md",
+    ],
+)
+def test_what_a_guide_shows_says_something(page, run, conn, capfd):
+    run_page(page, run)
+    assert capfd.readouterr().out
+
+
+def test_the_run_of_the_guide_is_recorded(run, conn):
+    run_page("guides/recording.md", run)
+
+    newest, *_ = workflow_executions.list_workflow_executions(conn, customer_id=ATLAS, max_rows=1)
+    detail = workflow_executions.get_workflow_detail(conn, customer_id=ATLAS, id=newest.id)
+    assert detail.workflow_execution.status is WorkflowStatus.COMPLETED
+    assert [step.retry_count for step in detail.steps] == [0, 1, 0]
+    assert [artifact.artifact_name for artifact in detail.artifacts] == ["Cost analysis"]
+    (found,) = recommendations.list_workflow_recommendations(
+        conn, customer_id=ATLAS, workflow_execution_id=newest.id
+    )
+    assert found.title == "Release 4 idle GPUs"
+
+
+def test_the_failed_run_of_the_guide_is_found_and_retried(run, conn):
+    run_page("guides/debugging.md", run)
+
+    lineage = workflow_executions.get_workflow_lineage(conn, customer_id=INDIE, id=QUALITY_RUN)
+    assert [(found.attempt, found.status) for found in lineage] == [(1, "failed"), (2, "pending")]
+
+
+def test_retention_drops_months_and_deletes_old_runs(run, conn):
+    month = datetime(2025, 1, 15, tzinfo=UTC)
+    conn.execute(
+        "INSERT INTO agent_metrics (agent_id, metric_name, recorded_at, metric_value) "
+        "VALUES (%s, 'old', %s, 1)",
+        [COST, month],
+    )
+    conn.execute(
+        "INSERT INTO events (customer_id, created_at, event_type) VALUES (%s, %s, 'note.old')",
+        [ATLAS, month],
+    )
+    conn.execute("SELECT ensure_partitions(0)")
+    old = workflow_executions.record_workflow_execution(
+        conn,
+        customer_id=ATLAS,
+        agent_id=COST,
+        workflow_type="health_check",
+        status="completed",
+        started_at=datetime.now(UTC) - timedelta(days=500),
+        completed_at=datetime.now(UTC) - timedelta(days=499),
+        steps=[],
+        artifacts=[],
+    )
+
+    run_page("guides/retention.md", run)
+
+    assert "note.old" in Path("events_2025_01.sql").read_text()
+    left = conn.execute("SELECT relname FROM pg_class WHERE relname ~ '_2025_01$'").fetchall()
+    assert left == []
+    runs = workflow_executions.list_workflow_executions(conn, customer_id=ATLAS, max_rows=9)
+    assert len(runs) == 1
+    assert old.id != runs[0].id
+    assert customers.get_customer(conn, id=INDIE) is None
+
+
+IN_PLACE, AFTER_IT, DUMP_AND_RESTORE = (text for _, text in blocks("guides/upgrading.md"))
+
+
+def test_a_dump_is_restored_as_the_guide_says(run, conn, empty_database_url, monkeypatch):
+    monkeypatch.setenv("OLD_URL", os.environ["OPTIINFRA_DATABASE_URL"])
+    monkeypatch.setenv("NEW_URL", empty_database_url)
+
+    run("console", DUMP_AND_RESTORE)
+
+    count = "SELECT count(*), (SELECT count(*) FROM workflow_steps) FROM events"
+    with connect(empty_database_url) as new:
+        assert new.execute(count).fetchall() == conn.execute(count).fetchall()
+        assert new.execute("SELECT DISTINCT xact_id FROM events").fetchall() == [("0",)]
+
+
+@pytest.mark.skipif(not OLD_BIN.exists(), reason="PostgreSQL 15 is not installed")
+def test_a_cluster_is_upgraded_as_the_guide_says(run, monkeypatch):
+    with running_server("15") as old:
+        url = old.url()
+        old.ensure_database()
+        migrate(url)
+        with connect(url) as conn:
+            seed(conn)
+            before = conn.execute("SELECT id, xact_id FROM events ORDER BY id").fetchall()
+        old.stop()
+
+        data_dir = old.data_dir / "new"
+        data_dir.mkdir()
+        owner = old.pgdata.stat()
+        os.chown(data_dir, owner.st_uid, owner.st_gid)
+        identity = {"user": owner.st_uid, "group": owner.st_gid} if os.geteuid() == 0 else {}
+        new = embedded.find(data_dir)
+        paths = {"OLD_BIN": old.bin_dir, "OLD_DATA": old.pgdata}
+        paths |= {"NEW_BIN": new.bin_dir, "NEW_DATA": new.pgdata}
+        environment = os.environ | {name: str(path) for name, path in paths.items()}
+        subprocess.run(
+            ["bash", "-euc", IN_PLACE], cwd=data_dir, env=environment, check=True, **identity
+        )
+        try:
+            url = embedded.start(data_dir).url()
+            monkeypatch.setenv("NEW_URL", url)
+            run("console", AFTER_IT)
+            with connect(url) as conn:
+                assert (
+                    conn.execute("SELECT id, xact_id FROM events ORDER BY id").fetchall() == before
+                )
+        finally:
+            new.stop()
+
+
+def test_the_worker_of_the_docs_claims_does_and_ends_a_run(database_url, monkeypatch):
+    monkeypatch.setenv("OPTIINFRA_DATABASE_URL", database_url)
+    text = (ROOT / "docs" / "history.md").read_text()
+    (snippet,) = re.findall(r"^```python\n(import time.*?)^```", text, re.S | re.M)
+    names: dict = {}
+    exec(compile(snippet, "history.md", "exec"), names)
+    with connect() as conn:
+        seed(conn)
+        good, bad = (
+            workflow_executions.create_workflow_execution(
+                conn,
+                customer_id=ATLAS,
+                agent_id=COST,
+                workflow_type="health_check",
+                step_names=["a", "b"],
+                max_retries=1,
+            )
+            for _ in range(2)
+        )
+        done = []
+
+        def do(name):
+            done.append(name)
+            if len(done) == 1 or len(done) > 3:
+                raise OSError("no network")
+            return {}
+
+        assert [names["work_once"](COST, do) for _ in range(3)] == [True, True, False]
+        assert done == ["a", "a", "b", "a", "a"]
+        for run, status in ((good, "completed"), (bad, "failed")):
+            found = workflow_executions.get_workflow_execution(conn, customer_id=ATLAS, id=run.id)
+            assert found.status == status
