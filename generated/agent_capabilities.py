@@ -66,7 +66,7 @@ def upsert_agent_capability(
 
     What is not given stays as it was.
 
-    @plan writes
+    @plan agent_capabilities_agent_id_capability_name_key, rows <= 1
     """
     return _runtime.exactly_one(
         conn,

@@ -2,7 +2,7 @@
 -- Note that an agent can do something, with which settings. What is not given stays as it was.
 --
 -- @returns exactly one
--- @plan writes
+-- @plan agent_capabilities_agent_id_capability_name_key, rows <= 1
 INSERT INTO agent_capabilities (
     agent_id,
     capability_name,

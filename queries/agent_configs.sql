@@ -3,7 +3,7 @@
 -- 64-bit integer, a float, true or false, JSON.
 --
 -- @returns exactly one
--- @plan writes
+-- @plan agent_configs_agent_id_config_key_key, rows <= 1
 INSERT INTO agent_configs (agent_id, config_key, config_value, config_type, description)
 VALUES (
     @agent_id,

@@ -3,7 +3,7 @@
 -- set_agent_current_workflow, its locks by acquire_agent_lock.
 --
 -- @returns exactly one
--- @plan writes
+-- @plan agent_states_agent_id_key, rows <= 1
 INSERT INTO agent_states (
     agent_id,
     current_status,

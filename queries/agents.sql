@@ -4,7 +4,7 @@
 -- heartbeat. The id counts for a new row only.
 --
 -- @returns exactly one
--- @plan writes
+-- @plan agents_type_name_key, rows <= 1
 WITH turn AS MATERIALIZED (
     -- Callers with one name take turns: ON CONFLICT looks at one of the unique indexes only.
     SELECT
@@ -106,7 +106,7 @@ LIMIT @max_rows;
 -- without a state gets one. Returns the agent, or None where there is none.
 --
 -- @required id
--- @plan agents_pkey, rows <= 2 * agents
+-- @plan agents_pkey, agent_states_agent_id_key, rows <= agents
 WITH beating AS (
     UPDATE agents
     SET

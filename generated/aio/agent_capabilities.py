@@ -44,7 +44,7 @@ async def upsert_agent_capability(
 
     What is not given stays as it was.
 
-    @plan writes
+    @plan agent_capabilities_agent_id_capability_name_key, rows <= 1
     """
     return await _runtime.async_exactly_one(
         conn,

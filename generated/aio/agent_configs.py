@@ -42,7 +42,7 @@ async def upsert_agent_config(
     Raises InvalidValue where the value does not parse as its type: a 64-bit integer, a float, true
     or false, JSON.
 
-    @plan writes
+    @plan agent_configs_agent_id_config_key_key, rows <= 1
     """
     return await _runtime.async_exactly_one(
         conn,

@@ -69,7 +69,7 @@ async def upsert_agent_state(
     What is not given stays as it was. Its current run is set by set_agent_current_workflow, its
     locks by acquire_agent_lock.
 
-    @plan writes
+    @plan agent_states_agent_id_key, rows <= 1
     """
     return await _runtime.async_exactly_one(
         conn,

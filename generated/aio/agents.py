@@ -62,7 +62,7 @@ async def upsert_agent(
     version, endpoint, capabilities and metadata as given now, starting again, which counts as a
     heartbeat. The id counts for a new row only.
 
-    @plan writes
+    @plan agents_type_name_key, rows <= 1
     """
     return await _runtime.async_exactly_one(
         conn,
@@ -163,7 +163,7 @@ async def record_agent_heartbeat(
     what it uses where given (an object: cpu_percent, memory_mb, ...), which goes to its state; one
     without a state gets one. Returns the agent, or None where there is none.
 
-    @plan agents_pkey, rows <= 2 * agents
+    @plan agents_pkey, agent_states_agent_id_key, rows <= agents
     """
     return await _runtime.async_one(
         conn,
