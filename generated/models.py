@@ -336,6 +336,40 @@ class AgentState:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class AgentWorkload:
+    """How busy each agent is, by type and name: what runs, what waits, what ended in the last hour."""
+
+    agent: str
+    """Name of the agent."""
+    agent_type: AgentType
+    """What it optimises."""
+    status: AgentStatus
+    """Its health, as last reported."""
+    silent_for: datetime.timedelta
+    """How long ago it last reported; NULL before its first heartbeat."""
+    running: int
+    """How many of its runs are running."""
+    pending: int
+    """How many runs wait for it."""
+    oldest_pending_for: datetime.timedelta
+    """How long the oldest of those has been waiting; NULL where none waits."""
+    ended_last_hour: int
+    """How many of its runs ended in the last hour, however they ended."""
+    failed_last_hour: int
+    """How many of those failed or timed out."""
+    activity: AgentStatusDetail | None
+    """What it says that it is doing; NULL where it says nothing."""
+    current_workflow_type: WorkflowType | None
+    """The job of the run that it says it works on; NULL where it works on none."""
+    agent_id: uuid.UUID
+    """The agent."""
+    current_customer_id: uuid.UUID | None
+    """Tenant of the run that it works on."""
+    current_workflow_id: uuid.UUID | None
+    """The run that it works on."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Approval:
     """Questions to customers whether a recommendation may be carried out, and their answers."""
 
@@ -449,6 +483,40 @@ class EventsDefault:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class FailedWorkflow:
+    """What failed or timed out and why, the newest run first, with the first of its steps that failed."""
+
+    customer: str
+    """Name of the customer."""
+    workflow_type: WorkflowType
+    """The job that the run did."""
+    status: WorkflowStatus
+    """failed or timeout."""
+    agent: str
+    """Name of the agent that ran it."""
+    failed_step: str
+    """Its first step that failed; NULL where none did."""
+    error: str
+    """Message of the error of that step, else of the run, else all that is known of the latter."""
+    failed_at: datetime.datetime | None
+    """When it ended."""
+    ran_for: datetime.timedelta
+    """From its start to its end; NULL where it was never started."""
+    attempt: int
+    """1 for a first run, one more for each retry of it."""
+    customer_id: uuid.UUID
+    """Tenant."""
+    agent_id: uuid.UUID
+    """The agent that ran it."""
+    workflow_id: uuid.UUID
+    """The run."""
+    failed_step_id: uuid.UUID
+    """The step; NULL where none failed."""
+    retry_id: uuid.UUID
+    """The run that retries it; NULL where it was not retried."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Optimization:
     """Recommendations being carried out, and what they really brought."""
 
@@ -526,6 +594,44 @@ class Recommendation:
     """When the row was written."""
     updated_at: datetime.datetime
     """When the row last changed; kept by a trigger."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class RunningWorkflow:
+    """What runs right now, the longest running first."""
+
+    customer: str
+    """Name of the customer."""
+    workflow_type: WorkflowType
+    """The job that the run does."""
+    agent: str
+    """Name of the agent that runs it."""
+    steps_done: int
+    """How many of its steps completed or were skipped."""
+    steps_total: int
+    """How many steps it has."""
+    percent: int
+    """steps_done in percent of steps_total; NULL where there are none."""
+    current_step: str
+    """The step that it is at: the first that is running or waits to be tried again; NULL where none
+    is.
+    """
+    running_for: datetime.timedelta
+    """How long it has been running."""
+    silent_for: datetime.timedelta
+    """How long ago its executor last said that it is alive; since its start where it never did."""
+    time_left: datetime.timedelta
+    """Until its deadline, negative where that is past; NULL where it has none."""
+    attempt: int
+    """1 for a first run, one more for each retry of it."""
+    started_at: datetime.datetime | None
+    """When it was started."""
+    customer_id: uuid.UUID
+    """Tenant."""
+    agent_id: uuid.UUID
+    """The agent that runs it."""
+    workflow_id: uuid.UUID
+    """The run."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -616,6 +722,85 @@ class WorkflowExecution:
     """When the row was written."""
     updated_at: datetime.datetime
     """When the row last changed; kept by a trigger."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class WorkflowProgress:
+    """How far each run is, a row a run.
+
+    ORDER BY workflow_id DESC is newest first.
+    """
+
+    customer: str
+    """Name of the customer."""
+    workflow_type: WorkflowType
+    """The job that the run does."""
+    status: WorkflowStatus
+    """State of the run."""
+    agent: str
+    """Name of the agent that runs it."""
+    steps_done: int
+    """How many of its steps completed or were skipped, but not those that the end of the run closed."""
+    steps_total: int
+    """How many steps it has."""
+    percent: int
+    """steps_done in percent of steps_total; NULL where there are none."""
+    current_step: str
+    """The step that it is at: the first that is running or waits to be tried again; NULL where none
+    is.
+    """
+    waited_for: datetime.timedelta
+    """From its creation to its start, or its end without one; while it is pending, until now."""
+    ran_for: datetime.timedelta
+    """From its start to its end, or until now; NULL where it was never started."""
+    attempt: int
+    """1 for a first run, one more for each retry of it."""
+    created_at: datetime.datetime
+    """When it was created."""
+    started_at: datetime.datetime | None
+    """When it was started; NULL where it never was."""
+    heartbeat_at: datetime.datetime | None
+    """When its executor last said that it is alive."""
+    completed_at: datetime.datetime | None
+    """When it ended, however it ended; NULL before."""
+    deadline_at: datetime.datetime | None
+    """When it is to be timed out; NULL for never."""
+    customer_id: uuid.UUID
+    """Tenant."""
+    agent_id: uuid.UUID
+    """The agent that runs it."""
+    workflow_id: uuid.UUID
+    """The run; workflow_execution_id in other tables."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class WorkflowStat:
+    """How the runs went that ended in the last 24 hours, by workflow type."""
+
+    workflow_type: WorkflowType
+    """The job."""
+    ended: int
+    """How many runs ended in the last 24 hours, however they ended."""
+    completed: int
+    """How many of them completed."""
+    failed: int
+    """How many of them failed."""
+    timed_out: int
+    """How many of them timed out."""
+    cancelled: int
+    """How many of them were cancelled."""
+    failed_percent: decimal.Decimal
+    """How many percent of them failed or timed out."""
+    retries_percent: decimal.Decimal
+    """How many percent of them were retries of another run."""
+    duration_p50: datetime.timedelta
+    """Median of the time from start to end; like all durations here NULL where none was ever started."""
+    duration_p95: datetime.timedelta
+    """95 of 100 took no longer."""
+    duration_p99: datetime.timedelta
+    """99 of 100 took no longer."""
+    queue_wait_p95: datetime.timedelta
+    """95 of 100 waited no longer between creation and start."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
