@@ -65,6 +65,8 @@ def upsert_agent_capability(
     """Note that an agent can do something, with which settings.
 
     What is not given stays as it was.
+
+    @plan agent_capabilities_agent_id_capability_name_key, rows <= 1
     """
     return _runtime.exactly_one(
         conn,
@@ -96,7 +98,10 @@ def get_agent_capability(
     agent_id: uuid.UUID,
     capability_name: str,
 ) -> models.AgentCapability | None:
-    """One capability of an agent."""
+    """One capability of an agent.
+
+    @plan agent_capabilities_agent_id_capability_name_key, rows <= capabilities
+    """
     return _runtime.one(
         conn,
         GET_AGENT_CAPABILITY,
@@ -118,7 +123,10 @@ def list_agent_capabilities(
     *,
     agent_id: uuid.UUID,
 ) -> list[models.AgentCapability]:
-    """All capabilities of an agent, by name."""
+    """All capabilities of an agent, by name.
+
+    @plan agent_capabilities_agent_id_capability_name_key, rows <= capabilities
+    """
     return _runtime.many(conn, LIST_AGENT_CAPABILITIES, (agent_id,), models.AgentCapability)
 
 
@@ -139,7 +147,10 @@ def set_agent_capability_enabled(
     agent_id: uuid.UUID,
     capability_name: str,
 ) -> models.AgentCapability | None:
-    """Switch a capability on or off; None where the agent has no such capability."""
+    """Switch a capability on or off; None where the agent has no such capability.
+
+    @plan agent_capabilities_agent_id_capability_name_key, rows <= capabilities
+    """
     return _runtime.one(
         conn,
         SET_AGENT_CAPABILITY_ENABLED,
@@ -165,5 +176,7 @@ def delete_agent_capability(
     """Delete a capability of an agent.
 
     Returns 1, or 0 where there was none.
+
+    @plan agent_capabilities_agent_id_capability_name_key, rows <= capabilities
     """
     return _runtime.execute_rows(conn, DELETE_AGENT_CAPABILITY, (agent_id, capability_name))

@@ -68,6 +68,8 @@ def upsert_agent_config(
 
     Raises InvalidValue where the value does not parse as its type: a 64-bit integer, a float, true
     or false, JSON.
+
+    @plan agent_configs_agent_id_config_key_key, rows <= 1
     """
     return _runtime.exactly_one(
         conn,
@@ -92,7 +94,10 @@ def get_agent_config(
     agent_id: uuid.UUID,
     config_key: str,
 ) -> models.AgentConfig | None:
-    """One setting of an agent."""
+    """One setting of an agent.
+
+    @plan agent_configs_agent_id_config_key_key, rows <= configs
+    """
     return _runtime.one(conn, GET_AGENT_CONFIG, (agent_id, config_key), _make_agent_config)
 
 
@@ -109,7 +114,10 @@ def list_agent_configs(
     *,
     agent_id: uuid.UUID,
 ) -> list[models.AgentConfig]:
-    """All settings of an agent, by key."""
+    """All settings of an agent, by key.
+
+    @plan agent_configs_agent_id_config_key_key, rows <= configs
+    """
     return _runtime.many(conn, LIST_AGENT_CONFIGS, (agent_id,), _make_agent_config)
 
 
@@ -130,5 +138,7 @@ def delete_agent_config(
     """Delete a setting of an agent.
 
     Returns 1, or 0 where there was none.
+
+    @plan agent_configs_agent_id_config_key_key, rows <= configs
     """
     return _runtime.execute_rows(conn, DELETE_AGENT_CONFIG, (agent_id, config_key))

@@ -17,11 +17,19 @@ __all__ = [
     "CREATE_AGENT_METRIC",
     "GET_LATEST_AGENT_METRIC",
     "LIST_AGENT_METRICS",
+    "LIST_AGENT_METRIC_BUCKETS",
+    "LIST_AGENT_METRIC_RATES",
+    "LIST_LATEST_AGENT_METRICS",
     "CopyAgentMetricsParams",
+    "ListAgentMetricBucketsRow",
+    "ListAgentMetricRatesRow",
     "copy_agent_metrics",
     "create_agent_metric",
     "get_latest_agent_metric",
+    "list_agent_metric_buckets",
+    "list_agent_metric_rates",
     "list_agent_metrics",
+    "list_latest_agent_metrics",
 ]
 
 
@@ -68,6 +76,8 @@ def create_agent_metric(
     """Append one value of a metric; recorded_at is now unless given.
 
     For many, copy_agent_metrics is many times faster.
+
+    @plan writes
     """
     return _runtime.exactly_one(
         conn,
@@ -119,6 +129,8 @@ def copy_agent_metrics(
     """Append many values at once, by binary COPY; returns how many.
 
     All or none are written.
+
+    @plan writes
     """
     return _runtime.copy(
         conn,
@@ -146,7 +158,10 @@ def get_latest_agent_metric(
     agent_id: uuid.UUID,
     metric_name: str,
 ) -> models.AgentMetric | None:
-    """The newest value of a metric of an agent."""
+    """The newest value of a metric of an agent.
+
+    @plan agent_metrics_pkey, rows <= partitions
+    """
     return _runtime.one(conn, GET_LATEST_AGENT_METRIC, (agent_id, metric_name), _make_agent_metric)
 
 
@@ -180,6 +195,8 @@ def list_agent_metrics(
     """Values of a metric of an agent, recorded from since on and before until, newest first, up to
     max_rows; the next page has recorded_at of the last one of this as until, and its id as
     before_id.
+
+    @plan agent_metrics_pkey, rows <= max_rows + partitions
     """
     return _runtime.many(
         conn,
@@ -193,4 +210,213 @@ def list_agent_metrics(
             max_rows,
         ),
         _make_agent_metric,
+    )
+
+
+LIST_LATEST_AGENT_METRICS: typing.Final = """-- name: list_latest_agent_metrics :many
+WITH RECURSIVE latest AS (
+    -- From the last name to the first, one step a name, whatever the number of values.
+    (
+        SELECT agent_id, metric_name, recorded_at, id, metric_value, metric_type, tags, created_at
+        FROM agent_metrics
+        WHERE agent_id = $1
+        ORDER BY metric_name DESC, recorded_at DESC, id DESC
+        LIMIT 1
+    )
+    UNION ALL
+    SELECT following.agent_id, following.metric_name, following.recorded_at, following.id, following.metric_value, following.metric_type, following.tags, following.created_at
+    FROM latest
+    CROSS JOIN
+        LATERAL (
+            SELECT agent_metrics.agent_id, agent_metrics.metric_name, agent_metrics.recorded_at, agent_metrics.id, agent_metrics.metric_value, agent_metrics.metric_type, agent_metrics.tags, agent_metrics.created_at
+            FROM agent_metrics
+            WHERE
+                agent_metrics.agent_id = $1
+                AND agent_metrics.metric_name < latest.metric_name
+            ORDER BY
+                agent_metrics.metric_name DESC,
+                agent_metrics.recorded_at DESC,
+                agent_metrics.id DESC
+            LIMIT 1
+        ) AS following
+)
+
+SELECT agent_id, metric_name, recorded_at, id, metric_value, metric_type, tags, created_at
+FROM latest
+ORDER BY metric_name
+"""
+
+
+def list_latest_agent_metrics(
+    conn: psycopg.Connection[typing.Any],
+    *,
+    agent_id: uuid.UUID,
+) -> list[models.AgentMetric]:
+    """The newest value of each metric of an agent, by the metric's name.
+
+    @plan agent_metrics_pkey, rows <= partitions * (metric_names + 1)
+    """
+    return _runtime.many(conn, LIST_LATEST_AGENT_METRICS, (agent_id,), _make_agent_metric)
+
+
+LIST_AGENT_METRIC_BUCKETS: typing.Final = """-- name: list_agent_metric_buckets :many
+SELECT
+    date_bin($1::interval, recorded_at, '2001-01-01T00:00:00Z')::timestamptz AS bucket_start,
+    count(*) AS value_count,
+    avg(metric_value)::double precision AS average,
+    min(metric_value)::double precision AS minimum,
+    max(metric_value)::double precision AS maximum,
+    percentile_cont(0.5) WITHIN GROUP (ORDER BY metric_value)::double precision AS p50,
+    percentile_cont(0.95) WITHIN GROUP (ORDER BY metric_value)::double precision AS p95
+FROM agent_metrics
+WHERE
+    CASE
+        WHEN $1::interval > '0' AND date_trunc('month', $1::interval) = '0' THEN true
+        ELSE refuse_value('bucket', 'a bucket must be longer than 0, and without months')
+    END
+    AND agent_id = $2
+    AND metric_name = $3
+    AND recorded_at >= $4
+    AND recorded_at < $5
+    AND tags @> coalesce($6::jsonb, '{}')
+GROUP BY bucket_start
+ORDER BY bucket_start
+"""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ListAgentMetricBucketsRow:
+    """A row of `list_agent_metric_buckets`."""
+
+    bucket_start: datetime.datetime
+    value_count: int
+    average: float
+    minimum: float
+    maximum: float
+    p50: float
+    p95: float
+
+
+def list_agent_metric_buckets(
+    conn: psycopg.Connection[typing.Any],
+    *,
+    bucket: datetime.timedelta,
+    agent_id: uuid.UUID,
+    metric_name: str,
+    since: datetime.datetime,
+    until: datetime.datetime,
+    tags: models.JSON | None = None,
+) -> list[ListAgentMetricBucketsRow]:
+    """What a metric of an agent came to in each bucket of time, oldest first: values recorded from
+    since on and before until, and, where tags is given, with at least those. Buckets count from
+    Monday, 2001-01-01 00:00 UTC: those of an hour, a day or 7 days begin on the hour, at midnight,
+    on Mondays. The first and the last have what lies in the window; those without values are left
+    out. p50 and p95 are interpolated.
+
+    Raises InvalidValue where bucket is not more than 0.
+
+    @plan agent_metrics_pkey, rows <= window_metrics
+    """
+    return _runtime.many(
+        conn,
+        LIST_AGENT_METRIC_BUCKETS,
+        (
+            bucket,
+            agent_id,
+            metric_name,
+            _runtime.aware("since", since),
+            _runtime.aware("until", until),
+            _runtime.to_jsonb(tags),
+        ),
+        ListAgentMetricBucketsRow,
+    )
+
+
+LIST_AGENT_METRIC_RATES: typing.Final = """-- name: list_agent_metric_rates :many
+WITH measured AS (
+    SELECT
+        date_bin($1::interval, recorded_at, '2001-01-01T00:00:00Z') AS bucket_start,
+        metric_value,
+        lag(metric_value) OVER (PARTITION BY tags ORDER BY recorded_at, id) AS previous_value
+    FROM agent_metrics
+    WHERE
+        CASE
+            WHEN $1::interval > '0' AND date_trunc('month', $1::interval) = '0' THEN true
+            ELSE refuse_value('bucket', 'a bucket must be longer than 0, and without months')
+        END
+        AND agent_id = $2
+        AND metric_name = $3
+        AND recorded_at >= $4
+        AND recorded_at < $5
+        AND metric_type = 'counter'
+        AND tags @> coalesce($6::jsonb, '{}')
+),
+
+grown AS (
+    SELECT
+        bucket_start,
+        sum(
+            CASE
+                WHEN metric_value >= previous_value THEN metric_value - previous_value
+                ELSE greatest(metric_value, 0)
+            END
+        ) AS increase
+    FROM measured
+    WHERE previous_value IS NOT NULL
+    GROUP BY bucket_start
+)
+
+SELECT
+    bucket_start::timestamptz AS bucket_start,
+    increase::double precision AS increase,
+    (increase / extract(EPOCH FROM $1::interval)::double precision)::double precision
+        AS increase_per_second
+FROM grown
+ORDER BY bucket_start
+"""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ListAgentMetricRatesRow:
+    """A row of `list_agent_metric_rates`."""
+
+    bucket_start: datetime.datetime
+    increase: float
+    increase_per_second: float
+
+
+def list_agent_metric_rates(
+    conn: psycopg.Connection[typing.Any],
+    *,
+    bucket: datetime.timedelta,
+    agent_id: uuid.UUID,
+    metric_name: str,
+    since: datetime.datetime,
+    until: datetime.datetime,
+    tags: models.JSON | None = None,
+) -> list[ListAgentMetricRatesRow]:
+    """By how much a counter of an agent grew in each bucket of time, and how fast, per second of the
+    whole bucket, oldest first. The window, tags and buckets are those of list_agent_metric_buckets.
+    Values with the same tags are a series, and the increases of all series are added up. What came
+    between two values of a series counts in the bucket of the later one. A value below the one
+    before it tells of a restart from 0: all of it is increase. The first value of a series in the
+    window is what its growth is measured from, so let since be early by the time between two
+    values. Buckets without a later value, and values of other types than counter, are left out.
+
+    Raises InvalidValue where bucket is not more than 0.
+
+    @plan agent_metrics_pkey, rows <= window_metrics
+    """
+    return _runtime.many(
+        conn,
+        LIST_AGENT_METRIC_RATES,
+        (
+            bucket,
+            agent_id,
+            metric_name,
+            _runtime.aware("since", since),
+            _runtime.aware("until", until),
+            _runtime.to_jsonb(tags),
+        ),
+        ListAgentMetricRatesRow,
     )

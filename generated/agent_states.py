@@ -3,6 +3,7 @@
 """Queries of agent_states.sql."""
 
 import dataclasses
+import datetime
 import typing
 import uuid
 
@@ -11,19 +12,28 @@ import psycopg
 from . import _runtime, models
 
 __all__ = [
+    "ACQUIRE_AGENT_LOCK",
     "CLEAR_AGENT_CURRENT_WORKFLOW",
     "DELETE_AGENT_STATE",
+    "EXTEND_AGENT_LOCK",
     "GET_AGENT_STATE",
+    "LIST_AGENT_LOCKS",
     "LIST_AGENT_STATES",
     "LIST_AGENT_STATES_BY_WORKFLOW",
+    "RELEASE_AGENT_LOCK",
     "SET_AGENT_CURRENT_WORKFLOW",
     "UPSERT_AGENT_STATE",
+    "AgentLock",
     "ListAgentStatesRow",
+    "acquire_agent_lock",
     "clear_agent_current_workflow",
     "delete_agent_state",
+    "extend_agent_lock",
     "get_agent_state",
+    "list_agent_locks",
     "list_agent_states",
     "list_agent_states_by_workflow",
+    "release_agent_lock",
     "set_agent_current_workflow",
     "upsert_agent_state",
 ]
@@ -39,7 +49,6 @@ INSERT INTO agent_states (
     agent_id,
     current_status,
     active_workflows,
-    locks,
     resource_usage,
     metadata
 )
@@ -48,8 +57,7 @@ VALUES (
     $2,
     coalesce($3::jsonb, '[]'),
     coalesce($4::jsonb, '{}'),
-    coalesce($5::jsonb, '{}'),
-    coalesce($6::jsonb, '{}')
+    coalesce($5::jsonb, '{}')
 )
 ON CONFLICT (agent_id) DO UPDATE
     SET
@@ -58,9 +66,8 @@ ON CONFLICT (agent_id) DO UPDATE
         active_workflows = coalesce(
             $3::jsonb, agent_states.active_workflows
         ),
-        locks = coalesce($4::jsonb, agent_states.locks),
-        resource_usage = coalesce($5::jsonb, agent_states.resource_usage),
-        metadata = coalesce($6::jsonb, agent_states.metadata)
+        resource_usage = coalesce($4::jsonb, agent_states.resource_usage),
+        metadata = coalesce($5::jsonb, agent_states.metadata)
 RETURNING id, agent_id, current_status, last_activity, current_workflow_customer_id, current_workflow_id, active_workflows, locks, resource_usage, metadata, created_at, updated_at
 """
 
@@ -88,13 +95,15 @@ def upsert_agent_state(
     agent_id: uuid.UUID,
     current_status: models.AgentStatusDetail,
     active_workflows: models.JSON | None = None,
-    locks: models.JSON | None = None,
     resource_usage: models.JSON | None = None,
     metadata: models.JSON | None = None,
 ) -> models.AgentState:
     """Note what an agent is doing.
 
-    What is not given stays as it was. Its current run is set by set_agent_current_workflow.
+    What is not given stays as it was. Its current run is set by set_agent_current_workflow, its
+    locks by acquire_agent_lock.
+
+    @plan agent_states_agent_id_key, rows <= 1
     """
     return _runtime.exactly_one(
         conn,
@@ -103,7 +112,6 @@ def upsert_agent_state(
             agent_id,
             current_status,
             _runtime.to_jsonb(active_workflows),
-            _runtime.to_jsonb(locks),
             _runtime.to_jsonb(resource_usage),
             _runtime.to_jsonb(metadata),
         ),
@@ -123,7 +131,10 @@ def get_agent_state(
     *,
     agent_id: uuid.UUID,
 ) -> models.AgentState | None:
-    """What an agent is doing."""
+    """What an agent is doing.
+
+    @plan agent_states_agent_id_key, rows <= states
+    """
     return _runtime.one(conn, GET_AGENT_STATE, (agent_id,), _make_agent_state)
 
 
@@ -183,7 +194,10 @@ def list_agent_states(
     *,
     max_rows: int,
 ) -> list[ListAgentStatesRow]:
-    """What all agents are doing, latest activity first: each agent with its state."""
+    """What all agents are doing, latest activity first: each agent with its state.
+
+    @plan agents_pkey, agent_states_agent_id_key, rows <= agents + states
+    """
     return _runtime.many(conn, LIST_AGENT_STATES, (max_rows,), _make_list_agent_states_row)
 
 
@@ -203,7 +217,10 @@ def list_agent_states_by_workflow(
     customer_id: uuid.UUID,
     workflow_execution_id: uuid.UUID,
 ) -> list[models.AgentState]:
-    """The states of the agents whose current run this is."""
+    """The states of the agents whose current run this is.
+
+    @plan agent_states_current_workflow_id_idx, rows <= states
+    """
     return _runtime.many(
         conn,
         LIST_AGENT_STATES_BY_WORKFLOW,
@@ -230,7 +247,10 @@ def set_agent_current_workflow(
     workflow_execution_id: uuid.UUID,
     agent_id: uuid.UUID,
 ) -> models.AgentState | None:
-    """Note which run an agent works on; None where the agent has no state yet."""
+    """Note which run an agent works on; None where the agent has no state yet.
+
+    @plan agent_states_agent_id_key, rows <= states
+    """
     return _runtime.one(
         conn,
         SET_AGENT_CURRENT_WORKFLOW,
@@ -255,7 +275,10 @@ def clear_agent_current_workflow(
     *,
     agent_id: uuid.UUID,
 ) -> models.AgentState | None:
-    """Note that an agent works on no run; None where the agent has no state yet."""
+    """Note that an agent works on no run; None where the agent has no state yet.
+
+    @plan agent_states_agent_id_key, rows <= states
+    """
     return _runtime.one(conn, CLEAR_AGENT_CURRENT_WORKFLOW, (agent_id,), _make_agent_state)
 
 
@@ -266,8 +289,180 @@ WHERE agent_id = $1
 
 
 def delete_agent_state(conn: psycopg.Connection[typing.Any], *, agent_id: uuid.UUID) -> int:
-    """Delete what is noted of an agent.
+    """Delete what is noted of an agent, its locks with it.
 
     Returns 1, or 0 where there was nothing.
+
+    @plan agent_states_agent_id_key, rows <= states
     """
     return _runtime.execute_rows(conn, DELETE_AGENT_STATE, (agent_id,))
+
+
+ACQUIRE_AGENT_LOCK: typing.Final = """-- name: acquire_agent_lock :one
+SELECT
+    $1::uuid AS agent_id,
+    $2::text AS resource,
+    (held.lock ->> 'token')::uuid AS token,
+    (held.lock ->> 'acquired_at')::timestamptz AS acquired_at,
+    (held.lock ->> 'expires_at')::timestamptz AS expires_at
+FROM
+    acquire_agent_lock(
+        $1::uuid, $2::text, $3::interval, $4::uuid
+    ) AS held (lock)
+WHERE held.lock IS NOT NULL
+"""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class AgentLock:
+    """A row of `acquire_agent_lock`, `extend_agent_lock`, `release_agent_lock`, `list_agent_locks`."""
+
+    agent_id: uuid.UUID
+    resource: str
+    token: uuid.UUID
+    acquired_at: datetime.datetime
+    expires_at: datetime.datetime
+
+
+def acquire_agent_lock(
+    conn: psycopg.Connection[typing.Any],
+    *,
+    agent_id: uuid.UUID,
+    resource: str,
+    lease: datetime.timedelta,
+    token: uuid.UUID | None = None,
+) -> AgentLock | None:
+    """Lock a resource, by its name, for an agent, for as long as the lease; None where it is locked.
+    At most one of all agents has the lock of a resource. A lock is gone once its lease is over, or
+    it was released; an agent that dies keeps nobody waiting for longer than that. One without a
+    state gets one.
+
+    Who has the lock shows its token to extend and to release it. It may bring its own: acquiring
+    again with the token of a lock that the agent has returns that, as it is, so that a call may be
+    repeated after a lost connection. Without it the agent itself is refused a second time, so that
+    its workers keep each other out.
+
+    Others who want the resource wait while a transaction is open in which this was called: call it
+    outside of one.
+
+    Raises InvalidValue where resource is not of 1 to 255 characters, or lease not more than 0, and
+    NotFound where there is no such agent; psycopg's InvalidTransactionState in a transaction
+    that is not READ COMMITTED, which could not see who has the lock.
+
+    @plan rows <= 1
+    """
+    return _runtime.one(conn, ACQUIRE_AGENT_LOCK, (agent_id, resource, lease, token), AgentLock)
+
+
+EXTEND_AGENT_LOCK: typing.Final = """-- name: extend_agent_lock :one
+UPDATE agent_states
+SET
+    locks = jsonb_set(
+        locks,
+        ARRAY[$1::text, 'expires_at'],
+        to_jsonb(clock_timestamp() + $2::interval)
+    )
+WHERE
+    CASE
+        WHEN $2::interval > '0' THEN true
+        ELSE refuse_value('lease', 'a lease must be longer than 0')
+    END
+    AND agent_id = $3
+    AND locks -> $1::text ->> 'token' = ($4::uuid)::text
+    AND (locks -> $1::text ->> 'expires_at')::timestamptz > clock_timestamp()
+RETURNING
+    agent_id,
+    $1::text AS resource,
+    (locks -> $1::text ->> 'token')::uuid AS token,
+    (locks -> $1::text ->> 'acquired_at')::timestamptz AS acquired_at,
+    (locks -> $1::text ->> 'expires_at')::timestamptz AS expires_at
+"""
+
+
+def extend_agent_lock(
+    conn: psycopg.Connection[typing.Any],
+    *,
+    resource: str,
+    lease: datetime.timedelta,
+    agent_id: uuid.UUID,
+    token: uuid.UUID,
+) -> AgentLock | None:
+    """Let a lock last until a lease from now; None where it was lost: its lease was over, or it was
+    released. Then stop what it was held for.
+
+    Raises InvalidValue where lease is not more than 0.
+
+    @plan agent_states_agent_id_key, rows <= states
+    """
+    return _runtime.one(conn, EXTEND_AGENT_LOCK, (resource, lease, agent_id, token), AgentLock)
+
+
+RELEASE_AGENT_LOCK: typing.Final = """-- name: release_agent_lock :one
+WITH held AS MATERIALIZED (
+    SELECT
+        id,
+        agent_id,
+        locks -> $1::text AS lock
+    FROM agent_states
+    WHERE
+        agent_id = $2
+        AND locks -> $1::text ->> 'token' = ($3::uuid)::text
+    FOR NO KEY UPDATE
+),
+
+released AS (
+    UPDATE agent_states
+    SET locks = agent_states.locks - $1::text
+    FROM held
+    WHERE agent_states.id = held.id
+)
+
+SELECT
+    agent_id,
+    $1::text AS resource,
+    (lock ->> 'token')::uuid AS token,
+    (lock ->> 'acquired_at')::timestamptz AS acquired_at,
+    (lock ->> 'expires_at')::timestamptz AS expires_at
+FROM held
+WHERE (lock ->> 'expires_at')::timestamptz > clock_timestamp()
+"""
+
+
+def release_agent_lock(
+    conn: psycopg.Connection[typing.Any],
+    *,
+    resource: str,
+    agent_id: uuid.UUID,
+    token: uuid.UUID,
+) -> AgentLock | None:
+    """Give a lock up, so that the next one may have it at once.
+
+    Returns it as it was, or None where it was lost before: its lease was over, or it was released.
+
+    @plan agent_states_agent_id_key, agent_states_pkey, rows <= 2 * states
+    """
+    return _runtime.one(conn, RELEASE_AGENT_LOCK, (resource, agent_id, token), AgentLock)
+
+
+LIST_AGENT_LOCKS: typing.Final = """-- name: list_agent_locks :many
+SELECT
+    agent_states.agent_id,
+    held.resource::text AS resource,
+    (held.lock ->> 'token')::uuid AS token,
+    (held.lock ->> 'acquired_at')::timestamptz AS acquired_at,
+    (held.lock ->> 'expires_at')::timestamptz AS expires_at
+FROM agent_states
+CROSS JOIN LATERAL jsonb_each(agent_states.locks) AS held (resource, lock)
+WHERE (held.lock ->> 'expires_at')::timestamptz > clock_timestamp()
+ORDER BY held.resource
+"""
+
+
+def list_agent_locks(conn: psycopg.Connection[typing.Any]) -> list[AgentLock]:
+    """The locks that agents have at this moment, by resource.
+
+    Whoever must break one releases it, by its token.
+
+    @plan rows <= states
+    """
+    return _runtime.many(conn, LIST_AGENT_LOCKS, (), AgentLock)

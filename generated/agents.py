@@ -2,6 +2,8 @@
 # ruff: noqa: A001, ANN401, D205, D301, D401, D403, E501, E741, E742, I001, N801, N803, N815, N816, N999, PLC2401, PYI016, RUF001, RUF002, RUF003, RUF022, RUF100, UP042, W291, W293
 """Queries of agents.sql."""
 
+import dataclasses
+import datetime
 import typing
 import uuid
 
@@ -11,17 +13,22 @@ from . import _runtime, models
 
 __all__ = [
     "DELETE_AGENT",
+    "FAIL_STALE_AGENTS",
     "GET_AGENT",
     "GET_AGENT_BY_NAME",
     "LIST_AGENTS",
     "LIST_AGENTS_BY_TYPE",
+    "LIST_AVAILABLE_AGENTS",
     "RECORD_AGENT_HEARTBEAT",
     "UPSERT_AGENT",
+    "ListAvailableAgentsRow",
     "delete_agent",
+    "fail_stale_agents",
     "get_agent",
     "get_agent_by_name",
     "list_agents",
     "list_agents_by_type",
+    "list_available_agents",
     "record_agent_heartbeat",
     "upsert_agent",
 ]
@@ -54,6 +61,7 @@ ON CONFLICT (type, name) DO UPDATE
     SET
         version = excluded.version,
         status = 'starting',
+        last_heartbeat = now(),
         endpoint = excluded.endpoint,
         capabilities = excluded.capabilities,
         metadata = excluded.metadata
@@ -89,8 +97,10 @@ def upsert_agent(
     metadata: models.JSON | None = None,
 ) -> models.Agent:
     """Register an agent under its type and name: a new row, or the one from its last start with
-    version, endpoint, capabilities and metadata as given now, starting again. The id counts for a
-    new row only.
+    version, endpoint, capabilities and metadata as given now, starting again, which counts as a
+    heartbeat. The id counts for a new row only.
+
+    @plan agents_type_name_key, rows <= 1
     """
     return _runtime.exactly_one(
         conn,
@@ -116,7 +126,10 @@ WHERE id = $1
 
 
 def get_agent(conn: psycopg.Connection[typing.Any], *, id: uuid.UUID) -> models.Agent | None:
-    """The agent of this id."""
+    """The agent of this id.
+
+    @plan agents_pkey, rows <= agents
+    """
     return _runtime.one(conn, GET_AGENT, (id,), _make_agent)
 
 
@@ -135,7 +148,10 @@ def get_agent_by_name(
     type: models.AgentType,
     name: str,
 ) -> models.Agent | None:
-    """The agent of this type and name."""
+    """The agent of this type and name.
+
+    @plan agents_type_name_key, rows <= agents
+    """
     return _runtime.one(conn, GET_AGENT_BY_NAME, (type, name), _make_agent)
 
 
@@ -154,7 +170,10 @@ def list_agents(
     before_id: uuid.UUID | None = None,
     max_rows: int,
 ) -> list[models.Agent]:
-    """Agents, newest first, up to max_rows; the next page starts before the last id of this one."""
+    """Agents, newest first, up to max_rows; the next page starts before the last id of this one.
+
+    @plan agents_pkey, rows <= agents
+    """
     return _runtime.many(conn, LIST_AGENTS, (before_id, max_rows), _make_agent)
 
 
@@ -171,17 +190,113 @@ def list_agents_by_type(
     *,
     type: models.AgentType,
 ) -> list[models.Agent]:
-    """All agents of a type, by name."""
+    """All agents of a type, by name.
+
+    @plan agents_type_name_key, rows <= agents
+    """
     return _runtime.many(conn, LIST_AGENTS_BY_TYPE, (type,), _make_agent)
 
 
+LIST_AVAILABLE_AGENTS: typing.Final = """-- name: list_available_agents :many
+WITH workload AS (
+    SELECT
+        agent_id,
+        count(*) AS running_runs
+    FROM workflow_executions
+    WHERE status = 'running'
+    GROUP BY agent_id
+)
+
+SELECT
+    agents.id, agents.type, agents.name, agents.version, agents.status, agents.last_heartbeat, agents.endpoint, agents.capabilities, agents.metadata, agents.created_at, agents.updated_at,
+    coalesce(workload.running_runs, 0)::bigint AS running_runs
+FROM agents
+INNER JOIN agent_capabilities ON agents.id = agent_capabilities.agent_id
+LEFT JOIN workload ON agents.id = workload.agent_id
+WHERE
+    agents.status = 'healthy'
+    AND agents.type = coalesce($1::agent_type, agents.type)
+    AND agent_capabilities.capability_name = $2
+    AND agent_capabilities.enabled
+ORDER BY running_runs, agents.name, agents.id
+LIMIT $3
+"""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ListAvailableAgentsRow:
+    """A row of `list_available_agents`."""
+
+    agent: models.Agent
+    running_runs: int
+
+
+def _make_list_available_agents_row(row: _runtime.Row) -> ListAvailableAgentsRow:
+    return ListAvailableAgentsRow(
+        models.Agent(
+            row[0],
+            _AGENT_TYPE_LABELS[row[1]],
+            row[2],
+            row[3],
+            _AGENT_STATUS_LABELS[row[4]],
+            row[5],
+            row[6],
+            row[7],
+            row[8],
+            row[9],
+            row[10],
+        ),
+        row[11],
+    )
+
+
+def list_available_agents(
+    conn: psycopg.Connection[typing.Any],
+    *,
+    type: models.AgentType | None = None,
+    capability_name: str,
+    max_rows: int,
+) -> list[ListAvailableAgentsRow]:
+    """Healthy agents that have a capability, switched on, and are of the type, where that is given: up
+    to max_rows, those with the fewest running runs first, of as many by name. Each with the number
+    of its running runs. For operators: it spans customers.
+
+    @plan workflow_executions_id_customer_id_running_idx, agents_pkey,
+      agent_capabilities_agent_id_capability_name_key, rows <= running_runs + agents + capabilities
+    """
+    return _runtime.many(
+        conn,
+        LIST_AVAILABLE_AGENTS,
+        (type, capability_name, max_rows),
+        _make_list_available_agents_row,
+    )
+
+
 RECORD_AGENT_HEARTBEAT: typing.Final = """-- name: record_agent_heartbeat :one
-UPDATE agents
-SET
-    last_heartbeat = now(),
-    status = coalesce($1, status)
-WHERE id = $2
-RETURNING id, type, name, version, status, last_heartbeat, endpoint, capabilities, metadata, created_at, updated_at
+WITH beating AS (
+    UPDATE agents
+    SET
+        last_heartbeat = now(),
+        status = coalesce($1::agent_status, status)
+    WHERE id = $2
+    RETURNING id, type, name, version, status, last_heartbeat, endpoint, capabilities, metadata, created_at, updated_at
+),
+
+used AS (
+    INSERT INTO agent_states (agent_id, resource_usage)
+    SELECT
+        id,
+        $3::jsonb
+    FROM beating
+    WHERE $3::jsonb IS NOT NULL
+    ON CONFLICT (agent_id) DO UPDATE
+        SET
+            resource_usage = excluded.resource_usage,
+            last_activity = excluded.last_activity
+)
+
+SELECT id, type, name, version, status, last_heartbeat, endpoint, capabilities, metadata, created_at, updated_at
+FROM beating
 """
 
 
@@ -190,9 +305,67 @@ def record_agent_heartbeat(
     *,
     status: models.AgentStatus | None = None,
     id: uuid.UUID,
+    resource_usage: models.JSON | None = None,
 ) -> models.Agent | None:
-    """Note that an agent is alive, and its health where given (else it stays as it was)."""
-    return _runtime.one(conn, RECORD_AGENT_HEARTBEAT, (status, id), _make_agent)
+    """Note that an agent is alive, its health where given (else it stays as it was, failed too) and
+    what it uses where given (an object: cpu_percent, memory_mb, ...), which goes to its state; one
+    without a state gets one. Returns the agent, or None where there is none.
+
+    @plan agents_pkey, agent_states_agent_id_key, rows <= agents
+    """
+    return _runtime.one(
+        conn,
+        RECORD_AGENT_HEARTBEAT,
+        (status, id, _runtime.to_jsonb(resource_usage)),
+        _make_agent,
+    )
+
+
+FAIL_STALE_AGENTS: typing.Final = """-- name: fail_stale_agents :many
+WITH stale AS MATERIALIZED (
+    SELECT id
+    FROM agents
+    WHERE
+        status NOT IN ('failed', 'stopped')
+        AND coalesce(last_heartbeat, created_at) < $1::timestamptz
+    ORDER BY coalesce(last_heartbeat, created_at), id
+    LIMIT $2
+    FOR NO KEY UPDATE SKIP LOCKED
+),
+
+failed AS (
+    UPDATE agents
+    SET status = 'failed'
+    FROM stale
+    WHERE agents.id = stale.id
+    RETURNING agents.id, agents.type, agents.name, agents.version, agents.status, agents.last_heartbeat, agents.endpoint, agents.capabilities, agents.metadata, agents.created_at, agents.updated_at
+)
+
+SELECT id, type, name, version, status, last_heartbeat, endpoint, capabilities, metadata, created_at, updated_at
+FROM failed
+ORDER BY id
+"""
+
+
+def fail_stale_agents(
+    conn: psycopg.Connection[typing.Any],
+    *,
+    cutoff: datetime.datetime,
+    max_rows: int,
+) -> list[models.Agent]:
+    """Mark up to max_rows agents as failed whose last heartbeat is before cutoff, or that have had
+    none and were registered before it; the longest silent first. Stopped ones are meant to be
+    silent, and stay. An agent that somebody is writing at the moment is left for the next sweep.
+    Returns them, by id.
+
+    @plan agents_pkey, rows <= 2 * agents
+    """
+    return _runtime.many(
+        conn,
+        FAIL_STALE_AGENTS,
+        (_runtime.aware("cutoff", cutoff), max_rows),
+        _make_agent,
+    )
 
 
 DELETE_AGENT: typing.Final = """-- name: delete_agent :execrows
@@ -204,5 +377,7 @@ WHERE id = $1
 def delete_agent(conn: psycopg.Connection[typing.Any], *, id: uuid.UUID) -> int:
     """Delete an agent with its state, configs, capabilities, metrics, runs, recommendations and
     optimizations; the events about it stay. Returns 1, or 0 where there was none.
+
+    @plan agents_pkey, rows <= agents
     """
     return _runtime.execute_rows(conn, DELETE_AGENT, (id,))

@@ -200,7 +200,7 @@ class Agent:
     status: AgentStatus
     """Health, as last reported."""
     last_heartbeat: datetime.datetime | None
-    """When the agent last reported; NULL before its first heartbeat."""
+    """When the agent last sent a heartbeat, or registered again; NULL before that."""
     endpoint: str | None
     """URL at which the agent is reached; NULL where it only calls out."""
     capabilities: JSON
@@ -300,7 +300,9 @@ class AgentState:
     active_workflows: JSON
     """List of the ids of the runs that it has in hand."""
     locks: JSON
-    """Object of the resources that it holds, by name."""
+    """Object of the resources that it has locked, by name: token, acquired_at, expires_at; written by
+    acquire_agent_lock, extend_agent_lock and release_agent_lock.
+    """
     resource_usage: JSON
     """Object of what it uses: cpu_percent, memory_mb, ..."""
     metadata: JSON

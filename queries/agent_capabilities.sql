@@ -1,6 +1,8 @@
 -- name: upsert_agent_capability :one
 -- Note that an agent can do something, with which settings. What is not given stays as it was.
+--
 -- @returns exactly one
+-- @plan agent_capabilities_agent_id_capability_name_key, rows <= 1
 INSERT INTO agent_capabilities (
     agent_id,
     capability_name,
@@ -29,6 +31,8 @@ RETURNING *;
 
 -- name: get_agent_capability :one
 -- One capability of an agent.
+--
+-- @plan agent_capabilities_agent_id_capability_name_key, rows <= capabilities
 SELECT *
 FROM agent_capabilities
 WHERE
@@ -37,6 +41,8 @@ WHERE
 
 -- name: list_agent_capabilities :many
 -- All capabilities of an agent, by name.
+--
+-- @plan agent_capabilities_agent_id_capability_name_key, rows <= capabilities
 SELECT *
 FROM agent_capabilities
 WHERE agent_id = @agent_id
@@ -44,6 +50,8 @@ ORDER BY capability_name;
 
 -- name: set_agent_capability_enabled :one
 -- Switch a capability on or off; None where the agent has no such capability.
+--
+-- @plan agent_capabilities_agent_id_capability_name_key, rows <= capabilities
 UPDATE agent_capabilities
 SET enabled = @enabled
 WHERE
@@ -53,6 +61,8 @@ RETURNING *;
 
 -- name: delete_agent_capability :execrows
 -- Delete a capability of an agent. Returns 1, or 0 where there was none.
+--
+-- @plan agent_capabilities_agent_id_capability_name_key, rows <= capabilities
 DELETE FROM agent_capabilities
 WHERE
     agent_id = @agent_id

@@ -48,7 +48,7 @@ COMMENT ON COLUMN agents.name IS
 COMMENT ON COLUMN agents.version IS 'Version of the software that runs.';
 COMMENT ON COLUMN agents.status IS 'Health, as last reported.';
 COMMENT ON COLUMN agents.last_heartbeat IS
-'When the agent last reported; NULL before its first heartbeat.';
+'When the agent last sent a heartbeat, or registered again; NULL before that.';
 COMMENT ON COLUMN agents.endpoint IS
 'URL at which the agent is reached; NULL where it only calls out.';
 COMMENT ON COLUMN agents.capabilities IS

@@ -46,7 +46,8 @@ COMMENT ON COLUMN agent_metrics.tags IS 'Object of what tells series apart: regi
 COMMENT ON COLUMN agent_metrics.created_at IS 'When the row was written.';
 
 COMMENT ON INDEX agent_metrics_pkey IS
-'Serves list_agent_metrics and get_latest_agent_metric, and deleting an agent.';
+'Serves every query on metrics: list_agent_metrics, list_agent_metric_buckets, '
+'list_latest_agent_metrics, ..., and deleting an agent.';
 
 CREATE TABLE agent_metrics_default PARTITION OF agent_metrics DEFAULT;
 COMMENT ON TABLE agent_metrics_default IS

@@ -43,6 +43,8 @@ async def upsert_agent_capability(
     """Note that an agent can do something, with which settings.
 
     What is not given stays as it was.
+
+    @plan agent_capabilities_agent_id_capability_name_key, rows <= 1
     """
     return await _runtime.async_exactly_one(
         conn,
@@ -65,7 +67,10 @@ async def get_agent_capability(
     agent_id: uuid.UUID,
     capability_name: str,
 ) -> models.AgentCapability | None:
-    """One capability of an agent."""
+    """One capability of an agent.
+
+    @plan agent_capabilities_agent_id_capability_name_key, rows <= capabilities
+    """
     return await _runtime.async_one(
         conn,
         GET_AGENT_CAPABILITY,
@@ -79,7 +84,10 @@ async def list_agent_capabilities(
     *,
     agent_id: uuid.UUID,
 ) -> list[models.AgentCapability]:
-    """All capabilities of an agent, by name."""
+    """All capabilities of an agent, by name.
+
+    @plan agent_capabilities_agent_id_capability_name_key, rows <= capabilities
+    """
     return await _runtime.async_many(
         conn,
         LIST_AGENT_CAPABILITIES,
@@ -95,7 +103,10 @@ async def set_agent_capability_enabled(
     agent_id: uuid.UUID,
     capability_name: str,
 ) -> models.AgentCapability | None:
-    """Switch a capability on or off; None where the agent has no such capability."""
+    """Switch a capability on or off; None where the agent has no such capability.
+
+    @plan agent_capabilities_agent_id_capability_name_key, rows <= capabilities
+    """
     return await _runtime.async_one(
         conn,
         SET_AGENT_CAPABILITY_ENABLED,
@@ -113,6 +124,8 @@ async def delete_agent_capability(
     """Delete a capability of an agent.
 
     Returns 1, or 0 where there was none.
+
+    @plan agent_capabilities_agent_id_capability_name_key, rows <= capabilities
     """
     return await _runtime.async_execute_rows(
         conn,

@@ -15,7 +15,12 @@ from ..agent_metrics import (
     CREATE_AGENT_METRIC,
     GET_LATEST_AGENT_METRIC,
     LIST_AGENT_METRICS,
+    LIST_AGENT_METRIC_BUCKETS,
+    LIST_AGENT_METRIC_RATES,
+    LIST_LATEST_AGENT_METRICS,
     CopyAgentMetricsParams,
+    ListAgentMetricBucketsRow,
+    ListAgentMetricRatesRow,
     _copy_agent_metrics_values,
     _make_agent_metric,
 )
@@ -25,11 +30,19 @@ __all__ = [
     "CREATE_AGENT_METRIC",
     "GET_LATEST_AGENT_METRIC",
     "LIST_AGENT_METRICS",
+    "LIST_AGENT_METRIC_BUCKETS",
+    "LIST_AGENT_METRIC_RATES",
+    "LIST_LATEST_AGENT_METRICS",
     "CopyAgentMetricsParams",
+    "ListAgentMetricBucketsRow",
+    "ListAgentMetricRatesRow",
     "copy_agent_metrics",
     "create_agent_metric",
     "get_latest_agent_metric",
+    "list_agent_metric_buckets",
+    "list_agent_metric_rates",
     "list_agent_metrics",
+    "list_latest_agent_metrics",
 ]
 
 
@@ -46,6 +59,8 @@ async def create_agent_metric(
     """Append one value of a metric; recorded_at is now unless given.
 
     For many, copy_agent_metrics is many times faster.
+
+    @plan writes
     """
     return await _runtime.async_exactly_one(
         conn,
@@ -69,6 +84,8 @@ async def copy_agent_metrics(
     """Append many values at once, by binary COPY; returns how many.
 
     All or none are written.
+
+    @plan writes
     """
     return await _runtime.async_copy(
         conn,
@@ -85,7 +102,10 @@ async def get_latest_agent_metric(
     agent_id: uuid.UUID,
     metric_name: str,
 ) -> models.AgentMetric | None:
-    """The newest value of a metric of an agent."""
+    """The newest value of a metric of an agent.
+
+    @plan agent_metrics_pkey, rows <= partitions
+    """
     return await _runtime.async_one(
         conn,
         GET_LATEST_AGENT_METRIC,
@@ -107,6 +127,8 @@ async def list_agent_metrics(
     """Values of a metric of an agent, recorded from since on and before until, newest first, up to
     max_rows; the next page has recorded_at of the last one of this as until, and its id as
     before_id.
+
+    @plan agent_metrics_pkey, rows <= max_rows + partitions
     """
     return await _runtime.async_many(
         conn,
@@ -120,4 +142,93 @@ async def list_agent_metrics(
             max_rows,
         ),
         _make_agent_metric,
+    )
+
+
+async def list_latest_agent_metrics(
+    conn: psycopg.AsyncConnection[typing.Any],
+    *,
+    agent_id: uuid.UUID,
+) -> list[models.AgentMetric]:
+    """The newest value of each metric of an agent, by the metric's name.
+
+    @plan agent_metrics_pkey, rows <= partitions * (metric_names + 1)
+    """
+    return await _runtime.async_many(
+        conn,
+        LIST_LATEST_AGENT_METRICS,
+        (agent_id,),
+        _make_agent_metric,
+    )
+
+
+async def list_agent_metric_buckets(
+    conn: psycopg.AsyncConnection[typing.Any],
+    *,
+    bucket: datetime.timedelta,
+    agent_id: uuid.UUID,
+    metric_name: str,
+    since: datetime.datetime,
+    until: datetime.datetime,
+    tags: models.JSON | None = None,
+) -> list[ListAgentMetricBucketsRow]:
+    """What a metric of an agent came to in each bucket of time, oldest first: values recorded from
+    since on and before until, and, where tags is given, with at least those. Buckets count from
+    Monday, 2001-01-01 00:00 UTC: those of an hour, a day or 7 days begin on the hour, at midnight,
+    on Mondays. The first and the last have what lies in the window; those without values are left
+    out. p50 and p95 are interpolated.
+
+    Raises InvalidValue where bucket is not more than 0.
+
+    @plan agent_metrics_pkey, rows <= window_metrics
+    """
+    return await _runtime.async_many(
+        conn,
+        LIST_AGENT_METRIC_BUCKETS,
+        (
+            bucket,
+            agent_id,
+            metric_name,
+            _runtime.aware("since", since),
+            _runtime.aware("until", until),
+            _runtime.to_jsonb(tags),
+        ),
+        ListAgentMetricBucketsRow,
+    )
+
+
+async def list_agent_metric_rates(
+    conn: psycopg.AsyncConnection[typing.Any],
+    *,
+    bucket: datetime.timedelta,
+    agent_id: uuid.UUID,
+    metric_name: str,
+    since: datetime.datetime,
+    until: datetime.datetime,
+    tags: models.JSON | None = None,
+) -> list[ListAgentMetricRatesRow]:
+    """By how much a counter of an agent grew in each bucket of time, and how fast, per second of the
+    whole bucket, oldest first. The window, tags and buckets are those of list_agent_metric_buckets.
+    Values with the same tags are a series, and the increases of all series are added up. What came
+    between two values of a series counts in the bucket of the later one. A value below the one
+    before it tells of a restart from 0: all of it is increase. The first value of a series in the
+    window is what its growth is measured from, so let since be early by the time between two
+    values. Buckets without a later value, and values of other types than counter, are left out.
+
+    Raises InvalidValue where bucket is not more than 0.
+
+    @plan agent_metrics_pkey, rows <= window_metrics
+    """
+    return await _runtime.async_many(
+        conn,
+        LIST_AGENT_METRIC_RATES,
+        (
+            bucket,
+            agent_id,
+            metric_name,
+            _runtime.aware("since", since),
+            _runtime.aware("until", until),
+            _runtime.to_jsonb(tags),
+        ),
+        ListAgentMetricRatesRow,
     )

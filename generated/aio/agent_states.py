@@ -2,6 +2,7 @@
 # ruff: noqa: A001, ANN401, D205, D301, D401, D403, E501, E741, E742, I001, N801, N803, N815, N816, N999, PLC2401, PYI016, RUF001, RUF002, RUF003, RUF022, RUF100, UP042, W291, W293
 """Async queries of agent_states.sql."""
 
+import datetime
 import typing
 import uuid
 
@@ -9,32 +10,46 @@ import psycopg
 
 from .. import _runtime, models
 from ..agent_states import (
+    ACQUIRE_AGENT_LOCK,
     CLEAR_AGENT_CURRENT_WORKFLOW,
     DELETE_AGENT_STATE,
+    EXTEND_AGENT_LOCK,
     GET_AGENT_STATE,
+    LIST_AGENT_LOCKS,
     LIST_AGENT_STATES,
     LIST_AGENT_STATES_BY_WORKFLOW,
+    RELEASE_AGENT_LOCK,
     SET_AGENT_CURRENT_WORKFLOW,
     UPSERT_AGENT_STATE,
+    AgentLock,
     ListAgentStatesRow,
     _make_agent_state,
     _make_list_agent_states_row,
 )
 
 __all__ = [
+    "ACQUIRE_AGENT_LOCK",
     "CLEAR_AGENT_CURRENT_WORKFLOW",
     "DELETE_AGENT_STATE",
+    "EXTEND_AGENT_LOCK",
     "GET_AGENT_STATE",
+    "LIST_AGENT_LOCKS",
     "LIST_AGENT_STATES",
     "LIST_AGENT_STATES_BY_WORKFLOW",
+    "RELEASE_AGENT_LOCK",
     "SET_AGENT_CURRENT_WORKFLOW",
     "UPSERT_AGENT_STATE",
+    "AgentLock",
     "ListAgentStatesRow",
+    "acquire_agent_lock",
     "clear_agent_current_workflow",
     "delete_agent_state",
+    "extend_agent_lock",
     "get_agent_state",
+    "list_agent_locks",
     "list_agent_states",
     "list_agent_states_by_workflow",
+    "release_agent_lock",
     "set_agent_current_workflow",
     "upsert_agent_state",
 ]
@@ -46,13 +61,15 @@ async def upsert_agent_state(
     agent_id: uuid.UUID,
     current_status: models.AgentStatusDetail,
     active_workflows: models.JSON | None = None,
-    locks: models.JSON | None = None,
     resource_usage: models.JSON | None = None,
     metadata: models.JSON | None = None,
 ) -> models.AgentState:
     """Note what an agent is doing.
 
-    What is not given stays as it was. Its current run is set by set_agent_current_workflow.
+    What is not given stays as it was. Its current run is set by set_agent_current_workflow, its
+    locks by acquire_agent_lock.
+
+    @plan agent_states_agent_id_key, rows <= 1
     """
     return await _runtime.async_exactly_one(
         conn,
@@ -61,7 +78,6 @@ async def upsert_agent_state(
             agent_id,
             current_status,
             _runtime.to_jsonb(active_workflows),
-            _runtime.to_jsonb(locks),
             _runtime.to_jsonb(resource_usage),
             _runtime.to_jsonb(metadata),
         ),
@@ -74,7 +90,10 @@ async def get_agent_state(
     *,
     agent_id: uuid.UUID,
 ) -> models.AgentState | None:
-    """What an agent is doing."""
+    """What an agent is doing.
+
+    @plan agent_states_agent_id_key, rows <= states
+    """
     return await _runtime.async_one(conn, GET_AGENT_STATE, (agent_id,), _make_agent_state)
 
 
@@ -83,7 +102,10 @@ async def list_agent_states(
     *,
     max_rows: int,
 ) -> list[ListAgentStatesRow]:
-    """What all agents are doing, latest activity first: each agent with its state."""
+    """What all agents are doing, latest activity first: each agent with its state.
+
+    @plan agents_pkey, agent_states_agent_id_key, rows <= agents + states
+    """
     return await _runtime.async_many(
         conn,
         LIST_AGENT_STATES,
@@ -98,7 +120,10 @@ async def list_agent_states_by_workflow(
     customer_id: uuid.UUID,
     workflow_execution_id: uuid.UUID,
 ) -> list[models.AgentState]:
-    """The states of the agents whose current run this is."""
+    """The states of the agents whose current run this is.
+
+    @plan agent_states_current_workflow_id_idx, rows <= states
+    """
     return await _runtime.async_many(
         conn,
         LIST_AGENT_STATES_BY_WORKFLOW,
@@ -114,7 +139,10 @@ async def set_agent_current_workflow(
     workflow_execution_id: uuid.UUID,
     agent_id: uuid.UUID,
 ) -> models.AgentState | None:
-    """Note which run an agent works on; None where the agent has no state yet."""
+    """Note which run an agent works on; None where the agent has no state yet.
+
+    @plan agent_states_agent_id_key, rows <= states
+    """
     return await _runtime.async_one(
         conn,
         SET_AGENT_CURRENT_WORKFLOW,
@@ -128,7 +156,10 @@ async def clear_agent_current_workflow(
     *,
     agent_id: uuid.UUID,
 ) -> models.AgentState | None:
-    """Note that an agent works on no run; None where the agent has no state yet."""
+    """Note that an agent works on no run; None where the agent has no state yet.
+
+    @plan agent_states_agent_id_key, rows <= states
+    """
     return await _runtime.async_one(
         conn,
         CLEAR_AGENT_CURRENT_WORKFLOW,
@@ -142,8 +173,99 @@ async def delete_agent_state(
     *,
     agent_id: uuid.UUID,
 ) -> int:
-    """Delete what is noted of an agent.
+    """Delete what is noted of an agent, its locks with it.
 
     Returns 1, or 0 where there was nothing.
+
+    @plan agent_states_agent_id_key, rows <= states
     """
     return await _runtime.async_execute_rows(conn, DELETE_AGENT_STATE, (agent_id,))
+
+
+async def acquire_agent_lock(
+    conn: psycopg.AsyncConnection[typing.Any],
+    *,
+    agent_id: uuid.UUID,
+    resource: str,
+    lease: datetime.timedelta,
+    token: uuid.UUID | None = None,
+) -> AgentLock | None:
+    """Lock a resource, by its name, for an agent, for as long as the lease; None where it is locked.
+    At most one of all agents has the lock of a resource. A lock is gone once its lease is over, or
+    it was released; an agent that dies keeps nobody waiting for longer than that. One without a
+    state gets one.
+
+    Who has the lock shows its token to extend and to release it. It may bring its own: acquiring
+    again with the token of a lock that the agent has returns that, as it is, so that a call may be
+    repeated after a lost connection. Without it the agent itself is refused a second time, so that
+    its workers keep each other out.
+
+    Others who want the resource wait while a transaction is open in which this was called: call it
+    outside of one.
+
+    Raises InvalidValue where resource is not of 1 to 255 characters, or lease not more than 0, and
+    NotFound where there is no such agent; psycopg's InvalidTransactionState in a transaction
+    that is not READ COMMITTED, which could not see who has the lock.
+
+    @plan rows <= 1
+    """
+    return await _runtime.async_one(
+        conn,
+        ACQUIRE_AGENT_LOCK,
+        (agent_id, resource, lease, token),
+        AgentLock,
+    )
+
+
+async def extend_agent_lock(
+    conn: psycopg.AsyncConnection[typing.Any],
+    *,
+    resource: str,
+    lease: datetime.timedelta,
+    agent_id: uuid.UUID,
+    token: uuid.UUID,
+) -> AgentLock | None:
+    """Let a lock last until a lease from now; None where it was lost: its lease was over, or it was
+    released. Then stop what it was held for.
+
+    Raises InvalidValue where lease is not more than 0.
+
+    @plan agent_states_agent_id_key, rows <= states
+    """
+    return await _runtime.async_one(
+        conn,
+        EXTEND_AGENT_LOCK,
+        (resource, lease, agent_id, token),
+        AgentLock,
+    )
+
+
+async def release_agent_lock(
+    conn: psycopg.AsyncConnection[typing.Any],
+    *,
+    resource: str,
+    agent_id: uuid.UUID,
+    token: uuid.UUID,
+) -> AgentLock | None:
+    """Give a lock up, so that the next one may have it at once.
+
+    Returns it as it was, or None where it was lost before: its lease was over, or it was released.
+
+    @plan agent_states_agent_id_key, agent_states_pkey, rows <= 2 * states
+    """
+    return await _runtime.async_one(
+        conn,
+        RELEASE_AGENT_LOCK,
+        (resource, agent_id, token),
+        AgentLock,
+    )
+
+
+async def list_agent_locks(conn: psycopg.AsyncConnection[typing.Any]) -> list[AgentLock]:
+    """The locks that agents have at this moment, by resource.
+
+    Whoever must break one releases it, by its token.
+
+    @plan rows <= states
+    """
+    return await _runtime.async_many(conn, LIST_AGENT_LOCKS, (), AgentLock)

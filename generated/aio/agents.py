@@ -2,6 +2,7 @@
 # ruff: noqa: A001, ANN401, D205, D301, D401, D403, E501, E741, E742, I001, N801, N803, N815, N816, N999, PLC2401, PYI016, RUF001, RUF002, RUF003, RUF022, RUF100, UP042, W291, W293
 """Async queries of agents.sql."""
 
+import datetime
 import typing
 import uuid
 
@@ -10,28 +11,37 @@ import psycopg
 from .. import _runtime, models
 from ..agents import (
     DELETE_AGENT,
+    FAIL_STALE_AGENTS,
     GET_AGENT,
     GET_AGENT_BY_NAME,
     LIST_AGENTS,
     LIST_AGENTS_BY_TYPE,
+    LIST_AVAILABLE_AGENTS,
     RECORD_AGENT_HEARTBEAT,
     UPSERT_AGENT,
+    ListAvailableAgentsRow,
     _make_agent,
+    _make_list_available_agents_row,
 )
 
 __all__ = [
     "DELETE_AGENT",
+    "FAIL_STALE_AGENTS",
     "GET_AGENT",
     "GET_AGENT_BY_NAME",
     "LIST_AGENTS",
     "LIST_AGENTS_BY_TYPE",
+    "LIST_AVAILABLE_AGENTS",
     "RECORD_AGENT_HEARTBEAT",
     "UPSERT_AGENT",
+    "ListAvailableAgentsRow",
     "delete_agent",
+    "fail_stale_agents",
     "get_agent",
     "get_agent_by_name",
     "list_agents",
     "list_agents_by_type",
+    "list_available_agents",
     "record_agent_heartbeat",
     "upsert_agent",
 ]
@@ -49,8 +59,10 @@ async def upsert_agent(
     metadata: models.JSON | None = None,
 ) -> models.Agent:
     """Register an agent under its type and name: a new row, or the one from its last start with
-    version, endpoint, capabilities and metadata as given now, starting again. The id counts for a
-    new row only.
+    version, endpoint, capabilities and metadata as given now, starting again, which counts as a
+    heartbeat. The id counts for a new row only.
+
+    @plan agents_type_name_key, rows <= 1
     """
     return await _runtime.async_exactly_one(
         conn,
@@ -73,7 +85,10 @@ async def get_agent(
     *,
     id: uuid.UUID,
 ) -> models.Agent | None:
-    """The agent of this id."""
+    """The agent of this id.
+
+    @plan agents_pkey, rows <= agents
+    """
     return await _runtime.async_one(conn, GET_AGENT, (id,), _make_agent)
 
 
@@ -83,7 +98,10 @@ async def get_agent_by_name(
     type: models.AgentType,
     name: str,
 ) -> models.Agent | None:
-    """The agent of this type and name."""
+    """The agent of this type and name.
+
+    @plan agents_type_name_key, rows <= agents
+    """
     return await _runtime.async_one(conn, GET_AGENT_BY_NAME, (type, name), _make_agent)
 
 
@@ -93,7 +111,10 @@ async def list_agents(
     before_id: uuid.UUID | None = None,
     max_rows: int,
 ) -> list[models.Agent]:
-    """Agents, newest first, up to max_rows; the next page starts before the last id of this one."""
+    """Agents, newest first, up to max_rows; the next page starts before the last id of this one.
+
+    @plan agents_pkey, rows <= agents
+    """
     return await _runtime.async_many(conn, LIST_AGENTS, (before_id, max_rows), _make_agent)
 
 
@@ -102,8 +123,33 @@ async def list_agents_by_type(
     *,
     type: models.AgentType,
 ) -> list[models.Agent]:
-    """All agents of a type, by name."""
+    """All agents of a type, by name.
+
+    @plan agents_type_name_key, rows <= agents
+    """
     return await _runtime.async_many(conn, LIST_AGENTS_BY_TYPE, (type,), _make_agent)
+
+
+async def list_available_agents(
+    conn: psycopg.AsyncConnection[typing.Any],
+    *,
+    type: models.AgentType | None = None,
+    capability_name: str,
+    max_rows: int,
+) -> list[ListAvailableAgentsRow]:
+    """Healthy agents that have a capability, switched on, and are of the type, where that is given: up
+    to max_rows, those with the fewest running runs first, of as many by name. Each with the number
+    of its running runs. For operators: it spans customers.
+
+    @plan workflow_executions_id_customer_id_running_idx, agents_pkey,
+      agent_capabilities_agent_id_capability_name_key, rows <= running_runs + agents + capabilities
+    """
+    return await _runtime.async_many(
+        conn,
+        LIST_AVAILABLE_AGENTS,
+        (type, capability_name, max_rows),
+        _make_list_available_agents_row,
+    )
 
 
 async def record_agent_heartbeat(
@@ -111,13 +157,47 @@ async def record_agent_heartbeat(
     *,
     status: models.AgentStatus | None = None,
     id: uuid.UUID,
+    resource_usage: models.JSON | None = None,
 ) -> models.Agent | None:
-    """Note that an agent is alive, and its health where given (else it stays as it was)."""
-    return await _runtime.async_one(conn, RECORD_AGENT_HEARTBEAT, (status, id), _make_agent)
+    """Note that an agent is alive, its health where given (else it stays as it was, failed too) and
+    what it uses where given (an object: cpu_percent, memory_mb, ...), which goes to its state; one
+    without a state gets one. Returns the agent, or None where there is none.
+
+    @plan agents_pkey, agent_states_agent_id_key, rows <= agents
+    """
+    return await _runtime.async_one(
+        conn,
+        RECORD_AGENT_HEARTBEAT,
+        (status, id, _runtime.to_jsonb(resource_usage)),
+        _make_agent,
+    )
+
+
+async def fail_stale_agents(
+    conn: psycopg.AsyncConnection[typing.Any],
+    *,
+    cutoff: datetime.datetime,
+    max_rows: int,
+) -> list[models.Agent]:
+    """Mark up to max_rows agents as failed whose last heartbeat is before cutoff, or that have had
+    none and were registered before it; the longest silent first. Stopped ones are meant to be
+    silent, and stay. An agent that somebody is writing at the moment is left for the next sweep.
+    Returns them, by id.
+
+    @plan agents_pkey, rows <= 2 * agents
+    """
+    return await _runtime.async_many(
+        conn,
+        FAIL_STALE_AGENTS,
+        (_runtime.aware("cutoff", cutoff), max_rows),
+        _make_agent,
+    )
 
 
 async def delete_agent(conn: psycopg.AsyncConnection[typing.Any], *, id: uuid.UUID) -> int:
     """Delete an agent with its state, configs, capabilities, metrics, runs, recommendations and
     optimizations; the events about it stay. Returns 1, or 0 where there was none.
+
+    @plan agents_pkey, rows <= agents
     """
     return await _runtime.async_execute_rows(conn, DELETE_AGENT, (id,))

@@ -30,15 +30,12 @@ def test_a_state_is_read_back_with_defaults(db, agent):
 
 
 def test_an_agent_has_one_state(db, agent):
-    first = put(
-        db, agent, resource_usage={"cpu_percent": 1.5}, active_workflows=["a"], locks={"gpu": 1}
-    )
+    first = put(db, agent, resource_usage={"cpu_percent": 1.5}, active_workflows=["a"])
 
     second = put(db, agent, AgentStatusDetail.BUSY)
 
     assert (second.id, second.current_status) == (first.id, AgentStatusDetail.BUSY)
     assert (second.resource_usage, second.active_workflows) == ({"cpu_percent": 1.5}, ["a"])
-    assert second.locks == {"gpu": 1}
     with db.refused(UniqueViolation, "agent_states_agent_id_key"):
         db.execute(f"INSERT INTO agent_states (agent_id) VALUES ('{agent.id}')")
 
@@ -91,7 +88,7 @@ def test_an_unknown_run_cannot_be_the_current_one(db, agent):
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("active_workflows", {}), ("locks", []), ("resource_usage", []), ("metadata", 1)],
+    [("active_workflows", {}), ("resource_usage", []), ("metadata", 1)],
 )
 def test_values_of_the_wrong_shape_are_refused(db, agent, field, value):
     with db.refused(CheckViolation, f"agent_states_{field}_check"):
