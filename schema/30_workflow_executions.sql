@@ -130,7 +130,8 @@ CREATE INDEX workflow_executions_id_customer_id_running_idx
 ON workflow_executions (id, customer_id)
 WHERE status = 'running';
 COMMENT ON INDEX workflow_executions_id_customer_id_running_idx IS
-'Serves list_running_workflows, and time_out_workflow_executions where heartbeats are late.';
+'Serves list_running_workflows, list_available_agents, and time_out_workflow_executions where '
+'heartbeats are late.';
 
 CREATE INDEX workflow_executions_agent_id_id_pending_idx
 ON workflow_executions (agent_id, id)

@@ -100,7 +100,7 @@ COMMENT ON INDEX workflow_steps_step_order_key IS
 
 -- Without it the planner takes a run for one row, and any index that begins with its key for the
 -- primary key.
-CREATE STATISTICS workflow_steps_customer_id_workflow_execution_id_stat (dependencies)
+CREATE STATISTICS workflow_steps_customer_id_workflow_execution_id_stat (DEPENDENCIES)
 ON customer_id, workflow_execution_id FROM workflow_steps;
 COMMENT ON STATISTICS workflow_steps_customer_id_workflow_execution_id_stat IS
 'A run is of one customer.';

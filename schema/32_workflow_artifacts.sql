@@ -83,7 +83,7 @@ COMMENT ON INDEX workflow_artifacts_customer_id_artifact_type_id_idx IS
 
 -- Without it the planner takes a run for one row, and any index that begins with its key for the
 -- primary key.
-CREATE STATISTICS workflow_artifacts_customer_id_workflow_execution_id_stat (dependencies)
+CREATE STATISTICS workflow_artifacts_customer_id_workflow_execution_id_stat (DEPENDENCIES)
 ON customer_id, workflow_execution_id FROM workflow_artifacts;
 COMMENT ON STATISTICS workflow_artifacts_customer_id_workflow_execution_id_stat IS
 'A run is of one customer.';

@@ -13,6 +13,8 @@ DROP INDEX CONCURRENTLY IF EXISTS recommendations_customer_id_status_id_idx;
 DROP INDEX CONCURRENTLY IF EXISTS workflow_executions_customer_id_completed_at_idx;
 DROP INDEX CONCURRENTLY IF EXISTS workflow_executions_customer_id_status_id_ended_idx;
 
+COMMENT ON INDEX workflow_executions_id_customer_id_running_idx IS
+'Serves list_running_workflows, and time_out_workflow_executions where heartbeats are late.';
 COMMENT ON INDEX workflow_executions_pkey IS
 'Serves get_workflow_execution, get_workflow_detail, list_workflow_executions, '
 'list_workflow_executions_by_status and every transition.';

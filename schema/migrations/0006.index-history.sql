@@ -62,18 +62,21 @@ ON recommendations (customer_id, created_at);
 COMMENT ON INDEX recommendations_customer_id_created_at_idx IS
 'Serves list_savings and list_savings_by_customer.';
 
+COMMENT ON INDEX workflow_executions_id_customer_id_running_idx IS
+'Serves list_running_workflows, list_available_agents, and time_out_workflow_executions where '
+'heartbeats are late.';
 COMMENT ON INDEX workflow_executions_pkey IS
 'Serves get_workflow_execution, get_workflow_detail, list_workflow_executions and every '
 'transition.';
 
 DROP STATISTICS IF EXISTS workflow_steps_customer_id_workflow_execution_id_stat;
-CREATE STATISTICS workflow_steps_customer_id_workflow_execution_id_stat (dependencies)
+CREATE STATISTICS workflow_steps_customer_id_workflow_execution_id_stat (DEPENDENCIES)
 ON customer_id, workflow_execution_id FROM workflow_steps;
 COMMENT ON STATISTICS workflow_steps_customer_id_workflow_execution_id_stat IS
 'A run is of one customer.';
 
 DROP STATISTICS IF EXISTS workflow_artifacts_customer_id_workflow_execution_id_stat;
-CREATE STATISTICS workflow_artifacts_customer_id_workflow_execution_id_stat (dependencies)
+CREATE STATISTICS workflow_artifacts_customer_id_workflow_execution_id_stat (DEPENDENCIES)
 ON customer_id, workflow_execution_id FROM workflow_artifacts;
 COMMENT ON STATISTICS workflow_artifacts_customer_id_workflow_execution_id_stat IS
 'A run is of one customer.';

@@ -21,7 +21,7 @@ from optiinfra_db.generated import agents, customers, workflow_executions, workf
 from optiinfra_db.generated.models import AgentType, WorkflowType
 from optiinfra_db.migrate import migrate
 
-from ..conftest import _database, running_server
+from ..conftest import cloned_database, running_server
 from .races_support import REFUSED, Plan, arrange, findings, is_connection_lost, observe
 
 WRITERS = 6
@@ -292,7 +292,7 @@ def test_what_was_acknowledged_survives_kills_of_the_server_and_nothing_is_half_
 
 @pytest.fixture(scope="module")
 def url(migrated_template):
-    with _database(migrated_template) as url:
+    with cloned_database(migrated_template) as url:
         yield url
 
 

@@ -37,7 +37,7 @@ from optiinfra_db.generated import (
 )
 from optiinfra_db.generated.models import AgentType, ApprovalStatus, WorkflowType
 
-from ..conftest import _database
+from ..conftest import cloned_database
 from .races_support import (
     DEADLOCK,
     REFUSED,
@@ -460,7 +460,7 @@ class Orders:
 
 @pytest.fixture(scope="module")
 def url(migrated_template):
-    with _database(migrated_template) as url:
+    with cloned_database(migrated_template) as url:
         yield url
 
 

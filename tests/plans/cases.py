@@ -135,6 +135,7 @@ DEFAULTS: Mapping[str, Case] = {
     "since": lambda s: {"since": s.since},
     "until": lambda s: {"until": s.now},
     "metric_name": lambda _: {"metric_name": "metric_1"},
+    "silent_for": lambda _: {"silent_for": timedelta(minutes=5)},
     "capability_name": lambda _: {"capability_name": "capability-1"},
     "config_key": lambda _: {"config_key": "key-1"},
 }
@@ -156,14 +157,30 @@ CASES: Mapping[str, Case | list[Case]] = {
         ]
     },
     "agent_metrics.create_agent_metric": lambda _: {"metric_value": 1.0},
+    "agent_metrics.list_agent_metric_buckets": lambda _: {"bucket": timedelta(hours=1)},
+    "agent_metrics.list_agent_metric_rates": lambda _: {"bucket": timedelta(hours=1)},
+    "agent_states.acquire_agent_lock": lambda _: {
+        "resource": "gpu-1",
+        "lease": timedelta(minutes=1),
+    },
+    "agent_states.extend_agent_lock": lambda _: {
+        "resource": "gpu-0",
+        "token": ZERO_ID,
+        "lease": timedelta(minutes=1),
+    },
     "agent_states.list_agent_states_by_workflow": lambda s: s.of_run("running"),
+    "agent_states.release_agent_lock": lambda _: {"resource": "gpu-0", "token": ZERO_ID},
     "agent_states.set_agent_current_workflow": lambda s: s.of_run("running"),
     "agent_states.upsert_agent_state": lambda _: {"current_status": AgentStatusDetail.BUSY},
     "agents.delete_agent": lambda s: {"id": s.retired_agent},
+    "agents.fail_stale_agents": lambda s: {"cutoff": s.now - timedelta(minutes=10)},
     "agents.get_agent": lambda s: {"id": s.agent},
     "agents.get_agent_by_name": lambda _: {"type": AgentType.PERFORMANCE, "name": "agent-2"},
     "agents.list_agents_by_type": lambda _: {"type": AgentType.PERFORMANCE},
-    "agents.record_agent_heartbeat": lambda s: {"id": s.agent},
+    "agents.record_agent_heartbeat": [
+        lambda s: {"id": s.agent},
+        lambda s: {"id": s.agent, "resource_usage": {"cpu_percent": 1.5}},
+    ],
     "agents.upsert_agent": lambda _: {
         "type": AgentType.PERFORMANCE,
         "name": "agent-2",
@@ -382,7 +399,21 @@ CASES: Mapping[str, Case | list[Case]] = {
 }
 """The arguments of each query that DEFAULTS do not tell; several where it has ways to go."""
 
+_LOCKED = (
+    "UPDATE agent_states SET locks = jsonb_build_object('gpu-0', jsonb_build_object("
+    "'token', '00000000-0000-0000-0000-000000000000'::uuid, 'acquired_at', now(), "
+    "'expires_at', now() + interval '1 hour'))"
+)
+
 BEFORE: Mapping[str, str] = {
+    "agent_states.extend_agent_lock": _LOCKED,
+    "agent_states.list_agent_locks": _LOCKED,
+    "agent_states.list_agent_states_by_workflow": (
+        "UPDATE agent_states SET (current_workflow_customer_id, current_workflow_id) = ("
+        "SELECT customer_id, id FROM workflow_executions WHERE status = 'running' AND customer_id ="
+        " (SELECT id FROM customers WHERE name = 'Customer 1') ORDER BY id OFFSET 3 LIMIT 1)"
+    ),
+    "agent_states.release_agent_lock": _LOCKED,
     "approvals.list_expired_approvals": (
         "UPDATE approvals SET expires_at = now() WHERE status = 'pending'"
     ),
@@ -402,6 +433,8 @@ FINDS_NOTHING = {
     "doctor.find_open_steps_of_ended_runs",
     "doctor.find_states_unlike_audit_log",
     "doctor.find_times_out_of_order",
+    "monitoring.get_oldest_transaction",
+    "monitoring.list_vacuum_blockers",
 }
 """Queries that look for what is not to be there."""
 

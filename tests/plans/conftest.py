@@ -31,6 +31,10 @@ QUANTITIES = {
     "events_of_others": "SELECT count(*) FROM events WHERE xact_id > '0' "
     "AND customer_id != %(customer_id)s AND (xact_id, id) > ("
     "%(after_xact_id)s::text::xid8, %(after_id)s)",
+    "metric_names": "SELECT count(DISTINCT metric_name) FROM agent_metrics "
+    "WHERE agent_id = %(agent_id)s",
+    "hour_runs": "SELECT count(*) FROM workflow_executions "
+    "WHERE completed_at >= now() - interval '1 hour'",
     "open_recommendations": "SELECT count(*) FROM recommendations WHERE "
     "customer_id = %(customer_id)s AND status IN ('pending', 'approved', 'executing')",
     "open_runs": "SELECT count(*) FROM workflow_executions WHERE status IN ('pending', 'running')",
@@ -128,11 +132,16 @@ def observe(
         module, _, query = name.partition(".")
         function = getattr(importlib.import_module(f"optiinfra_db.generated.{module}"), query)
         promise = promised[name] or Promise()
-        parameters = list(inspect.signature(function).parameters)
+        parameters = inspect.signature(function).parameters
         calls = [(given, True) for given in arguments(largest, name, parameters)]
         if "customer_id" in parameters:
             with suppress(LookupError):  # who has few rows may have none of a kind
                 calls += [(given, False) for given in arguments(smallest, name, parameters)]
+            if parameters["customer_id"].default is None:
+                calls += [
+                    (given | {"customer_id": None}, True)
+                    for given in arguments(largest, name, parameters)
+                ]
         for given, has_work in calls:
             bounds = bound(promise.rows, given), bound(promise.buffers, given)
             for mode in MODES[:1] if name in RUNS_ONCE else MODES:
