@@ -77,7 +77,11 @@ def write_pages(folder: Path, conn: psycopg.Connection[Any]) -> None:
     arrows = state_machines.arrows(conn)
     pages = {
         **table_pages.pages(
-            relations, table_pages.foreign_keys(conn), state_machines.machines(arrows), links
+            relations,
+            table_pages.foreign_keys(conn),
+            state_machines.machines(arrows),
+            query_pages.uses_of_indexes(modules),
+            links,
         ),
         **query_pages.pages(modules, links),
     }

@@ -85,6 +85,16 @@ def modules(queries: Path, generated: Path) -> list[Module]:
     return [Module(path, generated / f"{path.stem}.py") for path in sorted(queries.glob("*.sql"))]
 
 
+def uses_of_indexes(modules: list[Module]) -> dict[str, list[str]]:
+    """Return the queries that name an index in their plan contract."""
+    uses: dict[str, list[str]] = {}
+    for module in modules:
+        for name, query in module.queries.items():
+            for word in re.findall(r"\w+", query.plan):
+                uses.setdefault(word, []).append(name)
+    return uses
+
+
 def links(modules: list[Module]) -> Links:
     """Say where the names of queries lead."""
     return {

@@ -32,11 +32,6 @@ class NotAStateMachine(Exception):  # noqa: N818
     """There is no view of transitions, or what it holds has no beginning."""
 
 
-def page(conn: psycopg.Connection[Any]) -> str:
-    """Write the page from the view status_transitions of the database."""
-    return markdown(arrows(conn))
-
-
 def arrows(conn: psycopg.Connection[Any]) -> list[Arrow]:
     """Return all arrows, those of a table together and in order."""
     try:

@@ -208,16 +208,20 @@ def pages(
     relations: list[Relation],
     keys: list[ForeignKey],
     machines: Mapping[str, str],
+    uses: Mapping[str, Sequence[str]],
     links: Links,
 ) -> dict[Path, str]:
-    """Write the pages, a table each, one of the views, an index and the diagram."""
+    """Write the pages, a table each, one of the views, an index and the diagram.
+
+    `uses` has the queries that may use an index.
+    """
     tables = [relation for relation in relations if not relation.is_view]
     views = [relation for relation in relations if relation.is_view]
     return {
         DIAGRAM: _diagram(tables, keys),
         FOLDER / "index.md": _index(tables, links),
         FOLDER / "views.md": _views(views, links),
-        **{FOLDER / f"{one.name}.md": _page(one, keys, machines, links) for one in tables},
+        **{FOLDER / f"{one.name}.md": _page(one, keys, machines, uses, links) for one in tables},
     }
 
 
@@ -231,7 +235,13 @@ def _index(tables: list[Relation], links: Links) -> str:
     return page("Tables", intro, table(["table", "what it holds"], rows), sources="schema/")
 
 
-def _page(one: Relation, keys: list[ForeignKey], machines: Mapping[str, str], links: Links) -> str:
+def _page(
+    one: Relation,
+    keys: list[ForeignKey],
+    machines: Mapping[str, str],
+    uses: Mapping[str, Sequence[str]],
+    links: Links,
+) -> str:
     pointing = [
         f"- [`{key.table}`]({key.table}.md) by {_names(key.columns)}, `ON DELETE {key.on_delete}`"
         for key in keys
@@ -247,7 +257,7 @@ def _page(one: Relation, keys: list[ForeignKey], machines: Mapping[str, str], li
         section("Status", machines.get(one.name, "")),
         section("Keys and constraints", _constraints(one)),
         section("What points here", "\n".join(pointing)),
-        section("Indexes", _indexes(one, links)),
+        section("Indexes", _indexes(one, uses, links)),
         section("Triggers", _triggers(one, links)),
         section("Types", _types(one, links)),
         sources=f"the catalogue and schema/{one.source.name}",
@@ -280,16 +290,17 @@ def _constraints(one: Relation) -> str:
     return table(["constraint", "definition"], rows)
 
 
-def _indexes(one: Relation, links: Links) -> str:
+def _indexes(one: Relation, uses: Mapping[str, Sequence[str]], links: Links) -> str:
     rows = [
         [
             code(index.name),
             code(("UNIQUE " if index.is_unique else "") + _index_on(index.definition)),
             prose(index.comment, links),
+            prose(", ".join(uses.get(index.name, [])), links),
         ]
         for index in one.indexes
     ]
-    return table(["index", "on", ""], rows)
+    return table(["index", "on", "", "may be used by"], rows)
 
 
 def _index_on(definition: str) -> str:

@@ -343,11 +343,14 @@ def acquire_agent_lock(
     its workers keep each other out.
 
     Others who want the resource wait while a transaction is open in which this was called: call it
-    outside of one.
+    outside of one. Taking over waits, too, for a transaction that has written the state of the
+    agent
+    whose lease is over, and may raise TransactionConflict: then call again.
 
-    Raises InvalidValue where resource is not of 1 to 255 characters, or lease not more than 0, and
-    NotFound where there is no such agent; psycopg's InvalidTransactionState in a transaction
-    that is not READ COMMITTED, which could not see who has the lock.
+    Raises InvalidValue where resource is not of 1 to 255 characters, or lease not more than 0 or
+    more than a year, and NotFound where there is no such agent; psycopg's InvalidTransactionState
+    in
+    a transaction that is not READ COMMITTED, which could not see who has the lock.
 
     @plan rows <= 1
     """
@@ -364,8 +367,8 @@ SET
     )
 WHERE
     CASE
-        WHEN $2::interval > '0' THEN true
-        ELSE refuse_value('lease', 'a lease must be longer than 0')
+        WHEN $2::interval > '0' AND $2::interval <= '1 year' THEN true
+        ELSE refuse_value('lease', 'a lease must be longer than 0, and a year at most')
     END
     AND agent_id = $3
     AND locks -> $1::text ->> 'token' = ($4::uuid)::text
@@ -390,7 +393,7 @@ def extend_agent_lock(
     """Let a lock last until a lease from now; None where it was lost: its lease was over, or it was
     released. Then stop what it was held for.
 
-    Raises InvalidValue where lease is not more than 0.
+    Raises InvalidValue where lease is not more than 0, or more than a year.
 
     @plan agent_states_agent_id_key, rows <= states
     """

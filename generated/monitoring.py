@@ -287,17 +287,24 @@ CROSS JOIN
     LATERAL (
         SELECT
             workflow_steps.step_name,
-            workflow_steps.status,
+            CASE
+                WHEN workflow_steps.error_details ->> 'type' = 'WorkflowCancelled' THEN 'skipped'
+                ELSE workflow_steps.status
+            END AS status,
             workflow_steps.retry_count,
             workflow_steps.completed_at - workflow_steps.started_at AS duration,
             -- Steps that run side by side do not wait for each other.
-            greatest(
-                workflow_steps.started_at - greatest(
-                    run.started_at,
-                    lag(workflow_steps.completed_at) OVER (ORDER BY workflow_steps.step_order)
-                ),
-                CASE WHEN workflow_steps.started_at IS NOT NULL THEN interval '0' END
-            ) AS queue_wait
+            CASE
+                WHEN workflow_steps.started_at IS NOT NULL AND workflow_steps.retry_count = 0
+                    THEN greatest(
+                        workflow_steps.started_at - greatest(
+                            run.started_at,
+                            lag(workflow_steps.completed_at)
+                                OVER (ORDER BY workflow_steps.step_order)
+                        ),
+                        interval '0'
+                    )
+            END AS queue_wait
         FROM workflow_steps
         WHERE
             workflow_steps.customer_id = customers.id
@@ -361,9 +368,10 @@ def list_step_stats(
     failure_rate is the share that failed of those that completed or failed, None where there is
     none of them; retry_rate the share of all that were tried again. A step's times are those of its
     latest attempt: duration is from its start to its end, queue_wait to its start from the end of
-    the step before it in the plan, or the start of the run where that is later. None where none was
-    ever started. Of one customer where customer_id is given, else for operators: it spans
-    customers.
+    the step before it in the plan, or the start of the run where that is later, but of steps that
+    were tried again it is not counted. None where there is none. One that was running when its run
+    was cancelled counts as skipped. Of one customer where customer_id is given, else for operators:
+    it spans customers.
 
     @plan customers_pkey, workflow_executions_customer_id_completed_at_idx,
       workflow_steps_step_order_key, rows <= customers + window_runs * (1 + steps)
@@ -377,61 +385,88 @@ def list_step_stats(
 
 
 LIST_FAILING_STEPS: typing.Final = """-- name: list_failing_steps :many
+WITH worst AS (
+    -- Errors may be large: only those that are shown are read.
+    SELECT
+        run.workflow_type,
+        step.step_name,
+        count(*) FILTER (WHERE step.status = 'failed') AS failed,
+        count(*) AS attempted,
+        avg((step.status = 'failed')::integer)::double precision AS failure_rate,
+        sum(step.retry_count) AS retries,
+        (
+            array_agg(run.customer_id ORDER BY step.completed_at DESC, step.id ASC)
+            FILTER (WHERE step.status = 'failed')
+        )[1] AS customer_id,
+        (
+            array_agg(run.id ORDER BY step.completed_at DESC, step.id ASC)
+            FILTER (WHERE step.status = 'failed')
+        )[1] AS workflow_execution_id,
+        (
+            array_agg(step.id ORDER BY step.completed_at DESC, step.id ASC)
+            FILTER (WHERE step.status = 'failed')
+        )[1] AS workflow_step_id
+    FROM customers
+    CROSS JOIN
+        LATERAL (
+            SELECT
+                workflow_executions.customer_id,
+                workflow_executions.id,
+                workflow_executions.workflow_type
+            FROM workflow_executions
+            WHERE
+                workflow_executions.customer_id = customers.id
+                AND workflow_executions.completed_at >= $1::timestamptz
+                AND workflow_executions.completed_at < $2::timestamptz
+            OFFSET 0
+        ) AS run
+    CROSS JOIN
+        LATERAL (
+            SELECT
+                workflow_steps.id,
+                workflow_steps.step_name,
+                workflow_steps.status,
+                workflow_steps.retry_count,
+                workflow_steps.completed_at
+            FROM workflow_steps
+            WHERE
+                workflow_steps.customer_id = run.customer_id
+                AND workflow_steps.workflow_execution_id = run.id
+                AND workflow_steps.status IN ('completed', 'failed')
+                AND workflow_steps.error_details ->> 'type' IS DISTINCT FROM 'WorkflowCancelled'
+            OFFSET 0
+        ) AS step
+    WHERE customers.id = coalesce($3::uuid, customers.id)
+    GROUP BY run.workflow_type, step.step_name
+    HAVING count(*) FILTER (WHERE step.status = 'failed') > 0
+    ORDER BY failed DESC, failure_rate DESC, run.workflow_type ASC, step.step_name ASC
+    LIMIT $4
+)
+
 SELECT
-    run.workflow_type,
-    step.step_name,
-    count(*) FILTER (WHERE step.status = 'failed') AS failed,
-    count(*) AS attempted,
-    avg((step.status = 'failed')::integer)::double precision AS failure_rate,
-    sum(step.retry_count) AS retries,
-    (
-        array_agg(
-            coalesce(step.error_details ->> 'message', step.error_details::text)
-            ORDER BY step.completed_at DESC
-        ) FILTER (WHERE step.status = 'failed')
-    )[1]::text AS latest_error,
-    (max(step.completed_at) FILTER (WHERE step.status = 'failed'))::timestamptz AS latest_failed_at,
-    (
-        array_agg(run.customer_id ORDER BY step.completed_at DESC)
-        FILTER (WHERE step.status = 'failed')
-    )[1]::uuid AS latest_customer_id,
-    (
-        array_agg(run.id ORDER BY step.completed_at DESC) FILTER (WHERE step.status = 'failed')
-    )[1]::uuid AS latest_workflow_execution_id
-FROM customers
-CROSS JOIN
-    LATERAL (
-        SELECT
-            workflow_executions.customer_id,
-            workflow_executions.id,
-            workflow_executions.workflow_type
-        FROM workflow_executions
-        WHERE
-            workflow_executions.customer_id = customers.id
-            AND workflow_executions.completed_at >= $1::timestamptz
-            AND workflow_executions.completed_at < $2::timestamptz
-        OFFSET 0
-    ) AS run
-CROSS JOIN
-    LATERAL (
-        SELECT
-            workflow_steps.step_name,
-            workflow_steps.status,
-            workflow_steps.retry_count,
-            workflow_steps.error_details,
-            workflow_steps.completed_at
-        FROM workflow_steps
-        WHERE
-            workflow_steps.customer_id = run.customer_id
-            AND workflow_steps.workflow_execution_id = run.id
-            AND workflow_steps.status IN ('completed', 'failed')
-        OFFSET 0
-    ) AS step
-WHERE customers.id = coalesce($3::uuid, customers.id)
-GROUP BY run.workflow_type, step.step_name
-HAVING count(*) FILTER (WHERE step.status = 'failed') > 0
-ORDER BY failed DESC, failure_rate DESC, run.workflow_type ASC, step.step_name ASC
-LIMIT $4
+    worst.workflow_type,
+    worst.step_name,
+    worst.failed,
+    worst.attempted,
+    worst.failure_rate,
+    worst.retries,
+    coalesce(
+        latest.error_details ->> 'message', latest.error_details::text
+    )::text AS latest_error,
+    latest.completed_at::timestamptz AS latest_failed_at,
+    latest.customer_id AS latest_customer_id,
+    latest.workflow_execution_id AS latest_workflow_execution_id
+FROM worst
+INNER JOIN workflow_steps AS latest
+    ON
+        worst.customer_id = latest.customer_id
+        AND worst.workflow_execution_id = latest.workflow_execution_id
+        AND worst.workflow_step_id = latest.id
+ORDER BY
+    worst.failed DESC,
+    worst.failure_rate DESC,
+    worst.workflow_type ASC,
+    worst.step_name ASC
 """
 
 
@@ -440,9 +475,7 @@ class ListFailingStepsRow:
     """A row of `list_failing_steps`."""
 
     workflow_type: models.WorkflowType
-    """The job that it does."""
     step_name: str
-    """What it does, 1 to 255 characters: collect_metrics, ..."""
     failed: int
     attempted: int
     failure_rate: float
@@ -450,7 +483,9 @@ class ListFailingStepsRow:
     latest_error: str
     latest_failed_at: datetime.datetime
     latest_customer_id: uuid.UUID
+    """Tenant."""
     latest_workflow_execution_id: uuid.UUID
+    """The run that it is part of."""
 
 
 def _make_list_failing_steps_row(row: _runtime.Row) -> ListFailingStepsRow:
@@ -479,12 +514,13 @@ def list_failing_steps(
     """Which steps of the runs that ended in [since, until) failed most often, by type of run and name
     of step, up to max_rows: how many failed of how many that completed or failed, the share, how
     often they were tried again in all, and the latest that failed: its error message (the whole
-    error where it has none), when and in which run. Of one customer where customer_id is given,
-    else for operators: it spans customers.
+    error where it has none), when and in which run. One that was running when its run was cancelled
+    did not fail. Of one customer where customer_id is given, else for operators: it spans
+    customers.
 
     @plan customers_pkey, workflow_executions_customer_id_completed_at_idx,
       workflow_steps_step_order_key, workflow_steps_pkey,
-      rows <= customers + window_runs * (1 + steps)
+      rows <= customers + max_rows + window_runs * (1 + steps)
     """
     return _runtime.many(
         conn,
@@ -635,7 +671,7 @@ class ListOldestRunningWorkflowsRow:
     agent: str
     """Name of the agent that runs it."""
     steps_done: int
-    """How many of its steps completed or were skipped."""
+    """How many of its steps are over: completed or skipped."""
     steps_total: int
     """How many steps it has."""
     percent: int | None
@@ -896,6 +932,7 @@ FROM
         interval '1 hour'
     ) AS hours (hour)
 LEFT JOIN run ON hours.hour = run.hour
+WHERE $1::timestamptz < $2::timestamptz
 GROUP BY hours.hour
 ORDER BY hours.hour
 """
@@ -1278,9 +1315,10 @@ class GetOldestTransactionRow:
 def get_oldest_transaction(conn: psycopg.Connection[typing.Any]) -> GetOldestTransactionRow | None:
     """The transaction of another session that has been open longest, or one that is prepared for a
     commit in two phases (pid, state and query are None then, and name its name); None where there
-    is none. xid_age says how many transactions have begun since it needs rows kept: vacuum removes
-    nothing younger, and the change feed waits; None where it holds back nothing. A role without the
-    rights of pg_read_all_stats sees only sessions of its own. For operators: it spans customers.
+    is none. xid_age says how many transactions have begun since it needs rows kept: vacuum of its
+    database removes nothing younger, and the change feed waits; None where it holds back nothing. A
+    role without the rights of pg_read_all_stats sees only sessions of its own. For operators: it
+    spans customers.
 
     @plan catalogue
     """
@@ -1305,6 +1343,7 @@ FROM (
     WHERE
         pid != pg_backend_pid()
         AND backend_type IS DISTINCT FROM 'autovacuum worker'
+        AND coalesce(datname, current_database()) = current_database()
     UNION ALL
     SELECT
         'prepared transaction' AS kind,
@@ -1313,6 +1352,7 @@ FROM (
         prepared AS started_at,
         age(transaction) AS xid_age
     FROM pg_catalog.pg_prepared_xacts
+    WHERE database = current_database()
     UNION ALL
     SELECT
         'replication slot' AS kind,
@@ -1321,6 +1361,7 @@ FROM (
         NULL AS started_at,
         greatest(age(xmin), age(catalog_xmin)) AS xid_age
     FROM pg_catalog.pg_replication_slots
+    WHERE coalesce(database, current_database()) = current_database()
 ) AS blocker
 WHERE blocker.xid_age IS NOT NULL
 ORDER BY blocker.xid_age DESC, blocker.kind ASC, blocker.name ASC
@@ -1344,11 +1385,12 @@ def list_vacuum_blockers(
     *,
     max_rows: int,
 ) -> list[ListVacuumBlockersRow]:
-    """What keeps vacuum from removing dead rows, the worst first: sessions in a transaction (name is
-    the pid), prepared transactions, replication slots; xid_age says how many transactions have
-    begun since each needs rows kept. End a session with pg_terminate_backend, a prepared
-    transaction with ROLLBACK PREPARED, drop a slot that nobody reads. started_at of a session is
-    None to a role without the rights of pg_read_all_stats. For operators: it spans customers.
+    """What keeps vacuum from removing dead rows of this database, the worst first: sessions in a
+    transaction (name is the pid), prepared transactions, replication slots; xid_age says how many
+    transactions have begun since each needs rows kept. End a session with pg_terminate_backend, a
+    prepared transaction with ROLLBACK PREPARED, drop a slot that nobody reads. started_at of a
+    session is None to a role without the rights of pg_read_all_stats. For operators: it spans
+    customers.
 
     @plan catalogue
     """

@@ -27,11 +27,9 @@ __all__ = [
     "LIST_RECOMMENDATIONS_BY_STATUS",
     "LIST_RECOMMENDATIONS_BY_TYPE",
     "LIST_SAVINGS",
-    "LIST_SAVINGS_BY_CUSTOMER",
     "LIST_WORKFLOW_RECOMMENDATIONS",
     "REJECT_RECOMMENDATION",
     "GetRecommendationTraceRow",
-    "ListSavingsByCustomerRow",
     "ListSavingsRow",
     "approve_recommendation",
     "create_recommendation",
@@ -47,7 +45,6 @@ __all__ = [
     "list_recommendations_by_status",
     "list_recommendations_by_type",
     "list_savings",
-    "list_savings_by_customer",
     "list_workflow_recommendations",
     "reject_recommendation",
 ]
@@ -849,113 +846,6 @@ def list_workflow_recommendations(
 LIST_SAVINGS: typing.Final = """-- name: list_savings :many
 SELECT
     made.month,
-    made.agent_id,
-    agents.name AS agent_name,
-    made.recommendations,
-    made.rejected,
-    made.approved,
-    made.completed,
-    made.rolled_back,
-    made.predicted_savings,
-    made.approved_savings,
-    made.realised_savings
-FROM customers
-CROSS JOIN
-    LATERAL (
-        SELECT
-            date_trunc('month', recommendations.created_at AT TIME ZONE 'UTC')::date AS month,
-            recommendations.agent_id,
-            count(*) AS recommendations,
-            count(*) FILTER (WHERE recommendations.status = 'rejected') AS rejected,
-            count(*) FILTER (
-                WHERE recommendations.status NOT IN ('pending', 'rejected')
-            ) AS approved,
-            count(*) FILTER (WHERE recommendations.status = 'completed') AS completed,
-            count(*) FILTER (WHERE recommendations.status = 'rolled_back') AS rolled_back,
-            coalesce(sum(recommendations.estimated_savings), 0)::numeric AS predicted_savings,
-            coalesce(
-                sum(recommendations.estimated_savings) FILTER (
-                    WHERE recommendations.status NOT IN ('pending', 'rejected')
-                ),
-                0
-            )::numeric AS approved_savings,
-            coalesce(
-                sum((
-                    SELECT sum(optimizations.actual_savings)
-                    FROM optimizations
-                    WHERE
-                        optimizations.customer_id = recommendations.customer_id
-                        AND optimizations.recommendation_id = recommendations.id
-                        AND optimizations.status = 'completed'
-                )),
-                0
-            )::numeric AS realised_savings
-        FROM recommendations
-        WHERE
-            recommendations.customer_id = customers.id
-            AND recommendations.created_at >= $1
-            AND recommendations.created_at < $2
-        GROUP BY month, recommendations.agent_id
-    ) AS made
-INNER JOIN agents ON made.agent_id = agents.id
-WHERE customers.id = $3
-ORDER BY made.month DESC, agents.name ASC, made.agent_id ASC
-"""
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class ListSavingsRow:
-    """A row of `list_savings`."""
-
-    month: datetime.date
-    agent_id: uuid.UUID
-    """The agent that proposes it."""
-    agent_name: str
-    """Name of the instance, 1 to 255 characters; unique within its type."""
-    recommendations: int
-    rejected: int
-    approved: int
-    completed: int
-    rolled_back: int
-    predicted_savings: decimal.Decimal
-    approved_savings: decimal.Decimal
-    realised_savings: decimal.Decimal
-
-
-def list_savings(
-    conn: psycopg.Connection[typing.Any],
-    *,
-    since: datetime.datetime,
-    until: datetime.datetime,
-    customer_id: uuid.UUID,
-) -> list[ListSavingsRow]:
-    """What came of the recommendations made to a customer in [since, until), by the month (UTC, its
-    first day) in which they were made, the newest first, and the agent that made them.
-
-    Of the recommendations, rejected, approved (whatever became of it), completed and rolled_back
-    say
-    how many are so by now. predicted_savings is what all of them were to save, approved_savings
-    what
-    those approved were to, and realised_savings what their completed optimizations really save,
-    those that were rolled back not counted; in USD a month, 0 for what is not known. It is a
-    cohort:
-    what becomes of a recommendation changes the row of the month in which it was made.
-
-    @plan customers_pkey, recommendations_customer_id_created_at_idx, agents_pkey,
-      optimizations_customer_id_recommendation_id_idx,
-      rows <= customers + agents + (2 + optimizations) * window_recommendations
-    """
-    return _runtime.many(
-        conn,
-        LIST_SAVINGS,
-        (_runtime.aware("since", since), _runtime.aware("until", until), customer_id),
-        ListSavingsRow,
-    )
-
-
-LIST_SAVINGS_BY_CUSTOMER: typing.Final = """-- name: list_savings_by_customer :many
-SELECT
-    made.month,
     customers.id AS customer_id,
     customers.name AS customer_name,
     made.agent_id,
@@ -1007,6 +897,7 @@ CROSS JOIN
         GROUP BY month, recommendations.agent_id
     ) AS made
 INNER JOIN agents ON made.agent_id = agents.id
+WHERE customers.id = coalesce($3::uuid, customers.id)
 ORDER BY
     made.month DESC,
     customers.name ASC,
@@ -1017,8 +908,8 @@ ORDER BY
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class ListSavingsByCustomerRow:
-    """A row of `list_savings_by_customer`."""
+class ListSavingsRow:
+    """A row of `list_savings`."""
 
     month: datetime.date
     customer_id: uuid.UUID
@@ -1039,14 +930,24 @@ class ListSavingsByCustomerRow:
     realised_savings: decimal.Decimal
 
 
-def list_savings_by_customer(
+def list_savings(
     conn: psycopg.Connection[typing.Any],
     *,
     since: datetime.datetime,
     until: datetime.datetime,
-) -> list[ListSavingsByCustomerRow]:
-    """What came of the recommendations made in [since, until), as list_savings has it, by month,
-    customer and agent. For operators: it spans customers.
+    customer_id: uuid.UUID | None = None,
+) -> list[ListSavingsRow]:
+    """What came of the recommendations made in [since, until), by the month (UTC, its first day) in
+    which they were made, the newest first, the customer, and the agent that made them. Of one
+    customer where customer_id is given, else for operators: it spans customers.
+
+    Of the recommendations, rejected, approved (and not rejected since), completed and rolled_back
+    say how many are so by now. predicted_savings is what all of them were to save, approved_savings
+    what those approved were to, and realised_savings what their completed optimizations really
+    save,
+    those that were rolled back not counted; in USD a month, 0 for what is not known. It is a
+    cohort:
+    what becomes of a recommendation changes the row of the month in which it was made.
 
     @plan customers_pkey, recommendations_customer_id_created_at_idx, agents_pkey,
       optimizations_customer_id_recommendation_id_idx,
@@ -1054,9 +955,9 @@ def list_savings_by_customer(
     """
     return _runtime.many(
         conn,
-        LIST_SAVINGS_BY_CUSTOMER,
-        (_runtime.aware("since", since), _runtime.aware("until", until)),
-        ListSavingsByCustomerRow,
+        LIST_SAVINGS,
+        (_runtime.aware("since", since), _runtime.aware("until", until), customer_id),
+        ListSavingsRow,
     )
 
 

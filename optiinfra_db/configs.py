@@ -61,14 +61,14 @@ def set_config(
     """
     with _refusals(config_key):
         config_type, text = _written(value, config_type)
-        return agent_configs.upsert_agent_config(
-            conn,
-            agent_id=agent_id,
-            config_key=config_key,
-            config_value=text,
-            config_type=config_type,
-            description=description,
-        )
+    return agent_configs.upsert_agent_config(
+        conn,
+        agent_id=agent_id,
+        config_key=config_key,
+        config_value=text,
+        config_type=config_type,
+        description=description,
+    )
 
 
 async def set_config_async(
@@ -83,14 +83,14 @@ async def set_config_async(
     """Do what `set_config` does."""
     with _refusals(config_key):
         config_type, text = _written(value, config_type)
-        return await agent_configs_async.upsert_agent_config(
-            conn,
-            agent_id=agent_id,
-            config_key=config_key,
-            config_value=text,
-            config_type=config_type,
-            description=description,
-        )
+    return await agent_configs_async.upsert_agent_config(
+        conn,
+        agent_id=agent_id,
+        config_key=config_key,
+        config_value=text,
+        config_type=config_type,
+        description=description,
+    )
 
 
 def parse_config(config: AgentConfig) -> JSON:
@@ -128,13 +128,17 @@ def _written(value: JSON, config_type: ConfigType | None) -> tuple[ConfigType, s
     config_type = config_type or own_type
     if config_type not in fits:
         raise TypeError(f"{value!r} is not of the type {config_type}")
-    if config_type == ConfigType.STRING:
-        if "\0" in value:
-            raise ValueError("a string cannot hold NUL")
-        return config_type, value
-    text = json.dumps(value, allow_nan=False)
+    if config_type == ConfigType.INTEGER and not -(2**63) <= value < 2**63:
+        raise ValueError(f"{value} is beyond 64 bits")
+    if config_type == ConfigType.FLOAT:
+        float(value)  # an int may be too large
+    is_text = config_type == ConfigType.STRING
+    text = value if is_text else json.dumps(value, allow_nan=False, ensure_ascii=False)
     if config_type == ConfigType.JSON and json.loads(text) != value:
         raise TypeError(f"{value!r} would not be read back from JSON as it is")
+    if ("\0" if is_text else "\\u0000") in text:
+        raise ValueError("text cannot hold NUL")
+    text.encode()  # or it cannot be sent
     return config_type, text
 
 
@@ -154,16 +158,14 @@ def _type_of(value: JSON) -> ConfigType:
 
 @contextmanager
 def _refusals(config_key: str) -> Iterator[None]:
-    """Name the setting in what is raised about its value, by Python or by the database."""
+    """Name the setting in what is raised about its value."""
     try:
         yield
-    except (TypeError, ValueError, RecursionError, InvalidValue) as error:
-        if isinstance(error, InvalidValue) and error.field != "config_value":
-            raise
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise InvalidValue(
             f"agent_configs.config_value: the setting {config_key} cannot have this value: {error}",
-            sqlstate=getattr(error, "sqlstate", None),
+            sqlstate=None,
             table="agent_configs",
-            constraint=getattr(error, "constraint", None),
+            constraint=None,
             field="config_value",
         ) from error

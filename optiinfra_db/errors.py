@@ -278,6 +278,7 @@ _KEY = re.compile(r"\((?P<columns>.+?)\)=\((?P<values>.*)\)", re.DOTALL)
 _PARTITION = re.compile(r"(?P<table>\w+?)_(?:default|\d{4}_\d{2})(?P<rest>_\w+)?")
 _COPIED = re.compile(r"^COPY .*, column (?P<column>\w+)", re.MULTILINE)
 _PARAMETER = re.compile(r"\$\d+")
+_BEYOND_PYTHON = re.compile(r"after year 10K|before year 1\b")
 
 
 @contextmanager
@@ -312,11 +313,15 @@ def translate(error: psycopg.Error) -> DatabaseError | None:
         table, field = known.table, known.field
     elif field is None and (copied := _COPIED.search(diag.context or "")):
         field = copied["column"]
+    elif error.sqlstate == "2201W":  # what is wrong with a LIMIT
+        field = "max_rows"
     constraint = known or diag.constraint_name
     place = ".".join(name for name in (table, field) if name)
     what, detail = _told(cls, error, known)
     is_advised = diag.message_hint and (error.sqlstate or "").startswith("OI")
     advice = None if is_advised else cls.advice
+    if error.sqlstate is None and _BEYOND_PYTHON.search(str(error)):
+        advice = "The database holds a time that Python cannot hold: correct it there."
     sentences = [f"{place}: {what}" if place else what, detail, diag.message_hint, advice]
     return cls(
         " ".join(f"{text.removesuffix('.')}." for text in sentences if text),

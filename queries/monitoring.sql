@@ -92,12 +92,13 @@ ORDER BY run.workflow_type;
 
 -- name: list_step_stats :many
 -- How the steps went of the runs that ended in [since, until), by type of run and name of step.
--- failure_rate is the share that failed of those that completed or failed, None where there is
--- none of them; retry_rate the share of all that were tried again. A step's times are those of its
+-- failure_rate is the share that failed of those that completed or failed, None where there is none
+-- of them; retry_rate the share of all that were tried again. A step's times are those of its
 -- latest attempt: duration is from its start to its end, queue_wait to its start from the end of
--- the step before it in the plan, or the start of the run where that is later. None where none was
--- ever started. Of one customer where customer_id is given, else for operators: it spans
--- customers.
+-- the step before it in the plan, or the start of the run where that is later, but of steps that
+-- were tried again it is not counted. None where there is none. One that was running when its run
+-- was cancelled counts as skipped. Of one customer where customer_id is given, else for operators:
+-- it spans customers.
 -- @nullable failure_rate, duration_p50, duration_p95, duration_p99
 -- @nullable queue_wait_p50, queue_wait_p95, queue_wait_p99
 --
@@ -138,17 +139,24 @@ CROSS JOIN
     LATERAL (
         SELECT
             workflow_steps.step_name,
-            workflow_steps.status,
+            CASE
+                WHEN workflow_steps.error_details ->> 'type' = 'WorkflowCancelled' THEN 'skipped'
+                ELSE workflow_steps.status
+            END AS status,
             workflow_steps.retry_count,
             workflow_steps.completed_at - workflow_steps.started_at AS duration,
             -- Steps that run side by side do not wait for each other.
-            greatest(
-                workflow_steps.started_at - greatest(
-                    run.started_at,
-                    lag(workflow_steps.completed_at) OVER (ORDER BY workflow_steps.step_order)
-                ),
-                CASE WHEN workflow_steps.started_at IS NOT NULL THEN interval '0' END
-            ) AS queue_wait
+            CASE
+                WHEN workflow_steps.started_at IS NOT NULL AND workflow_steps.retry_count = 0
+                    THEN greatest(
+                        workflow_steps.started_at - greatest(
+                            run.started_at,
+                            lag(workflow_steps.completed_at)
+                                OVER (ORDER BY workflow_steps.step_order)
+                        ),
+                        interval '0'
+                    )
+            END AS queue_wait
         FROM workflow_steps
         WHERE
             workflow_steps.customer_id = customers.id
@@ -162,67 +170,95 @@ ORDER BY run.workflow_type, step.step_name;
 -- Which steps of the runs that ended in [since, until) failed most often, by type of run and name
 -- of step, up to max_rows: how many failed of how many that completed or failed, the share, how
 -- often they were tried again in all, and the latest that failed: its error message (the whole
--- error where it has none), when and in which run. Of one customer where customer_id is given,
--- else for operators: it spans customers.
+-- error where it has none), when and in which run. One that was running when its run was cancelled
+-- did not fail. Of one customer where customer_id is given, else for operators: it spans customers.
+-- @required since, until, max_rows
 --
 -- @plan customers_pkey, workflow_executions_customer_id_completed_at_idx,
 --   workflow_steps_step_order_key, workflow_steps_pkey,
---   rows <= customers + window_runs * (1 + steps)
+--   rows <= customers + max_rows + window_runs * (1 + steps)
+WITH worst AS (
+    -- Errors may be large: only those that are shown are read.
+    SELECT
+        run.workflow_type,
+        step.step_name,
+        count(*) FILTER (WHERE step.status = 'failed') AS failed,
+        count(*) AS attempted,
+        avg((step.status = 'failed')::integer)::double precision AS failure_rate,
+        sum(step.retry_count) AS retries,
+        (
+            array_agg(run.customer_id ORDER BY step.completed_at DESC, step.id ASC)
+            FILTER (WHERE step.status = 'failed')
+        )[1] AS customer_id,
+        (
+            array_agg(run.id ORDER BY step.completed_at DESC, step.id ASC)
+            FILTER (WHERE step.status = 'failed')
+        )[1] AS workflow_execution_id,
+        (
+            array_agg(step.id ORDER BY step.completed_at DESC, step.id ASC)
+            FILTER (WHERE step.status = 'failed')
+        )[1] AS workflow_step_id
+    FROM customers
+    CROSS JOIN
+        LATERAL (
+            SELECT
+                workflow_executions.customer_id,
+                workflow_executions.id,
+                workflow_executions.workflow_type
+            FROM workflow_executions
+            WHERE
+                workflow_executions.customer_id = customers.id
+                AND workflow_executions.completed_at >= @since::timestamptz
+                AND workflow_executions.completed_at < @until::timestamptz
+            OFFSET 0
+        ) AS run
+    CROSS JOIN
+        LATERAL (
+            SELECT
+                workflow_steps.id,
+                workflow_steps.step_name,
+                workflow_steps.status,
+                workflow_steps.retry_count,
+                workflow_steps.completed_at
+            FROM workflow_steps
+            WHERE
+                workflow_steps.customer_id = run.customer_id
+                AND workflow_steps.workflow_execution_id = run.id
+                AND workflow_steps.status IN ('completed', 'failed')
+                AND workflow_steps.error_details ->> 'type' IS DISTINCT FROM 'WorkflowCancelled'
+            OFFSET 0
+        ) AS step
+    WHERE customers.id = coalesce(sqlc.narg('customer_id')::uuid, customers.id)
+    GROUP BY run.workflow_type, step.step_name
+    HAVING count(*) FILTER (WHERE step.status = 'failed') > 0
+    ORDER BY failed DESC, failure_rate DESC, run.workflow_type ASC, step.step_name ASC
+    LIMIT @max_rows
+)
+
 SELECT
-    run.workflow_type,
-    step.step_name,
-    count(*) FILTER (WHERE step.status = 'failed') AS failed,
-    count(*) AS attempted,
-    avg((step.status = 'failed')::integer)::double precision AS failure_rate,
-    sum(step.retry_count) AS retries,
-    (
-        array_agg(
-            coalesce(step.error_details ->> 'message', step.error_details::text)
-            ORDER BY step.completed_at DESC
-        ) FILTER (WHERE step.status = 'failed')
-    )[1]::text AS latest_error,
-    (max(step.completed_at) FILTER (WHERE step.status = 'failed'))::timestamptz AS latest_failed_at,
-    (
-        array_agg(run.customer_id ORDER BY step.completed_at DESC)
-        FILTER (WHERE step.status = 'failed')
-    )[1]::uuid AS latest_customer_id,
-    (
-        array_agg(run.id ORDER BY step.completed_at DESC) FILTER (WHERE step.status = 'failed')
-    )[1]::uuid AS latest_workflow_execution_id
-FROM customers
-CROSS JOIN
-    LATERAL (
-        SELECT
-            workflow_executions.customer_id,
-            workflow_executions.id,
-            workflow_executions.workflow_type
-        FROM workflow_executions
-        WHERE
-            workflow_executions.customer_id = customers.id
-            AND workflow_executions.completed_at >= @since::timestamptz
-            AND workflow_executions.completed_at < @until::timestamptz
-        OFFSET 0
-    ) AS run
-CROSS JOIN
-    LATERAL (
-        SELECT
-            workflow_steps.step_name,
-            workflow_steps.status,
-            workflow_steps.retry_count,
-            workflow_steps.error_details,
-            workflow_steps.completed_at
-        FROM workflow_steps
-        WHERE
-            workflow_steps.customer_id = run.customer_id
-            AND workflow_steps.workflow_execution_id = run.id
-            AND workflow_steps.status IN ('completed', 'failed')
-        OFFSET 0
-    ) AS step
-WHERE customers.id = coalesce(sqlc.narg('customer_id')::uuid, customers.id)
-GROUP BY run.workflow_type, step.step_name
-HAVING count(*) FILTER (WHERE step.status = 'failed') > 0
-ORDER BY failed DESC, failure_rate DESC, run.workflow_type ASC, step.step_name ASC
-LIMIT @max_rows;
+    worst.workflow_type,
+    worst.step_name,
+    worst.failed,
+    worst.attempted,
+    worst.failure_rate,
+    worst.retries,
+    coalesce(
+        latest.error_details ->> 'message', latest.error_details::text
+    )::text AS latest_error,
+    latest.completed_at::timestamptz AS latest_failed_at,
+    latest.customer_id AS latest_customer_id,
+    latest.workflow_execution_id AS latest_workflow_execution_id
+FROM worst
+INNER JOIN workflow_steps AS latest
+    ON
+        worst.customer_id = latest.customer_id
+        AND worst.workflow_execution_id = latest.workflow_execution_id
+        AND worst.workflow_step_id = latest.id
+ORDER BY
+    worst.failed DESC,
+    worst.failure_rate DESC,
+    worst.workflow_type ASC,
+    worst.step_name ASC;
 
 -- name: list_slowest_steps :many
 -- The steps that took longest of the runs that ended in [since, until), the longest first, up to
@@ -442,6 +478,7 @@ FROM
         interval '1 hour'
     ) AS hours (hour)
 LEFT JOIN run ON hours.hour = run.hour
+WHERE sqlc.arg('since')::timestamptz < sqlc.arg('until')::timestamptz
 GROUP BY hours.hour
 ORDER BY hours.hour;
 
@@ -575,9 +612,10 @@ ORDER BY table_name, partition_name;
 -- name: get_oldest_transaction :one
 -- The transaction of another session that has been open longest, or one that is prepared for a
 -- commit in two phases (pid, state and query are None then, and name its name); None where there
--- is none. xid_age says how many transactions have begun since it needs rows kept: vacuum removes
--- nothing younger, and the change feed waits; None where it holds back nothing. A role without the
--- rights of pg_read_all_stats sees only sessions of its own. For operators: it spans customers.
+-- is none. xid_age says how many transactions have begun since it needs rows kept: vacuum of its
+-- database removes nothing younger, and the change feed waits; None where it holds back nothing. A
+-- role without the rights of pg_read_all_stats sees only sessions of its own. For operators: it
+-- spans customers.
 -- @nullable pid, name, user_name, database, state, query_started_at, query, xid_age
 --
 -- @plan catalogue
@@ -625,11 +663,12 @@ ORDER BY transaction.started_at, transaction.pid
 LIMIT 1;
 
 -- name: list_vacuum_blockers :many
--- What keeps vacuum from removing dead rows, the worst first: sessions in a transaction (name is
--- the pid), prepared transactions, replication slots; xid_age says how many transactions have begun
--- since each needs rows kept. End a session with pg_terminate_backend, a prepared transaction with
--- ROLLBACK PREPARED, drop a slot that nobody reads. started_at of a session is None to a role
--- without the rights of pg_read_all_stats. For operators: it spans customers.
+-- What keeps vacuum from removing dead rows of this database, the worst first: sessions in a
+-- transaction (name is the pid), prepared transactions, replication slots; xid_age says how many
+-- transactions have begun since each needs rows kept. End a session with pg_terminate_backend, a
+-- prepared transaction with ROLLBACK PREPARED, drop a slot that nobody reads. started_at of a
+-- session is None to a role without the rights of pg_read_all_stats. For operators: it spans
+-- customers.
 -- @nullable user_name, started_at
 --
 -- @plan catalogue
@@ -650,6 +689,7 @@ FROM (
     WHERE
         pid != pg_backend_pid()
         AND backend_type IS DISTINCT FROM 'autovacuum worker'
+        AND coalesce(datname, current_database()) = current_database()
     UNION ALL
     SELECT
         'prepared transaction' AS kind,
@@ -658,6 +698,7 @@ FROM (
         prepared AS started_at,
         age(transaction) AS xid_age
     FROM pg_catalog.pg_prepared_xacts
+    WHERE database = current_database()
     UNION ALL
     SELECT
         'replication slot' AS kind,
@@ -666,6 +707,7 @@ FROM (
         NULL AS started_at,
         greatest(age(xmin), age(catalog_xmin)) AS xid_age
     FROM pg_catalog.pg_replication_slots
+    WHERE coalesce(database, current_database()) = current_database()
 ) AS blocker
 WHERE blocker.xid_age IS NOT NULL
 ORDER BY blocker.xid_age DESC, blocker.kind ASC, blocker.name ASC

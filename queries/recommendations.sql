@@ -318,75 +318,15 @@ WHERE
 ORDER BY id;
 
 -- name: list_savings :many
--- What came of the recommendations made to a customer in [since, until), by the month (UTC, its
--- first day) in which they were made, the newest first, and the agent that made them.
+-- What came of the recommendations made in [since, until), by the month (UTC, its first day) in
+-- which they were made, the newest first, the customer, and the agent that made them. Of one
+-- customer where customer_id is given, else for operators: it spans customers.
 --
--- Of the recommendations, rejected, approved (whatever became of it), completed and rolled_back say
--- how many are so by now. predicted_savings is what all of them were to save, approved_savings what
--- those approved were to, and realised_savings what their completed optimizations really save,
+-- Of the recommendations, rejected, approved (and not rejected since), completed and rolled_back
+-- say how many are so by now. predicted_savings is what all of them were to save, approved_savings
+-- what those approved were to, and realised_savings what their completed optimizations really save,
 -- those that were rolled back not counted; in USD a month, 0 for what is not known. It is a cohort:
 -- what becomes of a recommendation changes the row of the month in which it was made.
---
--- @plan customers_pkey, recommendations_customer_id_created_at_idx, agents_pkey,
---   optimizations_customer_id_recommendation_id_idx,
---   rows <= customers + agents + (2 + optimizations) * window_recommendations
-SELECT
-    made.month,
-    made.agent_id,
-    agents.name AS agent_name,
-    made.recommendations,
-    made.rejected,
-    made.approved,
-    made.completed,
-    made.rolled_back,
-    made.predicted_savings,
-    made.approved_savings,
-    made.realised_savings
-FROM customers
-CROSS JOIN
-    LATERAL (
-        SELECT
-            date_trunc('month', recommendations.created_at AT TIME ZONE 'UTC')::date AS month,
-            recommendations.agent_id,
-            count(*) AS recommendations,
-            count(*) FILTER (WHERE recommendations.status = 'rejected') AS rejected,
-            count(*) FILTER (
-                WHERE recommendations.status NOT IN ('pending', 'rejected')
-            ) AS approved,
-            count(*) FILTER (WHERE recommendations.status = 'completed') AS completed,
-            count(*) FILTER (WHERE recommendations.status = 'rolled_back') AS rolled_back,
-            coalesce(sum(recommendations.estimated_savings), 0)::numeric AS predicted_savings,
-            coalesce(
-                sum(recommendations.estimated_savings) FILTER (
-                    WHERE recommendations.status NOT IN ('pending', 'rejected')
-                ),
-                0
-            )::numeric AS approved_savings,
-            coalesce(
-                sum((
-                    SELECT sum(optimizations.actual_savings)
-                    FROM optimizations
-                    WHERE
-                        optimizations.customer_id = recommendations.customer_id
-                        AND optimizations.recommendation_id = recommendations.id
-                        AND optimizations.status = 'completed'
-                )),
-                0
-            )::numeric AS realised_savings
-        FROM recommendations
-        WHERE
-            recommendations.customer_id = customers.id
-            AND recommendations.created_at >= @since
-            AND recommendations.created_at < @until
-        GROUP BY month, recommendations.agent_id
-    ) AS made
-INNER JOIN agents ON made.agent_id = agents.id
-WHERE customers.id = @customer_id
-ORDER BY made.month DESC, agents.name ASC, made.agent_id ASC;
-
--- name: list_savings_by_customer :many
--- What came of the recommendations made in [since, until), as list_savings has it, by month,
--- customer and agent. For operators: it spans customers.
 --
 -- @plan customers_pkey, recommendations_customer_id_created_at_idx, agents_pkey,
 --   optimizations_customer_id_recommendation_id_idx,
@@ -444,6 +384,7 @@ CROSS JOIN
         GROUP BY month, recommendations.agent_id
     ) AS made
 INNER JOIN agents ON made.agent_id = agents.id
+WHERE customers.id = coalesce(sqlc.narg('customer_id')::uuid, customers.id)
 ORDER BY
     made.month DESC,
     customers.name ASC,

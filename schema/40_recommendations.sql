@@ -128,7 +128,7 @@ COMMENT ON INDEX recommendations_customer_id_estimated_savings_id_idx IS
 CREATE INDEX recommendations_customer_id_created_at_idx
 ON recommendations (customer_id, created_at);
 COMMENT ON INDEX recommendations_customer_id_created_at_idx IS
-'Serves list_savings and list_savings_by_customer.';
+'Serves list_savings.';
 
 CREATE TRIGGER recommendations_enforce_transitions
 BEFORE UPDATE ON recommendations

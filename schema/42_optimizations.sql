@@ -92,8 +92,8 @@ COMMENT ON INDEX optimizations_pkey IS
 CREATE INDEX optimizations_customer_id_recommendation_id_idx
 ON optimizations (customer_id, recommendation_id);
 COMMENT ON INDEX optimizations_customer_id_recommendation_id_idx IS
-'Serves list_recommendation_optimizations, get_recommendation_trace, list_savings and '
-'list_savings_by_customer, and deleting a recommendation.';
+'Serves list_recommendation_optimizations, get_recommendation_trace, list_savings, and deleting '
+'a recommendation.';
 
 CREATE INDEX optimizations_agent_id_customer_id_id_idx
 ON optimizations (agent_id, customer_id, id);

@@ -1,6 +1,7 @@
 """What docs/ shows is true: its code runs, page by page and in order, on the sample data.
 
-recipes.md, questions.md and feed.md have tests of their own; plans.md shows how a query begins.
+recipes.md, questions.md, feed.md and history.md have tests of their own; plans.md shows how a query
+begins.
 """
 
 import os

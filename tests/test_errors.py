@@ -328,6 +328,18 @@ def test_data_that_its_type_does_not_take_is_invalid(conn, command, parameter, s
     assert isinstance(caught.value.__cause__, psycopg.Error)
 
 
+def test_a_negative_limit_is_one_of_max_rows(conn):
+    with pytest.raises(InvalidValue, match=r"max_rows: LIMIT must not be negative") as caught:
+        customers.list_customers(conn, max_rows=-1)
+    assert caught.value.field == "max_rows"
+
+
+def test_a_time_that_python_cannot_hold_was_written_all_the_same(conn):
+    with pytest.raises(InvalidValue, match=r"correct it there") as caught, typed_errors():
+        conn.execute("SELECT 'infinity'::timestamptz").fetchone()
+    assert "Nothing was written" not in str(caught.value)
+
+
 def test_the_database_may_name_the_field_itself(conn):
     error = translate(raised(conn, "22023", "must be more", column="months_ahead", hint="Use 1."))
     assert (type(error), error.field, error.hint) == (InvalidValue, "months_ahead", "Use 1.")

@@ -78,9 +78,10 @@ def queue_for_a_lock(url):
             conn.execute(UPDATE, [NIMBUS])
 
     with ThreadPoolExecutor() as pool, connect(url) as conn, open_transaction(url):
-        pool.submit(write)
+        writing = pool.submit(write)
         query = "SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
         while conn.execute(query).fetchone() is None:
+            assert not writing.done()
             time.sleep(0.01)
         yield
 

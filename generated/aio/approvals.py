@@ -179,7 +179,8 @@ async def decide_approval(
     """Approve or reject (status), by whom and why, and move the recommendation the same way.
 
     None where the approval was decided before or has expired, or the recommendation is no longer
-    pending; get_approval tells who decided it, or that it has expired.
+    pending; get_approval tells who decided it, or that it has expired, get_recommendation that it
+    was decided without it.
 
     Raises InvalidValue where status is pending or approved_by is empty.
 

@@ -157,9 +157,10 @@ async def list_step_stats(
     failure_rate is the share that failed of those that completed or failed, None where there is
     none of them; retry_rate the share of all that were tried again. A step's times are those of its
     latest attempt: duration is from its start to its end, queue_wait to its start from the end of
-    the step before it in the plan, or the start of the run where that is later. None where none was
-    ever started. Of one customer where customer_id is given, else for operators: it spans
-    customers.
+    the step before it in the plan, or the start of the run where that is later, but of steps that
+    were tried again it is not counted. None where there is none. One that was running when its run
+    was cancelled counts as skipped. Of one customer where customer_id is given, else for operators:
+    it spans customers.
 
     @plan customers_pkey, workflow_executions_customer_id_completed_at_idx,
       workflow_steps_step_order_key, rows <= customers + window_runs * (1 + steps)
@@ -183,12 +184,13 @@ async def list_failing_steps(
     """Which steps of the runs that ended in [since, until) failed most often, by type of run and name
     of step, up to max_rows: how many failed of how many that completed or failed, the share, how
     often they were tried again in all, and the latest that failed: its error message (the whole
-    error where it has none), when and in which run. Of one customer where customer_id is given,
-    else for operators: it spans customers.
+    error where it has none), when and in which run. One that was running when its run was cancelled
+    did not fail. Of one customer where customer_id is given, else for operators: it spans
+    customers.
 
     @plan customers_pkey, workflow_executions_customer_id_completed_at_idx,
       workflow_steps_step_order_key, workflow_steps_pkey,
-      rows <= customers + window_runs * (1 + steps)
+      rows <= customers + max_rows + window_runs * (1 + steps)
     """
     return await _runtime.async_many(
         conn,
@@ -371,9 +373,10 @@ async def get_oldest_transaction(
 ) -> GetOldestTransactionRow | None:
     """The transaction of another session that has been open longest, or one that is prepared for a
     commit in two phases (pid, state and query are None then, and name its name); None where there
-    is none. xid_age says how many transactions have begun since it needs rows kept: vacuum removes
-    nothing younger, and the change feed waits; None where it holds back nothing. A role without the
-    rights of pg_read_all_stats sees only sessions of its own. For operators: it spans customers.
+    is none. xid_age says how many transactions have begun since it needs rows kept: vacuum of its
+    database removes nothing younger, and the change feed waits; None where it holds back nothing. A
+    role without the rights of pg_read_all_stats sees only sessions of its own. For operators: it
+    spans customers.
 
     @plan catalogue
     """
@@ -385,11 +388,12 @@ async def list_vacuum_blockers(
     *,
     max_rows: int,
 ) -> list[ListVacuumBlockersRow]:
-    """What keeps vacuum from removing dead rows, the worst first: sessions in a transaction (name is
-    the pid), prepared transactions, replication slots; xid_age says how many transactions have
-    begun since each needs rows kept. End a session with pg_terminate_backend, a prepared
-    transaction with ROLLBACK PREPARED, drop a slot that nobody reads. started_at of a session is
-    None to a role without the rights of pg_read_all_stats. For operators: it spans customers.
+    """What keeps vacuum from removing dead rows of this database, the worst first: sessions in a
+    transaction (name is the pid), prepared transactions, replication slots; xid_age says how many
+    transactions have begun since each needs rows kept. End a session with pg_terminate_backend, a
+    prepared transaction with ROLLBACK PREPARED, drop a slot that nobody reads. started_at of a
+    session is None to a role without the rights of pg_read_all_stats. For operators: it spans
+    customers.
 
     @plan catalogue
     """

@@ -25,11 +25,9 @@ from ..recommendations import (
     LIST_RECOMMENDATIONS_BY_STATUS,
     LIST_RECOMMENDATIONS_BY_TYPE,
     LIST_SAVINGS,
-    LIST_SAVINGS_BY_CUSTOMER,
     LIST_WORKFLOW_RECOMMENDATIONS,
     REJECT_RECOMMENDATION,
     GetRecommendationTraceRow,
-    ListSavingsByCustomerRow,
     ListSavingsRow,
     _make_get_recommendation_trace_row,
     _make_recommendation,
@@ -50,11 +48,9 @@ __all__ = [
     "LIST_RECOMMENDATIONS_BY_STATUS",
     "LIST_RECOMMENDATIONS_BY_TYPE",
     "LIST_SAVINGS",
-    "LIST_SAVINGS_BY_CUSTOMER",
     "LIST_WORKFLOW_RECOMMENDATIONS",
     "REJECT_RECOMMENDATION",
     "GetRecommendationTraceRow",
-    "ListSavingsByCustomerRow",
     "ListSavingsRow",
     "approve_recommendation",
     "create_recommendation",
@@ -70,7 +66,6 @@ __all__ = [
     "list_recommendations_by_status",
     "list_recommendations_by_type",
     "list_savings",
-    "list_savings_by_customer",
     "list_workflow_recommendations",
     "reject_recommendation",
 ]
@@ -377,16 +372,16 @@ async def list_savings(
     *,
     since: datetime.datetime,
     until: datetime.datetime,
-    customer_id: uuid.UUID,
+    customer_id: uuid.UUID | None = None,
 ) -> list[ListSavingsRow]:
-    """What came of the recommendations made to a customer in [since, until), by the month (UTC, its
-    first day) in which they were made, the newest first, and the agent that made them.
+    """What came of the recommendations made in [since, until), by the month (UTC, its first day) in
+    which they were made, the newest first, the customer, and the agent that made them. Of one
+    customer where customer_id is given, else for operators: it spans customers.
 
-    Of the recommendations, rejected, approved (whatever became of it), completed and rolled_back
-    say
-    how many are so by now. predicted_savings is what all of them were to save, approved_savings
-    what
-    those approved were to, and realised_savings what their completed optimizations really save,
+    Of the recommendations, rejected, approved (and not rejected since), completed and rolled_back
+    say how many are so by now. predicted_savings is what all of them were to save, approved_savings
+    what those approved were to, and realised_savings what their completed optimizations really
+    save,
     those that were rolled back not counted; in USD a month, 0 for what is not known. It is a
     cohort:
     what becomes of a recommendation changes the row of the month in which it was made.
@@ -400,27 +395,6 @@ async def list_savings(
         LIST_SAVINGS,
         (_runtime.aware("since", since), _runtime.aware("until", until), customer_id),
         ListSavingsRow,
-    )
-
-
-async def list_savings_by_customer(
-    conn: psycopg.AsyncConnection[typing.Any],
-    *,
-    since: datetime.datetime,
-    until: datetime.datetime,
-) -> list[ListSavingsByCustomerRow]:
-    """What came of the recommendations made in [since, until), as list_savings has it, by month,
-    customer and agent. For operators: it spans customers.
-
-    @plan customers_pkey, recommendations_customer_id_created_at_idx, agents_pkey,
-      optimizations_customer_id_recommendation_id_idx,
-      rows <= customers + agents + (2 + optimizations) * window_recommendations
-    """
-    return await _runtime.async_many(
-        conn,
-        LIST_SAVINGS_BY_CUSTOMER,
-        (_runtime.aware("since", since), _runtime.aware("until", until)),
-        ListSavingsByCustomerRow,
     )
 
 

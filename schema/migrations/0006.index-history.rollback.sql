@@ -2,7 +2,8 @@
 -- It runs outside a transaction, and drops first what an interrupted go left, invalid perhaps:
 -- squawk-ignore-file ban-concurrent-index-creation-in-transaction, prefer-robust-stmts
 
-SET lock_timeout = '5s';
+-- CONCURRENTLY waits for transactions that are open, and keeps nobody waiting.
+SET lock_timeout = '1h';
 SET statement_timeout = '1h';
 
 DROP INDEX CONCURRENTLY IF EXISTS recommendations_customer_id_created_at_idx;

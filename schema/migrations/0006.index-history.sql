@@ -5,7 +5,8 @@
 -- What people ask of a long history is answered from an index each.
 -- depends: 0005.index-live-runs
 
-SET lock_timeout = '5s';
+-- CONCURRENTLY waits for transactions that are open, and keeps nobody waiting.
+SET lock_timeout = '1h';
 SET statement_timeout = '1h';
 
 DROP INDEX CONCURRENTLY IF EXISTS workflow_executions_customer_id_id_failed_idx;
@@ -60,7 +61,7 @@ DROP INDEX CONCURRENTLY IF EXISTS recommendations_customer_id_created_at_idx;
 CREATE INDEX CONCURRENTLY recommendations_customer_id_created_at_idx
 ON recommendations (customer_id, created_at);
 COMMENT ON INDEX recommendations_customer_id_created_at_idx IS
-'Serves list_savings and list_savings_by_customer.';
+'Serves list_savings.';
 
 COMMENT ON INDEX workflow_executions_id_customer_id_running_idx IS
 'Serves list_running_workflows, list_available_agents, and time_out_workflow_executions where '

@@ -66,7 +66,8 @@ FROM workflow_executions AS run
 INNER JOIN customers ON run.customer_id = customers.id
 INNER JOIN agents ON run.agent_id = agents.id;
 COMMENT ON VIEW workflow_progress IS
-'How far each run is, a row a run. ORDER BY workflow_id DESC is newest first.';
+'How far each run is, a row a run. Ask with WHERE customer_id = ... or workflow_id = ...; of a '
+'customer, ORDER BY workflow_id DESC is newest first.';
 COMMENT ON COLUMN workflow_progress.customer IS 'Name of the customer.';
 COMMENT ON COLUMN workflow_progress.workflow_type IS 'The job that the run does.';
 COMMENT ON COLUMN workflow_progress.status IS 'State of the run.';
@@ -120,7 +121,7 @@ COMMENT ON COLUMN running_workflows.customer IS 'Name of the customer.';
 COMMENT ON COLUMN running_workflows.workflow_type IS 'The job that the run does.';
 COMMENT ON COLUMN running_workflows.agent IS 'Name of the agent that runs it.';
 COMMENT ON COLUMN running_workflows.steps_done IS
-'How many of its steps completed or were skipped.';
+'How many of its steps are over: completed or skipped.';
 COMMENT ON COLUMN running_workflows.steps_total IS 'How many steps it has.';
 COMMENT ON COLUMN running_workflows.percent IS
 'steps_done in percent of steps_total; NULL where there are none.';

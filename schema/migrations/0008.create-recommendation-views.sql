@@ -18,7 +18,10 @@ SELECT
     approval.decided_at,
     date_trunc(
         'second',
-        least(coalesce(approval.decided_at, now()), approval.expires_at) - approval.created_at
+        CASE
+            WHEN approval.status != 'pending' THEN approval.decided_at
+            WHEN recommendations.status = 'pending' THEN least(now(), approval.expires_at)
+        END - approval.created_at
     ) AS waited_for,
     workflow_executions.workflow_type AS workflow,
     progress.steps_done,
@@ -102,43 +105,8 @@ CROSS JOIN
     ) AS outcome;
 COMMENT ON VIEW recommendation_trace IS
 'Each recommendation with its latest approval, the run that produced it, its latest optimization '
-'and what it brought. Ask with WHERE customer_id = ... or LIMIT; ORDER BY recommendation_id DESC '
-'is newest first.';
-COMMENT ON COLUMN recommendation_trace.status IS 'State of the recommendation; see the type.';
-COMMENT ON COLUMN recommendation_trace.approval IS
-'State of the latest approval, pending where it expired undecided; NULL where none was asked '
-'for.';
-COMMENT ON COLUMN recommendation_trace.decided_by IS
-'Who decided the latest approval; NULL where nobody did.';
-COMMENT ON COLUMN recommendation_trace.decided_at IS
-'When the latest approval was decided; NULL where it was not.';
-COMMENT ON COLUMN recommendation_trace.workflow IS
-'The job of the run that produced it; NULL where none did, or that one was deleted.';
-COMMENT ON COLUMN recommendation_trace.steps_done IS
-'How many steps of that run are over: completed or skipped; 0 without a run.';
-COMMENT ON COLUMN recommendation_trace.steps_total IS
-'How many steps that run has; 0 without a run.';
-COMMENT ON COLUMN recommendation_trace.artifacts IS
-'How many artifacts that run left; 0 without a run.';
-COMMENT ON COLUMN recommendation_trace.optimization IS
-'State of the latest optimization; NULL where it was not carried out.';
-COMMENT ON COLUMN recommendation_trace.progress IS
-'How far the latest optimization is, 0 to 100; NULL where there is none.';
-COMMENT ON COLUMN recommendation_trace.predicted_savings IS
-'What it should save, in USD a month; NULL where that was not estimated.';
-COMMENT ON COLUMN recommendation_trace.realised_savings IS
-'What its completed optimizations really save, in USD a month, those that were rolled back not '
-'counted; NULL where that is not known.';
-COMMENT ON COLUMN recommendation_trace.savings_difference IS
-'The realised savings less the predicted ones; NULL where either is not known.';
-COMMENT ON COLUMN recommendation_trace.recommendation_id IS
-'The recommendation; get_recommendation_trace has all of it.';
-COMMENT ON COLUMN recommendation_trace.approval_id IS
-'The latest approval; NULL where none was asked for.';
-COMMENT ON COLUMN recommendation_trace.workflow_execution_id IS
-'The run that produced it; NULL where none did, or that one was deleted.';
-COMMENT ON COLUMN recommendation_trace.optimization_id IS
-'The latest optimization; NULL where there is none.';
+'and what it brought. Ask with WHERE customer_id = ...; ORDER BY recommendation_id DESC is '
+'newest first.';
 COMMENT ON COLUMN recommendation_trace.customer IS 'Name of the customer.';
 COMMENT ON COLUMN recommendation_trace.title IS 'One line for people.';
 COMMENT ON COLUMN recommendation_trace.status IS 'State of the recommendation; see the type.';
@@ -153,7 +121,8 @@ COMMENT ON COLUMN recommendation_trace.decided_by IS
 COMMENT ON COLUMN recommendation_trace.decided_at IS
 'When the latest approval was decided; NULL where it was not.';
 COMMENT ON COLUMN recommendation_trace.waited_for IS
-'How long the latest approval waited, or has been waiting, to be decided or to expire.';
+'How long the latest approval waited, or has been waiting, to be decided or to expire; NULL where '
+'the recommendation was decided without it.';
 COMMENT ON COLUMN recommendation_trace.workflow IS
 'The job of the run that produced it; NULL where none did, or that one was deleted.';
 COMMENT ON COLUMN recommendation_trace.steps_done IS
@@ -239,14 +208,8 @@ CROSS JOIN
 INNER JOIN agents ON made.agent_id = agents.id;
 COMMENT ON VIEW savings_by_month IS
 'What came of the recommendations made in each month, by customer and agent: a cohort, so what '
-'becomes of a recommendation changes the row of the month in which it was made.';
-COMMENT ON COLUMN savings_by_month.predicted_savings IS
-'What all of them should save, in USD a month; 0 for what was not estimated.';
-COMMENT ON COLUMN savings_by_month.approved_savings IS
-'What the approved ones should save, in USD a month; 0 for what was not estimated.';
-COMMENT ON COLUMN savings_by_month.realised_savings IS
-'What their completed optimizations really save, in USD a month, those that were rolled back not '
-'counted; 0 for what is not known.';
+'becomes of a recommendation changes the row of the month in which it was made. ORDER BY month '
+'DESC is newest first.';
 COMMENT ON COLUMN savings_by_month.month IS
 'First day of the month (UTC) in which the recommendations were made.';
 COMMENT ON COLUMN savings_by_month.customer IS 'Name of the customer.';
@@ -254,7 +217,7 @@ COMMENT ON COLUMN savings_by_month.agent IS 'Name of the agent that made them.';
 COMMENT ON COLUMN savings_by_month.recommendations IS 'How many were made.';
 COMMENT ON COLUMN savings_by_month.rejected IS 'How many of them were rejected.';
 COMMENT ON COLUMN savings_by_month.approved IS
-'How many of them were approved, whatever became of them.';
+'How many of them were approved and not rejected since.';
 COMMENT ON COLUMN savings_by_month.completed IS
 'How many of them were carried out, and not undone.';
 COMMENT ON COLUMN savings_by_month.rolled_back IS 'How many of them were undone.';
@@ -273,5 +236,5 @@ COMMENT ON INDEX approvals_customer_id_recommendation_id_idx IS
 COMMENT ON INDEX approvals_recommendation_id_pending_key IS
 'One open question a recommendation. Serves list_pending_approvals and list_expired_approvals.';
 COMMENT ON INDEX optimizations_customer_id_recommendation_id_idx IS
-'Serves list_recommendation_optimizations, get_recommendation_trace, list_savings and '
-'list_savings_by_customer, and deleting a recommendation.';
+'Serves list_recommendation_optimizations, get_recommendation_trace, list_savings, and deleting '
+'a recommendation.';

@@ -23,8 +23,8 @@ BEGIN
         RAISE EXCEPTION 'the name of a resource must have 1 to 255 characters'
             USING ERRCODE = 'invalid_parameter_value', COLUMN = 'resource';
     END IF;
-    IF (lease > '0') IS NOT true THEN
-        RAISE EXCEPTION 'a lease must be longer than 0'
+    IF (lease > '0' AND lease <= '1 year') IS NOT true THEN
+        RAISE EXCEPTION 'a lease must be longer than 0, and a year at most'
             USING ERRCODE = 'invalid_parameter_value', COLUMN = 'lease';
     END IF;
     IF current_setting('transaction_isolation') NOT IN ('read committed', 'read uncommitted') THEN

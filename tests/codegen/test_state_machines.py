@@ -88,7 +88,7 @@ def test_the_arrows_are_those_of_the_view_in_its_order(
 ) -> None:
     with psycopg.connect(server.url("postgres")) as conn:
         with pytest.raises(state_machines.NotAStateMachine, match=r"schema/ must have the view"):
-            state_machines.page(conn)
+            state_machines.arrows(conn)
         conn.rollback()
         conn.execute(
             "CREATE TEMPORARY VIEW status_transitions AS "
@@ -96,7 +96,7 @@ def test_the_arrows_are_those_of_the_view_in_its_order(
             " ('doors', 10, 'closed', 'locked'), ('doors', 1, 'closed', 'open'))"
             " AS t (table_name, place, from_status, to_status)"
         )
-        page = state_machines.page(conn)
+        page = state_machines.markdown(state_machines.arrows(conn))
         conn.rollback()
     lines = [line.strip() for line in page.splitlines() if line.startswith("    ")]
     arrows = [line for line in lines if "*" not in line]

@@ -240,10 +240,7 @@ CASES: Mapping[str, Case | list[Case]] = {
         lambda s: {"before_created_at": s.since, "before_id": s.customer},
     ],
     "events.list_events_by_subject": lambda s: {"subject_id": s.run("failed")["id"]},
-    "events.read_events": [
-        lambda _: {"after_xact_id": 100, "after_id": ZERO_ID},
-        lambda s: {"after_xact_id": 100, "after_id": ZERO_ID, "customer_id": None},
-    ],
+    "events.read_events": lambda _: {"after_xact_id": 100, "after_id": ZERO_ID},
     "optimizations.complete_optimization": lambda s: s.optimization("executing"),
     "optimizations.create_optimization": lambda s: {
         "recommendation_id": s.row("recommendations", "status = 'approved'").id
@@ -310,10 +307,6 @@ CASES: Mapping[str, Case | list[Case]] = {
     ],
     "recommendations.list_recommendations_by_type": lambda _: {"type": "kind_1"},
     "recommendations.list_savings": [
-        lambda _: {},
-        lambda s: {"since": s.now - timedelta(days=200)},
-    ],
-    "recommendations.list_savings_by_customer": [
         lambda _: {},
         lambda s: {"since": s.now - timedelta(days=200)},
     ],

@@ -55,9 +55,11 @@ QUANTITIES = {
     "window_metrics": "SELECT count(*) FROM agent_metrics WHERE agent_id = %(agent_id)s "
     "AND metric_name = %(metric_name)s AND recorded_at >= %(since)s AND recorded_at < %(until)s",
     "window_recommendations": "SELECT count(*) FROM recommendations "
-    "WHERE created_at >= %(since)s AND created_at < %(until)s",
+    "WHERE created_at >= %(since)s AND created_at < %(until)s "
+    "AND (%(customer_id)s::uuid IS NULL OR customer_id = %(customer_id)s)",
     "window_runs": "SELECT count(*) FROM workflow_executions "
-    "WHERE completed_at >= %(since)s AND completed_at < %(until)s",
+    "WHERE completed_at >= %(since)s AND completed_at < %(until)s "
+    "AND (%(customer_id)s::uuid IS NULL OR customer_id = %(customer_id)s)",
 }
 """What a bound may speak of, beside the parameters; docs/plans.md says it in words."""
 
@@ -123,7 +125,8 @@ def observe(
     def bound(expression: str, given: Arguments) -> float:
         quantities = {key: value for key, value in given.items() if isinstance(value, int | float)}
         for name in names_in(expression) - set(quantities):
-            row = history_conn.execute(QUANTITIES[name].encode(), given).fetchone()
+            values = {"customer_id": None} | given
+            row = history_conn.execute(QUANTITIES[name].encode(), values).fetchone()
             assert row is not None
             quantities[name] = row[0]
         return value_of(expression, quantities)
@@ -168,7 +171,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 def table(observed: Mapping[str, list[Observation]]) -> Iterator[str]:
     """Lay out what the queries did, a line a query and mode, with the worst of its calls."""
-    yield f"{'query':60} {'mode':7} {'rows':>8} {'bound':>9} {'buffers':>8} {'ms':>9}  plan"
+    yield (
+        f"{'query':60} {'mode':7} {'rows':>8} {'bound':>9} {'set off':>8} {'buffers':>8} {'ms':>9}"
+        "  plan"
+    )
     for name, observations in observed.items():
         for mode in dict.fromkeys(call.mode for call in observations):
             calls = [call for call in observations if call.mode == mode]
@@ -176,5 +182,6 @@ def table(observed: Mapping[str, list[Observation]]) -> Iterator[str]:
             plan = ", ".join(sorted(set().union(*(call.own.indexes for call in calls)))) or "-"
             yield (
                 f"{name:60} {mode:7} {worst.own.rows:8} {worst.rows_bound:9.0f} "
+                f"{worst.nested.rows:8} "
                 f"{worst.own.buffers:8} {worst.own.milliseconds:9.2f}  {plan}"
             )

@@ -42,8 +42,9 @@ def promises() -> dict[str, Promise | None]:
         for query in re.split(r"^(?=-- name: )", path.read_text(), flags=re.M)[1:]:
             name = f"{path.stem}.{query.split()[2]}"
             comment = "".join(re.findall(r"^-- ?(.*\n)", query, re.M))
-            mark = re.search(r"^@plan (.*\n(?:  .*\n)*)", comment, re.M)
-            found[name] = _promise(" ".join(mark[1].split())) if mark else None
+            marks = re.findall(r"^@plan (.*\n(?:  .*\n)*)", comment, re.M)
+            assert len(marks) < 2, f"{name} has {len(marks)} @plan marks"
+            found[name] = _promise(" ".join(marks[0].split())) if marks else None
     return found
 
 

@@ -179,8 +179,8 @@ def refused(db, field, function, *args, **given):
     assert caught.value.field == field
 
 
-@pytest.mark.parametrize("lease", [timedelta(0), timedelta(seconds=-1)])
-def test_a_lease_of_no_time_is_refused_by_name(db, agent, lease):
+@pytest.mark.parametrize("lease", [timedelta(0), timedelta(seconds=-1), timedelta(days=9_000_000)])
+def test_a_lease_of_no_time_or_for_ever_is_refused_by_name(db, agent, lease):
     refused(db, "lease", acquire, agent, lease=lease)
     lock = acquire(db, agent)
     refused(db, "lease", extend, lock, lease)
@@ -332,7 +332,8 @@ def test_an_extension_in_time_counts_though_it_commits_late(connections, agent_i
             taking = executor.submit(take, wanting, agent_ids[1])
             waits = "SELECT wait_event_type = 'Lock' FROM pg_stat_activity WHERE pid = %s"
             while watching.execute(waits, [wanting.info.backend_pid]).fetchone() != (True,):
-                pass
+                assert not taking.done()
+                time.sleep(0.01)
         assert taking.result() is None
     assert agent_states.list_agent_locks(watching) == [extended]
 

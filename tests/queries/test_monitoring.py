@@ -19,7 +19,7 @@ from optiinfra_db.generated.models import (
 )
 
 from ..conftest import FORGETFUL, running_server
-from .database import run_attempt, step_key
+from .database import key, run_attempt, step_key
 
 SINCE = datetime(2026, 3, 1, 12, tzinfo=UTC)
 HALF_PAST = SINCE + timedelta(minutes=30)
@@ -319,6 +319,19 @@ def test_failing_steps_have_their_share_and_their_latest_error(db):
     of_one = db.monitoring.list_failing_steps(**NOON_TO_ONE, customer_id=one.id, max_rows=10)
     assert [(row.step_name, row.failed) for row in of_one] == [("optimize", 1), ("analyze", 1)]
     assert of_one[1].latest_error == "earlier"
+
+
+def test_a_step_whose_run_was_cancelled_did_not_fail(db):
+    run = db.start_run(db.make_run())
+    first = db.workflow_steps.start_workflow_step(**step_key(db.steps_of(run)[0]))
+    db.workflow_executions.cancel_workflow_execution(**key(run), reason="no longer wanted")
+    assert db.steps_of(run)[0].status == "failed"
+
+    hour = {"since": run.created_at - seconds(1), "until": run.created_at + seconds(3600)}
+    stats = db.monitoring.list_step_stats(**hour, customer_id=run.customer_id)
+    (row,) = (row for row in stats if row.step_name == first.step_name)
+    assert (row.steps, row.failed, row.skipped, row.failure_rate) == (1, 0, 1, None)
+    assert db.monitoring.list_failing_steps(**hour, max_rows=9, customer_id=run.customer_id) == []
 
 
 def test_slowest_steps_come_with_their_run(db):

@@ -497,7 +497,7 @@ def test_savings_are_told_by_month_in_utc_and_agent(db):
     ]
     assert [values(row) for row in rows] == expected
 
-    rows = db.recommendations.list_savings_by_customer(**window)
+    rows = db.recommendations.list_savings(**window)
 
     assert [[row.customer_id, row.customer_name, row.month, row.agent_id] for row in rows] == [
         [customer.id, customer.name, date(2026, 3, 1), first.id],

@@ -140,6 +140,10 @@ def test_the_trace_tells_of_the_latest_approval_and_how_long_it_waited(db, read,
         assert (row.approval, row.decided_by, row.decided_at) == ("pending", None, None)
         assert row.waited_for == timedelta(hours=waited_for), expires_in
 
+    db.recommendations.approve_recommendation(**key(made))
+    row = trace_of(read, made)
+    assert (row.approval, row.waited_for) == ("pending", None), "it was decided without it"
+
 
 def test_savings_are_shown_by_month_customer_and_agent(db, read, conn):
     customer, other = db.make_customer(), db.make_customer()
