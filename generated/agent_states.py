@@ -352,7 +352,7 @@ def acquire_agent_lock(
     in
     a transaction that is not READ COMMITTED, which could not see who has the lock.
 
-    @plan rows <= 1
+    @plan rows <= 1, buffers <= 400
     """
     return _runtime.one(conn, ACQUIRE_AGENT_LOCK, (agent_id, resource, lease, token), AgentLock)
 

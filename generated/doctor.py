@@ -440,7 +440,7 @@ def find_missing_guards(conn: psycopg.Connection[typing.Any]) -> list[MissingGua
     """What should watch over the history and does not: triggers that are missing or disabled,
     constraints that were not validated, indexes that are invalid; each with its table.
 
-    @plan catalogue
+    @plan catalogue, buffers <= 400
     """
     return _runtime.many(conn, FIND_MISSING_GUARDS, (), MissingGuard)
 

@@ -111,7 +111,7 @@ WHERE agent_id = @agent_id;
 -- a transaction that is not READ COMMITTED, which could not see who has the lock.
 --
 -- @row AgentLock
--- @plan rows <= 1
+-- @plan rows <= 1, buffers <= 400
 SELECT
     @agent_id::uuid AS agent_id,
     @resource::text AS resource,

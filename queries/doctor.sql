@@ -250,7 +250,7 @@ LIMIT @max_rows;
 -- constraints that were not validated, indexes that are invalid; each with its table.
 -- @row MissingGuard
 --
--- @plan catalogue
+-- @plan catalogue, buffers <= 400
 WITH expected (table_name, trigger_name) AS (
     SELECT
         machine.table_name,

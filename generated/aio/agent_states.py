@@ -210,7 +210,7 @@ async def acquire_agent_lock(
     in
     a transaction that is not READ COMMITTED, which could not see who has the lock.
 
-    @plan rows <= 1
+    @plan rows <= 1, buffers <= 400
     """
     return await _runtime.async_one(
         conn,

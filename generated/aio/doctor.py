@@ -119,7 +119,7 @@ async def find_missing_guards(conn: psycopg.AsyncConnection[typing.Any]) -> list
     """What should watch over the history and does not: triggers that are missing or disabled,
     constraints that were not validated, indexes that are invalid; each with its table.
 
-    @plan catalogue
+    @plan catalogue, buffers <= 400
     """
     return await _runtime.async_many(conn, FIND_MISSING_GUARDS, (), MissingGuard)
 

@@ -146,10 +146,18 @@ def observe(
                     for given in arguments(largest, name, parameters)
                 ]
         for given, has_work in calls:
-            bounds = bound(promise.rows, given), bound(promise.buffers, given)
+            rows_bound = bound(promise.rows, given)
             for mode in MODES[:1] if name in RUNS_ONCE else MODES:
                 result, own, nested = explainer.call(name, mode, given, BEFORE.get(name, ""))
-                yield Observation(mode, given, has_work, result, own, nested, *bounds)
+                # A row costs the descent of an index and its page; a write its indexes, and the
+                # catalogues on a first call.
+                base = 300 if own.has_written else 60
+                buffers_bound = (
+                    bound(promise.buffers, given) if promise.buffers else base + 8 * rows_bound
+                )
+                yield Observation(
+                    mode, given, has_work, result, own, nested, rows_bound, buffers_bound
+                )
 
     def observed(name: str) -> list[Observation]:
         if name not in known:

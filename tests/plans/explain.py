@@ -32,7 +32,7 @@ class Promise:
     indexes: frozenset[str] = frozenset()
     whole: frozenset[str] = frozenset()
     rows: str = "0"
-    buffers: str = "0"
+    buffers: str = ""
 
 
 def promises() -> dict[str, Promise | None]:
@@ -58,10 +58,7 @@ def _promise(text: str) -> Promise:
         elif item not in {"writes", "catalogue"}:
             assert re.fullmatch(r"[a-z_]+", item), f"@plan does not know {item!r}"
             indexes.add(item)
-    # A row costs the descent of an index and its page; the rest is for what is written, and for the
-    # catalogues on a first call.
-    buffers = bounds.get("buffers", f"300 + 8 * ({bounds['rows']})")
-    return Promise(frozenset(indexes), frozenset(whole), bounds["rows"], buffers)
+    return Promise(frozenset(indexes), frozenset(whole), bounds["rows"], bounds.get("buffers", ""))
 
 
 def names_in(expression: str) -> set[str]:
@@ -87,6 +84,7 @@ class Seen:
 
     rows: int = 0
     buffers: int = 0
+    has_written: bool = False
     milliseconds: float = 0.0
     plan: str = ""
 
@@ -177,6 +175,7 @@ class Explainer:
         for index in [node.get("Index Name"), *node.get("Conflict Arbiter Indexes", [])]:
             if index and not index.startswith("pg_"):
                 seen.indexes.add(self._parents.get(index, index))
+        seen.has_written |= node["Node Type"] == "ModifyTable"
         relation = node.get("Relation Name")
         if relation and node["Node Type"].endswith("Scan") and not relation.startswith("pg_"):
             read = node.get("Actual Rows", 0) + sum(
