@@ -1172,7 +1172,7 @@ LIST_INDEX_SIZES: typing.Final = """-- name: list_index_sizes :many
 SELECT
     root_table.relname::text AS table_name,
     root.relname::text AS index_name,
-    sum(pg_relation_size(stats.indexrelid))::bigint AS size_bytes,
+    sum(pg_total_relation_size(stats.indexrelid))::bigint AS size_bytes,
     sum(stats.idx_scan)::bigint AS scans,
     pg_index.indisunique AS is_unique
 FROM pg_catalog.pg_stat_user_indexes AS stats

@@ -574,7 +574,7 @@ ORDER BY total_bytes DESC, table_name ASC;
 SELECT
     root_table.relname::text AS table_name,
     root.relname::text AS index_name,
-    sum(pg_relation_size(stats.indexrelid))::bigint AS size_bytes,
+    sum(pg_total_relation_size(stats.indexrelid))::bigint AS size_bytes,
     sum(stats.idx_scan)::bigint AS scans,
     pg_index.indisunique AS is_unique
 FROM pg_catalog.pg_stat_user_indexes AS stats

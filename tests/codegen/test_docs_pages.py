@@ -219,7 +219,7 @@ def pages(codegen, tmp_path, server):
         conn.rollback()
     assert codegen.table_pages.links(relations)["lit_lamps"] == "tables/views.md#lit_lamps"
     machines = {"lamps": "The machine of lamps."}
-    uses = {"lamps_room_id_key": ["list_lamps"]}
+    uses = {"lamps_room_id_key": ["get_lamp"]}
     made = codegen.table_pages.pages(relations, keys, machines, uses, LINKS)
     return {str(path): text for path, text in made.items()}
 
@@ -243,7 +243,7 @@ def test_the_page_of_a_table_has_all_that_is_declared(pages):
         "| `lamps_id_check` | <code>CHECK ((id &#124; 1) &gt; 0)</code> |",
         "| `lamps_room_id_key` | `UNIQUE (room_id) WHERE (status = 'on'::lamp_status)` "
         "| Serves [`get_lamp`](../queries/lamps.md#get_lamp). "
-        "| [`list_lamps`](../queries/lamps.md#list_lamps) |",
+        "| [`get_lamp`](../queries/lamps.md#get_lamp) |",
         "| `lamps_twice` | `BEFORE UPDATE FOR EACH ROW EXECUTE FUNCTION "
         "suppress_redundant_updates_trigger()` | Saves work. |",
         "### lamp_status",
