@@ -51,8 +51,8 @@ class Sample:
         return rows[-1]
 
     def _customer(self, name: str) -> UUID:
-        row = self._one("SELECT id FROM customers WHERE name = %(name)s", name=name)
-        return UUID(str(row.id))
+        customer: UUID = self._one("SELECT id FROM customers WHERE name = %(name)s", name=name).id
+        return customer
 
     def row(self, table: str, condition: str = "true") -> Any:
         """Return a row of the customer; LookupError where it has none."""
@@ -66,13 +66,13 @@ class Sample:
         """Return the key of a run in this state."""
         return _key(self.row("workflow_executions", f"status = '{status}'"))
 
-    def step(self, status: str, run_status: str = "running") -> Arguments:
-        """Return the key of a step, of a run in that state."""
+    def step(self, status: str) -> Arguments:
+        """Return the key of a step in this state, of a running run."""
         step = self.row(
             "workflow_steps",
             f"status = '{status}' AND (SELECT status FROM workflow_executions AS run WHERE "
             "run.customer_id = workflow_steps.customer_id AND run.id = workflow_execution_id"
-            f") = '{run_status}'",
+            ") = 'running'",
         )
         return _key(step) | {"workflow_execution_id": step.workflow_execution_id}
 

@@ -1,6 +1,5 @@
 """The long history, and what each query does on it."""
 
-import importlib
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
@@ -16,7 +15,7 @@ from optiinfra_db import connect
 from ..conftest import cloned_database
 from . import history
 from .cases import BEFORE, RUNS_ONCE, Arguments, Sample, arguments
-from .explain import MODES, Explainer, Promise, Seen, names_in, promises, value_of
+from .explain import MODES, Explainer, Promise, Seen, function_of, names_in, promises, value_of
 
 QUANTITIES = {
     "agents": "SELECT count(*) FROM agents",
@@ -132,19 +131,14 @@ def observe(
         return value_of(expression, quantities)
 
     def call(name: str) -> Iterator[Observation]:
-        module, _, query = name.partition(".")
-        function = getattr(importlib.import_module(f"optiinfra_db.generated.{module}"), query)
         promise = promised[name] or Promise()
-        parameters = inspect.signature(function).parameters
+        parameters = inspect.signature(function_of(name)).parameters
         calls = [(given, True) for given in arguments(largest, name, parameters)]
         if "customer_id" in parameters:
+            if parameters["customer_id"].default is None:
+                calls += [(given | {"customer_id": None}, True) for given, _ in calls]
             with suppress(LookupError):  # who has few rows may have none of a kind
                 calls += [(given, False) for given in arguments(smallest, name, parameters)]
-            if parameters["customer_id"].default is None:
-                calls += [
-                    (given | {"customer_id": None}, True)
-                    for given in arguments(largest, name, parameters)
-                ]
         for given, has_work in calls:
             rows_bound = bound(promise.rows, given)
             for mode in MODES[:1] if name in RUNS_ONCE else MODES:

@@ -61,17 +61,23 @@ def _promise(text: str) -> Promise:
     return Promise(frozenset(indexes), frozenset(whole), bounds["rows"], bounds.get("buffers", ""))
 
 
+def function_of(name: str) -> Callable[..., Any]:
+    """Return the generated function of a query, by its name as `module.query`."""
+    module, _, query = name.partition(".")
+    function: Callable[..., Any] = getattr(
+        importlib.import_module(f"optiinfra_db.generated.{module}"), query
+    )
+    return function
+
+
 def names_in(expression: str) -> set[str]:
     """Return the quantities that a bound speaks of."""
-    return {node.id for node in ast.walk(ast.parse(expression)) if isinstance(node, ast.Name)} - {
-        "min",
-        "max",
-    }
+    return {node.id for node in ast.walk(ast.parse(expression)) if isinstance(node, ast.Name)}
 
 
 def value_of(expression: str, quantities: Mapping[str, float]) -> float:
     """Compute a bound."""
-    return float(eval(expression, {"__builtins__": {"min": min, "max": max}}, dict(quantities)))
+    return float(eval(expression, {"__builtins__": {}}, dict(quantities)))
 
 
 @dataclass
@@ -140,14 +146,13 @@ class Explainer:
         self, name: str, mode: str, arguments: Mapping[str, Any], before: str = ""
     ) -> tuple[Any, Seen, Seen]:
         """Return what a function returned, what its query did, and what its triggers did."""
-        module, _, query = name.partition(".")
-        function: Callable[..., Any] = getattr(
-            importlib.import_module(f"optiinfra_db.generated.{module}"), query
-        )
+        function = function_of(name)
         with self._mode(mode):
             if before:
                 self._conn.execute(before.encode())
-            return self._watch(f"-- name: {query} ", lambda: function(self._conn, **arguments))
+            return self._watch(
+                f"-- name: {function.__name__} ", lambda: function(self._conn, **arguments)
+            )
 
     def read(self, query: str, mode: str, arguments: Mapping[str, Any]) -> tuple[Any, Seen, Seen]:
         """Return what a query of a view returned, and did."""

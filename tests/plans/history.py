@@ -35,6 +35,12 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
 $$;
 """
 
+# Each run has its number in metadata.
+_VIEW = """
+CREATE VIEW history_runs AS
+SELECT *, (metadata -> 'number')::bigint AS n FROM workflow_executions
+"""
+
 _PLATFORM = """
 INSERT INTO customers (id, name, email, api_key_hash, created_at)
 SELECT
@@ -157,7 +163,7 @@ INSERT INTO workflow_executions (
 )
 SELECT
     customer_id,
-    history_id(completed_at + interval '1 second', %(runs)s + (metadata -> 'number')::bigint),
+    history_id(completed_at + interval '1 second', %(runs)s + n),
     agent_id,
     workflow_type,
     'completed',
@@ -165,10 +171,10 @@ SELECT
     id,
     completed_at + interval '2 seconds',
     completed_at + interval '1 minute',
-    jsonb_build_object('number', %(runs)s + (metadata -> 'number')::bigint),
+    jsonb_build_object('number', %(runs)s + n),
     completed_at + interval '1 second'
-FROM workflow_executions
-WHERE status = 'failed' AND (metadata -> 'number')::bigint %% 4 = 3;
+FROM history_runs
+WHERE status = 'failed' AND n %% 4 = 3;
 """
 
 _STEPS = """
@@ -204,7 +210,7 @@ FROM (
     SELECT
         run.customer_id,
         run.id AS run_id,
-        (run.metadata -> 'number')::bigint AS n,
+        run.n,
         step,
         run.created_at,
         run.started_at,
@@ -217,7 +223,7 @@ FROM (
                 CASE
                     WHEN step = 1 THEN 'completed'
                     WHEN step > 2 THEN 'pending'
-                    WHEN (run.metadata -> 'number')::bigint %% 10 = 0 THEN 'retrying'
+                    WHEN run.n %% 10 = 0 THEN 'retrying'
                     ELSE 'running'
                 END
             WHEN 'cancelled' THEN CASE WHEN step = 1 THEN 'completed' ELSE 'skipped' END
@@ -228,8 +234,8 @@ FROM (
                     ELSE 'skipped'
                 END
         END::step_status AS status
-    FROM workflow_executions AS run
-    CROSS JOIN LATERAL (SELECT 1 + (run.metadata -> 'number')::bigint %% 5 AS step_order) AS failing
+    FROM history_runs AS run
+    CROSS JOIN LATERAL (SELECT 1 + run.n %% 5 AS step_order) AS failing
     CROSS JOIN generate_series(1, 5) AS step
 ) AS planned
 ORDER BY n, step;
@@ -256,7 +262,7 @@ SELECT
     'history',
     '{"from": "pending", "to": "running", "attempt": 1}',
     (3 + n %% 500)::text::xid8
-FROM (SELECT *, (metadata -> 'number')::bigint AS n FROM workflow_executions) AS run
+FROM history_runs AS run
 CROSS JOIN generate_series(1, 5) AS part
 ORDER BY n, part;
 """
@@ -278,7 +284,7 @@ SELECT
     'application/pdf',
     sha256(n::text::bytea),
     created_at
-FROM (SELECT *, (metadata -> 'number')::bigint AS n FROM workflow_executions) AS run
+FROM history_runs AS run
 CROSS JOIN generate_series(1, 2) AS part
 WHERE status = 'completed'
 ORDER BY n, part;
@@ -318,7 +324,7 @@ SELECT
             THEN created_at + interval '2 hours'
     END,
     created_at
-FROM (SELECT *, (metadata -> 'number')::bigint AS n FROM workflow_executions) AS run
+FROM history_runs AS run
 CROSS JOIN
     LATERAL (
         SELECT
@@ -377,6 +383,7 @@ WHERE status NOT IN ('pending', 'rejected');
 def build(url: str, runs: int = RUNS) -> None:
     """Write the history of so many runs into a migrated, empty database, and analyze it."""
     _run(url, _FUNCTIONS)
+    _run(url, _VIEW)
     _run(url, _PLATFORM)
     with connect(url) as conn:
         conn.execute(_MONTHS)
@@ -386,7 +393,7 @@ def build(url: str, runs: int = RUNS) -> None:
         for statements in (_EVENTS, _METRICS, _ARTIFACTS, _RECOMMENDATIONS):
             _run(url, statements, runs)
         steps.result()
-    _run(url, "DROP FUNCTION history_id, history_chance")
+    _run(url, "DROP VIEW history_runs; DROP FUNCTION history_id, history_chance")
     with connect(url) as conn:
         conn.execute("VACUUM ANALYZE")
 
