@@ -1,12 +1,14 @@
 """A long history, written in about a minute: what the plans of queries are looked at on.
 
-Runs of 120 days and of 50 customers, of which the largest has a fifth of all and the smallest one
-in 200; 5 steps, 5 events, 5 values of metrics and 2 artifacts a run, and a recommendation every 4
-runs, with what became of it. Runs and metrics are of 12 agents; a 13th has none. Statuses, times
-and links are as the functions would have left them. What is rare is so where that is hard: of
-the largest customer's runs one in 5,000 was cancelled.
+Runs of 120 days, or as many as told, the same number each day, and of 50 customers, of which the
+largest has a fifth of all and the smallest one in 200; 5 steps, 5 events, 5 values of metrics and
+2 artifacts a run, and a recommendation every 4 runs, with what became of it. Runs and metrics are
+of 12 agents; a 13th has none. Statuses, times and links are as the functions would have left them.
+What is rare is so where that is hard: of the largest customer's runs one in 5,000 was cancelled.
 """
 
+import math
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
@@ -14,6 +16,7 @@ import psycopg
 from optiinfra_db import connect
 
 RUNS = 200_000
+DAYS = 120
 
 # The rows bring what triggers would write, and keys are right by construction.
 _SETTINGS = "SET session_replication_role = replica; SET synchronous_commit = off"
@@ -75,11 +78,11 @@ SELECT id, 'idle' FROM agents;
 _MONTHS = """
 INSERT INTO events (customer_id, event_type, created_at)
 SELECT customers.id, 'month.seen', now() - make_interval(months => n)
-FROM generate_series(0, 4) AS n
+FROM generate_series(0, %(months)s) AS n
 CROSS JOIN (SELECT id FROM customers LIMIT 1) AS customers;
 INSERT INTO agent_metrics (agent_id, metric_name, metric_value, recorded_at)
 SELECT agents.id, 'month_seen', n, now() - make_interval(months => n)
-FROM generate_series(0, 4) AS n
+FROM generate_series(0, %(months)s) AS n
 CROSS JOIN (SELECT id FROM agents LIMIT 1) AS agents;
 SELECT ensure_partitions(3);
 """
@@ -101,11 +104,11 @@ runs AS (
     SELECT
         n,
         shares.id AS customer_id,
-        now() - interval '1 minute' - (%(runs)s - n) * (interval '120 days' / %(runs)s)
+        now() - interval '1 minute' - (%(runs)s - n) * (%(days)s * interval '1 day' / %(runs)s)
             AS created_at,
         CASE
-            WHEN %(runs)s - n < %(runs)s / 800 THEN 'pending'
-            WHEN %(runs)s - n < %(runs)s / 400 THEN 'running'
+            WHEN %(runs)s - n < %(season)s / 800 THEN 'pending'
+            WHEN %(runs)s - n < %(season)s / 400 THEN 'running'
             WHEN shares.name = 'Customer 1' AND n %% 5000 != 0 THEN
                 CASE
                     WHEN n %% 50 = 7 THEN 'failed'
@@ -295,7 +298,7 @@ INSERT INTO agent_metrics (agent_id, metric_name, recorded_at, metric_value, met
 SELECT
     (SELECT array_agg(id ORDER BY id) FROM agents)[1 + n %% 12],
     'metric_' || n / 12 %% 20,
-    now() - (5 * %(runs)s - n) * (interval '120 days' / (5 * %(runs)s)),
+    now() - (5 * %(runs)s - n) * (%(days)s * interval '1 day' / (5 * %(runs)s)),
     CASE WHEN n / 12 %% 20 < 5 THEN n / 240 %% 1000 ELSE 100 * history_chance(n) END,
     CASE WHEN n / 12 %% 20 < 5 THEN 'counter' ELSE 'gauge' END::metric_type,
     jsonb_build_object('region', CASE n / 240 %% 2 WHEN 0 THEN 'us-east-1' ELSE 'eu-west-1' END)
@@ -329,7 +332,7 @@ CROSS JOIN
     LATERAL (
         SELECT
             CASE
-                WHEN %(runs)s - n BETWEEN 0 AND %(runs)s / 100
+                WHEN %(runs)s - n BETWEEN 0 AND %(season)s / 100
                     THEN (ARRAY['pending', 'pending', 'approved', 'executing'])[1 + n / 4 %% 4]
                 WHEN n / 4 %% 1000 = 0 THEN 'rolled_back'
                 WHEN n / 4 %% 10 = 1 THEN 'failed'
@@ -380,26 +383,34 @@ WHERE status NOT IN ('pending', 'rejected');
 """
 
 
-def build(url: str, runs: int = RUNS) -> None:
-    """Write the history of so many runs into a migrated, empty database, and analyze it."""
+def build(url: str, runs: int = RUNS, *, days: int = DAYS) -> None:
+    """Write the history of so many runs and days into a migrated, empty database; analyze it.
+
+    How many are open is a matter of how many come in 120 days, and not of how many there were.
+    """
+    values = {
+        "runs": runs,
+        "days": days,
+        "months": math.ceil(days / 30),
+        "season": runs * DAYS // days,
+    }
     _run(url, _FUNCTIONS)
     _run(url, _VIEW)
     _run(url, _PLATFORM)
     with connect(url) as conn:
-        conn.execute(_MONTHS)
-    _run(url, _RUNS, runs)
+        psycopg.ClientCursor(conn).execute(_MONTHS, values)
+    _run(url, _RUNS, values)
     with ThreadPoolExecutor() as pool:
-        steps = pool.submit(_run, url, _STEPS, runs)
+        steps = pool.submit(_run, url, _STEPS, values)
         for statements in (_EVENTS, _METRICS, _ARTIFACTS, _RECOMMENDATIONS):
-            _run(url, statements, runs)
+            _run(url, statements, values)
         steps.result()
     _run(url, "DROP VIEW history_runs; DROP FUNCTION history_id, history_chance")
     with connect(url) as conn:
         conn.execute("VACUUM ANALYZE")
 
 
-def _run(url: str, statements: str, runs: int = 0) -> None:
+def _run(url: str, statements: str, values: Mapping[str, int] | None = None) -> None:
     with connect(url) as conn, conn.transaction():
         conn.execute(_SETTINGS)
-        cursor = psycopg.ClientCursor(conn)
-        cursor.execute(statements, {"runs": runs} if runs else None)
+        psycopg.ClientCursor(conn).execute(statements, values)

@@ -1,8 +1,10 @@
 # ruff: noqa: ANN401, RUF100
 """What the generated functions share: how a query is run and how values are converted.
 
-A cursor of its own serves each call, with adapters of its own: the connection's row factory, cursor
-factory, adapters and JSON functions have no part in it, and nothing is registered anywhere.
+Each call has adapters of its own: the connection's row factory, cursor factory, adapters and JSON
+functions have no part in it, and nothing is registered anywhere. A cursor serves it until the
+connection has prepared the statement, which from then on is sent without one: the cursor was half
+of what a call cost on this side.
 """
 
 import dataclasses
@@ -11,16 +13,20 @@ import enum
 import json
 import typing
 from collections.abc import AsyncIterable, Callable, Iterable, Sequence
+from functools import cache
 from itertools import starmap
 
 import psycopg
 import psycopg.abc
+import psycopg.adapt
+import psycopg.generators
 import psycopg.postgres
 import psycopg.types.array
 import psycopg.types.json
 import psycopg.types.numeric
-from psycopg.adapt import AdaptersMap
-from psycopg.pq import Format, TransactionStatus
+from psycopg.adapt import AdaptersMap, Loader, PyFormat
+from psycopg.pq import ExecStatus, Format, TransactionStatus
+from psycopg.pq.abc import PGresult
 from psycopg.rows import tuple_row
 
 
@@ -52,6 +58,32 @@ class _IntDumper(psycopg.types.numeric.Int8Dumper):
         return b"%d" % obj
 
 
+class _JsonLoader(Loader):
+    """A JSON value; psycopg's own guesses the encoding of each and looks for whitespace around."""
+
+    format = Format.TEXT
+    _decode = json.JSONDecoder().decode
+
+    def load(self, data: psycopg.abc.Buffer) -> typing.Any:
+        return self._decode(str(data, "utf-8"))
+
+
+class _JsonbLoader(_JsonLoader):
+    _raw_decode = json.JSONDecoder().raw_decode
+
+    def load(self, data: psycopg.abc.Buffer) -> typing.Any:
+        return {} if data == b"{}" else self._raw_decode(str(data, "utf-8"))[0]
+
+
+class _JsonbBinaryLoader(_JsonbLoader):
+    """The text after a byte that tells the version, which is 1."""
+
+    format = Format.BINARY
+
+    def load(self, data: psycopg.abc.Buffer) -> typing.Any:
+        return super().load(memoryview(data)[1:])
+
+
 def _own_adapters() -> AdaptersMap:
     adapters = AdaptersMap()
     psycopg.postgres.register_default_types(adapters.types)
@@ -62,7 +94,9 @@ def _own_adapters() -> AdaptersMap:
             adapters.register_loader(name, int_loader)
     psycopg.types.array.register_all_arrays(adapters)
     psycopg.types.json.set_json_dumps(json.dumps, adapters)
-    psycopg.types.json.set_json_loads(json.loads, adapters)
+    adapters.register_loader("json", _JsonLoader)
+    adapters.register_loader("jsonb", _JsonbLoader)
+    adapters.register_loader("jsonb", _JsonbBinaryLoader)
     # Last, and for queries only: COPY has typed columns and looks dumpers up by type.
     adapters.register_dumper(int, _IntDumper)
     return adapters
@@ -81,6 +115,104 @@ class _AsyncCursor(psycopg.AsyncRawCursor[Row]):
     @property
     def adapters(self) -> AdaptersMap:
         return _ADAPTERS
+
+
+class _Context:
+    """What psycopg's Transformer asks for."""
+
+    __slots__ = ("adapters", "connection")
+
+    def __init__(self, connection: "_AnyConnection") -> None:
+        self.connection = connection
+        self.adapters = _ADAPTERS
+
+
+_AnyConnection: typing.TypeAlias = (
+    psycopg.Connection[typing.Any] | psycopg.AsyncConnection[typing.Any]
+)
+_AUTO = PyFormat.AUTO
+_IDLE = TransactionStatus.IDLE
+_TUPLES_OK = ExecStatus.TUPLES_OK
+_encoded = cache(str.encode)
+_execute = psycopg.generators.execute
+
+
+def _send(
+    conn: _AnyConnection, sql: str, args: Sequence[object], *, binary: bool
+) -> psycopg.abc.Transformer | None:
+    """Send a statement that the connection has prepared; None where it takes a cursor.
+
+    The caller holds the lock of the connection. A cursor counts the calls, prepares, begins
+    transactions and rides pipelines.
+    """
+    pgconn = conn.pgconn
+    if pgconn.pipeline_status or not (conn.autocommit or pgconn.transaction_status != _IDLE):
+        return None
+    transformer = psycopg.adapt.Transformer(_Context(conn))
+    params = transformer.dump_sequence(args, [_AUTO] * len(args))
+    try:
+        names = conn._prepared._names
+    except AttributeError:  # a psycopg that keeps them elsewhere
+        return None
+    key = (_encoded(sql), transformer.types or ())
+    name = names.get(key)
+    if name is None:
+        return None
+    names.move_to_end(key)  # those not used for longest are forgotten first
+    pgconn.send_query_prepared(name, params, transformer.formats, binary)
+    return transformer
+
+
+def _loaded(
+    transformer: psycopg.abc.Transformer, results: Sequence[PGresult], last: int | None
+) -> list[Row]:
+    """Return the rows of what came of a statement, `last` at most."""
+    (result,) = results
+    if result.status != _TUPLES_OK:
+        raise psycopg.errors.error_from_result(result)
+    transformer.set_pgresult(result)
+    rows = result.ntuples
+    return transformer.load_rows(0, rows if last is None else min(rows, last), tuple)
+
+
+def _fetch(
+    conn: psycopg.Connection[typing.Any],
+    sql: typing.LiteralString,
+    args: Sequence[object],
+    last: int | None,
+    *,
+    binary: bool,
+) -> list[Row]:
+    """Run a query and return its rows, `last` at most."""
+    try:
+        with conn.lock:
+            if transformer := _send(conn, sql, args, binary=binary):
+                return _loaded(transformer, conn.wait(_execute(conn.pgconn)), last)
+        cursor = _Cursor(conn, row_factory=tuple_row).execute(sql, args, binary=binary)
+        return cursor.fetchall() if last is None else cursor.fetchmany(last)
+    except psycopg.Error as error:
+        _raise_translated(error)
+        raise
+
+
+async def _async_fetch(
+    conn: psycopg.AsyncConnection[typing.Any],
+    sql: typing.LiteralString,
+    args: Sequence[object],
+    last: int | None,
+    *,
+    binary: bool,
+) -> list[Row]:
+    """Run a query and return its rows, `last` at most."""
+    try:
+        async with conn.lock:
+            if transformer := _send(conn, sql, args, binary=binary):
+                return _loaded(transformer, await conn.wait(_execute(conn.pgconn)), last)
+        cursor = await _AsyncCursor(conn, row_factory=tuple_row).execute(sql, args, binary=binary)
+        return await (cursor.fetchall() if last is None else cursor.fetchmany(last))
+    except psycopg.Error as error:
+        _raise_translated(error)
+        raise
 
 
 def _raise_translated(error: psycopg.Error) -> None:
@@ -103,12 +235,8 @@ def one(
     binary: bool = False,
 ) -> T | None:
     """Return the first row, or None."""
-    try:
-        row = _Cursor(conn, row_factory=tuple_row).execute(sql, args, binary=binary).fetchone()
-    except psycopg.Error as error:
-        _raise_translated(error)
-        raise
-    return None if row is None else _made([row], make)[0]
+    rows = _fetch(conn, sql, args, 1, binary=binary)
+    return _made(rows, make)[0] if rows else None
 
 
 def exactly_one(
@@ -120,12 +248,7 @@ def exactly_one(
     binary: bool = False,
 ) -> T:
     """Return the only row; raise RowCountError unless there is one."""
-    try:
-        rows = _Cursor(conn, row_factory=tuple_row).execute(sql, args, binary=binary).fetchall()
-    except psycopg.Error as error:
-        _raise_translated(error)
-        raise
-    return _only(sql, rows, make)
+    return _only(sql, _fetch(conn, sql, args, None, binary=binary), make)
 
 
 def many(
@@ -137,12 +260,7 @@ def many(
     binary: bool = False,
 ) -> list[T]:
     """Return all rows."""
-    try:
-        rows = _Cursor(conn, row_factory=tuple_row).execute(sql, args, binary=binary).fetchall()
-    except psycopg.Error as error:
-        _raise_translated(error)
-        raise
-    return _made(rows, make)
+    return _made(_fetch(conn, sql, args, None, binary=binary), make)
 
 
 def execute(
@@ -289,13 +407,8 @@ async def async_one(
     binary: bool = False,
 ) -> T | None:
     """Return the first row, or None."""
-    try:
-        cursor = await _AsyncCursor(conn, row_factory=tuple_row).execute(sql, args, binary=binary)
-        row = await cursor.fetchone()
-    except psycopg.Error as error:
-        _raise_translated(error)
-        raise
-    return None if row is None else _made([row], make)[0]
+    rows = await _async_fetch(conn, sql, args, 1, binary=binary)
+    return _made(rows, make)[0] if rows else None
 
 
 async def async_exactly_one(
@@ -307,13 +420,7 @@ async def async_exactly_one(
     binary: bool = False,
 ) -> T:
     """Return the only row; raise RowCountError unless there is one."""
-    try:
-        cursor = await _AsyncCursor(conn, row_factory=tuple_row).execute(sql, args, binary=binary)
-        rows = await cursor.fetchall()
-    except psycopg.Error as error:
-        _raise_translated(error)
-        raise
-    return _only(sql, rows, make)
+    return _only(sql, await _async_fetch(conn, sql, args, None, binary=binary), make)
 
 
 async def async_many(
@@ -325,13 +432,7 @@ async def async_many(
     binary: bool = False,
 ) -> list[T]:
     """Return all rows."""
-    try:
-        cursor = await _AsyncCursor(conn, row_factory=tuple_row).execute(sql, args, binary=binary)
-        rows = await cursor.fetchall()
-    except psycopg.Error as error:
-        _raise_translated(error)
-        raise
-    return _made(rows, make)
+    return _made(await _async_fetch(conn, sql, args, None, binary=binary), make)
 
 
 async def async_execute(
