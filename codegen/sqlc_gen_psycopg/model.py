@@ -100,9 +100,18 @@ class Result:
     is_shared: bool = False  # or with other queries of the file
 
     @property
-    def is_binary(self) -> bool:
-        """Whether its rows are fetched in binary format, which tells the types inside a record."""
+    def has_records(self) -> bool:
+        """Whether there are records in its rows, whose types only binary format tells."""
         return any(item.many for item in self.items)
+
+    @property
+    def types(self) -> Iterator[tuple[str, PyType]]:
+        """Its columns, those of embedded tables too, by name."""
+        for item in self.items:
+            if item.type:
+                yield item.name, item.type
+            for of_embed in item.embed.row.fields if item.embed else ():
+                yield f"{item.name}.{of_embed.name}", of_embed.type
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +137,16 @@ class Function:
     result: Result | None
     exactly_one: bool
     copy_types: tuple[str, ...] = ()
+
+    @property
+    def is_binary(self) -> bool:
+        """Whether its rows are fetched in binary format: those of lists are where they can be."""
+        if self.result is None:
+            return False
+        return self.result.has_records or (
+            self.command == ":many"
+            and all(type_.is_same_in_binary for _, type_ in self.result.types)
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -551,7 +570,7 @@ class _QueryBuilder:
         model = None if comment.row else self._matching_model(query, items)
         row_class = "" if model else comment.row or cls + "Row"
         result = Result(tuple(items), model, row_class, is_shared=bool(comment.row))
-        if result.is_binary:
+        if result.has_records:
             self._check_binary(query, result, place)
         return result
 
@@ -559,11 +578,7 @@ class _QueryBuilder:
         """Refuse beside @many what has no binary form that psycopg reads."""
         if query.command not in (":one", ":many"):
             self._problems.add(place, "@many is for :one and :many queries")
-        types = [(item.name, item.type) for item in result.items if item.type]
-        for item in result.items:
-            fields = item.embed.row.fields if item.embed else ()
-            types += [(f"{item.name}.{field.name}", field.type) for field in fields]
-        for name, type_ in types:
+        for name, type_ in result.types:
             if not type_.is_binary:
                 kind = type_.base or f"array of {type_.annotation}"
                 self._problems.add(

@@ -137,6 +137,12 @@ class PyType:
         return self.base in _BINARY_COPY and not self.is_domain
 
     @property
+    def is_same_in_binary(self) -> bool:
+        """Whether psycopg makes the same of its binary format as of its text."""
+        # The text of a float4 is short, as people write it; its binary form has all the digits.
+        return self.is_binary and not self.is_split and self.base != "float4"
+
+    @property
     def copy_type(self) -> str:
         """The type name to write it as in binary COPY; empty where only text COPY will do."""
         if (self.is_enum or self.base == "bpchar") and not self.dims:

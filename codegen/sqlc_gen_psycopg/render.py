@@ -460,7 +460,7 @@ class _ModuleWriter:
         if function.result:
             maker = self._makers[function.name]
             items.append(source.ref(maker) if "." in maker else maker)
-            if function.result.is_binary:
+            if function.is_binary:
                 items.append("binary=True")
         returns = self._returns(source, function, asynchronous=asynchronous)
         verb = "await " * asynchronous + verb

@@ -568,7 +568,7 @@ def list_by_mood(
     moods: list[models.Mood],
 ) -> list[ListByMoodRow]:
     """Run the query `list_by_mood`."""
-    return _runtime.many(conn, LIST_BY_MOOD, (moods,), _make_list_by_mood_row)
+    return _runtime.many(conn, LIST_BY_MOOD, (moods,), _make_list_by_mood_row, binary=True)
 
 
 ODD_ENUMS: typing.Final = """-- name: odd_enums :one

@@ -198,7 +198,7 @@ def find_shapes(
     labels: list[str],
 ) -> list[int]:
     """Run the query `find_shapes`."""
-    return _runtime.many(conn, FIND_SHAPES, (grid, labels), _runtime.first)
+    return _runtime.many(conn, FIND_SHAPES, (grid, labels), _runtime.first, binary=True)
 
 
 LONGEST: typing.Final = """-- name: longest :one
@@ -247,7 +247,7 @@ def _make_pairs_row(row: _runtime.Row) -> PairsRow:
 
 def pairs(conn: psycopg.Connection[typing.Any]) -> list[PairsRow]:
     """Run the query `pairs`."""
-    return _runtime.many(conn, PAIRS, (), _make_pairs_row)
+    return _runtime.many(conn, PAIRS, (), _make_pairs_row, binary=True)
 
 
 WORD_PAIRS: typing.Final = """-- name: word_pairs :many
@@ -271,7 +271,7 @@ def _make_word_pairs_row(row: _runtime.Row) -> WordPairsRow:
 
 def word_pairs(conn: psycopg.Connection[typing.Any]) -> list[WordPairsRow]:
     """Run the query `word_pairs`."""
-    return _runtime.many(conn, WORD_PAIRS, (), _make_word_pairs_row)
+    return _runtime.many(conn, WORD_PAIRS, (), _make_word_pairs_row, binary=True)
 
 
 PAIRS_BESIDE_A_CTE: typing.Final = """-- name: pairs_beside_a_cte :many
@@ -297,7 +297,7 @@ def _make_pairs_beside_a_cte_row(row: _runtime.Row) -> PairsBesideACteRow:
 
 def pairs_beside_a_cte(conn: psycopg.Connection[typing.Any]) -> list[PairsBesideACteRow]:
     """Run the query `pairs_beside_a_cte`."""
-    return _runtime.many(conn, PAIRS_BESIDE_A_CTE, (), _make_pairs_beside_a_cte_row)
+    return _runtime.many(conn, PAIRS_BESIDE_A_CTE, (), _make_pairs_beside_a_cte_row, binary=True)
 
 
 OTHER_BOOKS: typing.Final = """-- name: other_books :many
@@ -318,7 +318,7 @@ def _make_other_books_row(row: _runtime.Row) -> OtherBooksRow:
 
 def other_books(conn: psycopg.Connection[typing.Any]) -> list[OtherBooksRow]:
     """Run the query `other_books`."""
-    return _runtime.many(conn, OTHER_BOOKS, (), _make_other_books_row)
+    return _runtime.many(conn, OTHER_BOOKS, (), _make_other_books_row, binary=True)
 
 
 BOOKS: typing.Final = """-- name: books :many
@@ -340,7 +340,7 @@ def _make_books_row(row: _runtime.Row) -> BooksRow:
 
 def books(conn: psycopg.Connection[typing.Any]) -> list[BooksRow]:
     """Run the query `books`."""
-    return _runtime.many(conn, BOOKS, (), _make_books_row)
+    return _runtime.many(conn, BOOKS, (), _make_books_row, binary=True)
 
 
 PUT_BOOKS: typing.Final = """-- name: put_books :exec
@@ -417,7 +417,7 @@ def _make_right_accounts_row(row: _runtime.Row) -> RightAccountsRow:
 
 def right_accounts(conn: psycopg.Connection[typing.Any]) -> list[RightAccountsRow]:
     """Run the query `right_accounts`."""
-    return _runtime.many(conn, RIGHT_ACCOUNTS, (), _make_right_accounts_row)
+    return _runtime.many(conn, RIGHT_ACCOUNTS, (), _make_right_accounts_row, binary=True)
 
 
 TOTALS: typing.Final = """-- name: totals :one
@@ -463,4 +463,4 @@ class TotalsByOwnerRow:
 
 def totals_by_owner(conn: psycopg.Connection[typing.Any]) -> list[TotalsByOwnerRow]:
     """Run the query `totals_by_owner`."""
-    return _runtime.many(conn, TOTALS_BY_OWNER, (), TotalsByOwnerRow)
+    return _runtime.many(conn, TOTALS_BY_OWNER, (), TotalsByOwnerRow, binary=True)

@@ -111,6 +111,7 @@ def list_measurements(
         LIST_MEASUREMENTS,
         (_runtime.aware("since", since),),
         _make_measurement,
+        binary=True,
     )
 
 
@@ -140,7 +141,13 @@ SELECT sensor FROM measurements WHERE taken_at = ANY($1::timestamptz []) ORDER B
 
 def at_times(conn: psycopg.Connection[typing.Any], *, times: list[datetime.datetime]) -> list[str]:
     """Run the query `at_times`."""
-    return _runtime.many(conn, AT_TIMES, (_runtime.each_aware("times", times),), _runtime.first)
+    return _runtime.many(
+        conn,
+        AT_TIMES,
+        (_runtime.each_aware("times", times),),
+        _runtime.first,
+        binary=True,
+    )
 
 
 PUT_DOCUMENT: typing.Final = """-- name: put_document :one
@@ -178,7 +185,13 @@ def documents_with(
     part: models.JSON,
 ) -> list[models.Document]:
     """Run the query `documents_with`."""
-    return _runtime.many(conn, DOCUMENTS_WITH, (_runtime.to_jsonb(part),), models.Document)
+    return _runtime.many(
+        conn,
+        DOCUMENTS_WITH,
+        (_runtime.to_jsonb(part),),
+        models.Document,
+        binary=True,
+    )
 
 
 BODIES: typing.Final = """-- name: bodies :many
@@ -188,7 +201,7 @@ SELECT body FROM documents ORDER BY id
 
 def bodies(conn: psycopg.Connection[typing.Any]) -> list[models.JSON]:
     """Run the query `bodies`."""
-    return _runtime.many(conn, BODIES, (), _runtime.first)
+    return _runtime.many(conn, BODIES, (), _runtime.first, binary=True)
 
 
 HISTORY: typing.Final = """-- name: history :one
@@ -247,7 +260,7 @@ def _make_measurement_brief(row: _runtime.Row) -> MeasurementBrief:
 
 def list_briefly(conn: psycopg.Connection[typing.Any]) -> list[MeasurementBrief]:
     """Run the query `list_briefly`."""
-    return _runtime.many(conn, LIST_BRIEFLY, (), _make_measurement_brief)
+    return _runtime.many(conn, LIST_BRIEFLY, (), _make_measurement_brief, binary=True)
 
 
 LIST_BRIEFLY_BACKWARDS: typing.Final = """-- name: list_briefly_backwards :many
@@ -257,7 +270,7 @@ SELECT sensor, mood FROM measurements ORDER BY sensor DESC
 
 def list_briefly_backwards(conn: psycopg.Connection[typing.Any]) -> list[MeasurementBrief]:
     """Run the query `list_briefly_backwards`."""
-    return _runtime.many(conn, LIST_BRIEFLY_BACKWARDS, (), _make_measurement_brief)
+    return _runtime.many(conn, LIST_BRIEFLY_BACKWARDS, (), _make_measurement_brief, binary=True)
 
 
 LIST_MEASUREMENTS_WITH_A_NAME_SO_LONG_THAT_ITS_HELPER_NEEDS_LINES_OF_ITS_OWN: typing.Final = """-- name: list_measurements_with_a_name_so_long_that_its_helper_needs_lines_of_its_own :many
@@ -293,4 +306,5 @@ def list_measurements_with_a_name_so_long_that_its_helper_needs_lines_of_its_own
         LIST_MEASUREMENTS_WITH_A_NAME_SO_LONG_THAT_ITS_HELPER_NEEDS_LINES_OF_ITS_OWN,
         (),
         _make_list_measurements_with_a_name_so_long_that_its_helper_needs_lines_of_its_own_row,
+        binary=True,
     )

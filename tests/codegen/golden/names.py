@@ -179,7 +179,7 @@ def _make_list_row(row: _runtime_.Row) -> ListRow:
 
 def list(conn: _psycopg.Connection[_typing.Any]) -> builtins.list[ListRow]:
     """Run the query `list`."""
-    return _runtime_.many(conn, LIST, (), _make_list_row)
+    return _runtime_.many(conn, LIST, (), _make_list_row, binary=True)
 
 
 COPY_LIST: _typing.Final = """-- name: copy_list :copyfrom
@@ -332,7 +332,7 @@ SELECT id, note FROM "Odd Table" ORDER BY id
 
 def odd_table(conn: _psycopg.Connection[_typing.Any]) -> builtins.list[_models.OddTable]:
     """Run the query `odd_table`."""
-    return _runtime_.many(conn, ODD_TABLE, (), _models.OddTable)
+    return _runtime_.many(conn, ODD_TABLE, (), _models.OddTable, binary=True)
 
 
 UUID: _typing.Final = """-- name: uuid :one

@@ -140,7 +140,7 @@ SELECT id, name, mood, boss_id FROM people ORDER BY id
 
 def list_people(conn: psycopg.Connection[typing.Any]) -> list[models.Person]:
     """Run the query `list_people`."""
-    return _runtime.many(conn, LIST_PEOPLE, (), _make_person)
+    return _runtime.many(conn, LIST_PEOPLE, (), _make_person, binary=True)
 
 
 LIST_NAMES: typing.Final = """-- name: list_names :many
@@ -150,7 +150,7 @@ SELECT name FROM people ORDER BY id
 
 def list_names(conn: psycopg.Connection[typing.Any]) -> list[str]:
     """Run the query `list_names`."""
-    return _runtime.many(conn, LIST_NAMES, (), _runtime.first)
+    return _runtime.many(conn, LIST_NAMES, (), _runtime.first, binary=True)
 
 
 LIST_MOODS: typing.Final = """-- name: list_moods :many
@@ -165,7 +165,7 @@ def _make_list_moods(row: _runtime.Row) -> models.Mood:
 
 def list_moods(conn: psycopg.Connection[typing.Any]) -> list[models.Mood]:
     """Run the query `list_moods`."""
-    return _runtime.many(conn, LIST_MOODS, (), _make_list_moods)
+    return _runtime.many(conn, LIST_MOODS, (), _make_list_moods, binary=True)
 
 
 COUNT_PEOPLE: typing.Final = """-- name: count_people :one
@@ -264,7 +264,7 @@ def _make_list_with_boss_row(row: _runtime.Row) -> ListWithBossRow:
 
 def list_with_boss(conn: psycopg.Connection[typing.Any]) -> list[ListWithBossRow]:
     """Run the query `list_with_boss`."""
-    return _runtime.many(conn, LIST_WITH_BOSS, (), _make_list_with_boss_row)
+    return _runtime.many(conn, LIST_WITH_BOSS, (), _make_list_with_boss_row, binary=True)
 
 
 LIST_WITH_ADDRESS: typing.Final = """-- name: list_with_address :many
@@ -300,7 +300,7 @@ def _make_list_with_address_row(row: _runtime.Row) -> ListWithAddressRow:
 
 def list_with_address(conn: psycopg.Connection[typing.Any]) -> list[ListWithAddressRow]:
     """Run the query `list_with_address`."""
-    return _runtime.many(conn, LIST_WITH_ADDRESS, (), _make_list_with_address_row)
+    return _runtime.many(conn, LIST_WITH_ADDRESS, (), _make_list_with_address_row, binary=True)
 
 
 GET_WITH_OPTIONAL: typing.Final = """-- name: get_with_optional :one
@@ -354,7 +354,7 @@ class SameNamesRow:
 
 def same_names(conn: psycopg.Connection[typing.Any]) -> list[SameNamesRow]:
     """Run the query `same_names`."""
-    return _runtime.many(conn, SAME_NAMES, (), SameNamesRow)
+    return _runtime.many(conn, SAME_NAMES, (), SameNamesRow, binary=True)
 
 
 BETWEEN: typing.Final = """-- name: between :many
@@ -364,7 +364,7 @@ SELECT id FROM people WHERE id BETWEEN $1 AND $2 ORDER BY id
 
 def between(conn: psycopg.Connection[typing.Any], *, id: int, id_2: int) -> list[int]:
     """Run the query `between`."""
-    return _runtime.many(conn, BETWEEN, (id, id_2), _runtime.first)
+    return _runtime.many(conn, BETWEEN, (id, id_2), _runtime.first, binary=True)
 
 
 RENAME_PERSON: typing.Final = """-- name: rename_person :exec
@@ -432,7 +432,7 @@ def _make_other_status(row: _runtime.Row) -> models.OtherStatus:
 
 def list_statuses(conn: psycopg.Connection[typing.Any]) -> list[models.OtherStatus]:
     """Run the query `list_statuses`."""
-    return _runtime.many(conn, LIST_STATUSES, (), _make_other_status)
+    return _runtime.many(conn, LIST_STATUSES, (), _make_other_status, binary=True)
 
 
 HIRE_MANY: typing.Final = """-- name: hire_many :batchexec

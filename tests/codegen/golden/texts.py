@@ -75,4 +75,4 @@ SELECT id FROM people ORDER BY id
 
 def no_parameters(conn: psycopg.Connection[typing.Any]) -> list[int]:
     r"""A block comment, % and \ in it."""
-    return _runtime.many(conn, NO_PARAMETERS, (), _runtime.first)
+    return _runtime.many(conn, NO_PARAMETERS, (), _runtime.first, binary=True)

@@ -262,7 +262,13 @@ async def list_by_mood(
     moods: list[models.Mood],
 ) -> list[ListByMoodRow]:
     """Run the query `list_by_mood`."""
-    return await _runtime.async_many(conn, LIST_BY_MOOD, (moods,), _make_list_by_mood_row)
+    return await _runtime.async_many(
+        conn,
+        LIST_BY_MOOD,
+        (moods,),
+        _make_list_by_mood_row,
+        binary=True,
+    )
 
 
 async def odd_enums(

@@ -155,7 +155,7 @@ async def find_shapes(
     labels: list[str],
 ) -> list[int]:
     """Run the query `find_shapes`."""
-    return await _runtime.async_many(conn, FIND_SHAPES, (grid, labels), _runtime.first)
+    return await _runtime.async_many(conn, FIND_SHAPES, (grid, labels), _runtime.first, binary=True)
 
 
 async def longest(
@@ -169,27 +169,33 @@ async def longest(
 
 async def pairs(conn: psycopg.AsyncConnection[typing.Any]) -> list[PairsRow]:
     """Run the query `pairs`."""
-    return await _runtime.async_many(conn, PAIRS, (), _make_pairs_row)
+    return await _runtime.async_many(conn, PAIRS, (), _make_pairs_row, binary=True)
 
 
 async def word_pairs(conn: psycopg.AsyncConnection[typing.Any]) -> list[WordPairsRow]:
     """Run the query `word_pairs`."""
-    return await _runtime.async_many(conn, WORD_PAIRS, (), _make_word_pairs_row)
+    return await _runtime.async_many(conn, WORD_PAIRS, (), _make_word_pairs_row, binary=True)
 
 
 async def pairs_beside_a_cte(conn: psycopg.AsyncConnection[typing.Any]) -> list[PairsBesideACteRow]:
     """Run the query `pairs_beside_a_cte`."""
-    return await _runtime.async_many(conn, PAIRS_BESIDE_A_CTE, (), _make_pairs_beside_a_cte_row)
+    return await _runtime.async_many(
+        conn,
+        PAIRS_BESIDE_A_CTE,
+        (),
+        _make_pairs_beside_a_cte_row,
+        binary=True,
+    )
 
 
 async def other_books(conn: psycopg.AsyncConnection[typing.Any]) -> list[OtherBooksRow]:
     """Run the query `other_books`."""
-    return await _runtime.async_many(conn, OTHER_BOOKS, (), _make_other_books_row)
+    return await _runtime.async_many(conn, OTHER_BOOKS, (), _make_other_books_row, binary=True)
 
 
 async def books(conn: psycopg.AsyncConnection[typing.Any]) -> list[BooksRow]:
     """Run the query `books`."""
-    return await _runtime.async_many(conn, BOOKS, (), _make_books_row)
+    return await _runtime.async_many(conn, BOOKS, (), _make_books_row, binary=True)
 
 
 async def put_books(conn: psycopg.AsyncConnection[typing.Any]) -> None:
@@ -204,7 +210,13 @@ async def next_accounts(conn: psycopg.AsyncConnection[typing.Any]) -> list[NextA
 
 async def right_accounts(conn: psycopg.AsyncConnection[typing.Any]) -> list[RightAccountsRow]:
     """Run the query `right_accounts`."""
-    return await _runtime.async_many(conn, RIGHT_ACCOUNTS, (), _make_right_accounts_row)
+    return await _runtime.async_many(
+        conn,
+        RIGHT_ACCOUNTS,
+        (),
+        _make_right_accounts_row,
+        binary=True,
+    )
 
 
 async def totals(conn: psycopg.AsyncConnection[typing.Any]) -> TotalsRow:
@@ -214,4 +226,4 @@ async def totals(conn: psycopg.AsyncConnection[typing.Any]) -> TotalsRow:
 
 async def totals_by_owner(conn: psycopg.AsyncConnection[typing.Any]) -> list[TotalsByOwnerRow]:
     """Run the query `totals_by_owner`."""
-    return await _runtime.async_many(conn, TOTALS_BY_OWNER, (), TotalsByOwnerRow)
+    return await _runtime.async_many(conn, TOTALS_BY_OWNER, (), TotalsByOwnerRow, binary=True)

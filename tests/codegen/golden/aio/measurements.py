@@ -89,6 +89,7 @@ async def list_measurements(
         LIST_MEASUREMENTS,
         (_runtime.aware("since", since),),
         _make_measurement,
+        binary=True,
     )
 
 
@@ -108,6 +109,7 @@ async def at_times(
         AT_TIMES,
         (_runtime.each_aware("times", times),),
         _runtime.first,
+        binary=True,
     )
 
 
@@ -139,12 +141,13 @@ async def documents_with(
         DOCUMENTS_WITH,
         (_runtime.to_jsonb(part),),
         models.Document,
+        binary=True,
     )
 
 
 async def bodies(conn: psycopg.AsyncConnection[typing.Any]) -> list[models.JSON]:
     """Run the query `bodies`."""
-    return await _runtime.async_many(conn, BODIES, (), _runtime.first)
+    return await _runtime.async_many(conn, BODIES, (), _runtime.first, binary=True)
 
 
 async def history(conn: psycopg.AsyncConnection[typing.Any]) -> HistoryRow:
@@ -154,14 +157,20 @@ async def history(conn: psycopg.AsyncConnection[typing.Any]) -> HistoryRow:
 
 async def list_briefly(conn: psycopg.AsyncConnection[typing.Any]) -> list[MeasurementBrief]:
     """Run the query `list_briefly`."""
-    return await _runtime.async_many(conn, LIST_BRIEFLY, (), _make_measurement_brief)
+    return await _runtime.async_many(conn, LIST_BRIEFLY, (), _make_measurement_brief, binary=True)
 
 
 async def list_briefly_backwards(
     conn: psycopg.AsyncConnection[typing.Any],
 ) -> list[MeasurementBrief]:
     """Run the query `list_briefly_backwards`."""
-    return await _runtime.async_many(conn, LIST_BRIEFLY_BACKWARDS, (), _make_measurement_brief)
+    return await _runtime.async_many(
+        conn,
+        LIST_BRIEFLY_BACKWARDS,
+        (),
+        _make_measurement_brief,
+        binary=True,
+    )
 
 
 async def list_measurements_with_a_name_so_long_that_its_helper_needs_lines_of_its_own(
@@ -173,4 +182,5 @@ async def list_measurements_with_a_name_so_long_that_its_helper_needs_lines_of_i
         LIST_MEASUREMENTS_WITH_A_NAME_SO_LONG_THAT_ITS_HELPER_NEEDS_LINES_OF_ITS_OWN,
         (),
         _make_list_measurements_with_a_name_so_long_that_its_helper_needs_lines_of_its_own_row,
+        binary=True,
     )

@@ -121,7 +121,7 @@ async def insert_list(
 
 async def list(conn: _psycopg.AsyncConnection[_typing.Any]) -> builtins.list[ListRow]:
     """Run the query `list`."""
-    return await _runtime_.async_many(conn, LIST, (), _make_list_row)
+    return await _runtime_.async_many(conn, LIST, (), _make_list_row, binary=True)
 
 
 async def copy_list(
@@ -188,7 +188,7 @@ async def import_(
 
 async def odd_table(conn: _psycopg.AsyncConnection[_typing.Any]) -> builtins.list[_models.OddTable]:
     """Run the query `odd_table`."""
-    return await _runtime_.async_many(conn, ODD_TABLE, (), _models.OddTable)
+    return await _runtime_.async_many(conn, ODD_TABLE, (), _models.OddTable, binary=True)
 
 
 async def uuid(

@@ -160,17 +160,17 @@ async def people_named(conn: psycopg.AsyncConnection[typing.Any], *, name: str) 
 
 async def list_people(conn: psycopg.AsyncConnection[typing.Any]) -> list[models.Person]:
     """Run the query `list_people`."""
-    return await _runtime.async_many(conn, LIST_PEOPLE, (), _make_person)
+    return await _runtime.async_many(conn, LIST_PEOPLE, (), _make_person, binary=True)
 
 
 async def list_names(conn: psycopg.AsyncConnection[typing.Any]) -> list[str]:
     """Run the query `list_names`."""
-    return await _runtime.async_many(conn, LIST_NAMES, (), _runtime.first)
+    return await _runtime.async_many(conn, LIST_NAMES, (), _runtime.first, binary=True)
 
 
 async def list_moods(conn: psycopg.AsyncConnection[typing.Any]) -> list[models.Mood]:
     """Run the query `list_moods`."""
-    return await _runtime.async_many(conn, LIST_MOODS, (), _make_list_moods)
+    return await _runtime.async_many(conn, LIST_MOODS, (), _make_list_moods, binary=True)
 
 
 async def count_people(conn: psycopg.AsyncConnection[typing.Any]) -> int:
@@ -201,12 +201,24 @@ async def move_person(
 
 async def list_with_boss(conn: psycopg.AsyncConnection[typing.Any]) -> list[ListWithBossRow]:
     """Run the query `list_with_boss`."""
-    return await _runtime.async_many(conn, LIST_WITH_BOSS, (), _make_list_with_boss_row)
+    return await _runtime.async_many(
+        conn,
+        LIST_WITH_BOSS,
+        (),
+        _make_list_with_boss_row,
+        binary=True,
+    )
 
 
 async def list_with_address(conn: psycopg.AsyncConnection[typing.Any]) -> list[ListWithAddressRow]:
     """Run the query `list_with_address`."""
-    return await _runtime.async_many(conn, LIST_WITH_ADDRESS, (), _make_list_with_address_row)
+    return await _runtime.async_many(
+        conn,
+        LIST_WITH_ADDRESS,
+        (),
+        _make_list_with_address_row,
+        binary=True,
+    )
 
 
 async def get_with_optional(
@@ -220,12 +232,12 @@ async def get_with_optional(
 
 async def same_names(conn: psycopg.AsyncConnection[typing.Any]) -> list[SameNamesRow]:
     """Run the query `same_names`."""
-    return await _runtime.async_many(conn, SAME_NAMES, (), SameNamesRow)
+    return await _runtime.async_many(conn, SAME_NAMES, (), SameNamesRow, binary=True)
 
 
 async def between(conn: psycopg.AsyncConnection[typing.Any], *, id: int, id_2: int) -> list[int]:
     """Run the query `between`."""
-    return await _runtime.async_many(conn, BETWEEN, (id, id_2), _runtime.first)
+    return await _runtime.async_many(conn, BETWEEN, (id, id_2), _runtime.first, binary=True)
 
 
 async def rename_person(
@@ -264,7 +276,7 @@ async def add_status(
 
 async def list_statuses(conn: psycopg.AsyncConnection[typing.Any]) -> list[models.OtherStatus]:
     """Run the query `list_statuses`."""
-    return await _runtime.async_many(conn, LIST_STATUSES, (), _make_other_status)
+    return await _runtime.async_many(conn, LIST_STATUSES, (), _make_other_status, binary=True)
 
 
 async def hire_many(

@@ -42,4 +42,4 @@ async def echo_raw(conn: psycopg.AsyncConnection[typing.Any], *, value: str) -> 
 
 async def no_parameters(conn: psycopg.AsyncConnection[typing.Any]) -> list[int]:
     r"""A block comment, % and \ in it."""
-    return await _runtime.async_many(conn, NO_PARAMETERS, (), _runtime.first)
+    return await _runtime.async_many(conn, NO_PARAMETERS, (), _runtime.first, binary=True)
