@@ -12,10 +12,10 @@ PG ?= 18
 
 .DEFAULT_GOAL := help
 .PHONY: help demo migrate rollback status seed psql stop generate verify docs lint types test \
-	soak plans check build clean
+	soak plans bench bench-quick check build clean
 
 help: ## Show this help
-	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' \
+	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' \
 		$(MAKEFILE_LIST)
 
 demo: $(VENV)/run ## Record a workflow and show it (OPTIINFRA_DATABASE_URL, else the embedded one)
@@ -66,6 +66,12 @@ soak: $(VENV)/dev ## Run the long versions of the tests of history and feed: min
 
 plans: $(VENV)/dev ## Show the plan, rows, buffers and time of each query on a long history (PG)
 	$(BIN)/pytest --pg $(PG) tests/plans --plans --quiet $(ARGS)
+
+bench-quick: $(VENV)/dev ## Measure the package beside its peers, in under a minute (ARGS="call run")
+	$(BIN)/python -m bench $(ARGS)
+
+bench: $(VENV)/dev ## Measure in full, and write bench/results and docs/performance.md: about an hour
+	$(BIN)/python -m bench --scale full --publish $(ARGS)
 
 check: verify docs lint types test ## Everything that CI runs
 

@@ -1,0 +1,238 @@
+"""What operators do now and then: prune runs, drop a month, migrate.
+
+"prune" deletes runs that ended before a time, by the statement and the loop of the guide on
+retention, on a history as tests/plans has it: a fifth of it at a time, oldest first, each of which
+is a sample. "rows" are those of runs, steps and artifacts that went; a recommendation that came of
+a run loses its link to it besides.
+
+"partition drop" drops a month of `agent_metrics`, with as many rows as the case says, and
+"partition drop, events" one of `events`. It has been vacuumed and written to the disk before, as
+what is old has; ensure_partitions makes it again for the next one. "..., wait" is the longest that
+a reader of the table waited meanwhile: the lock is gone before the files are.
+
+"migrate" makes the schema in an empty database, and then looks at it again with nothing to do.
+
+"migrate with a live load" applies the migrations from 0005 on, which index live tables and make
+views and functions, to a history of as many runs as are pruned, while four threads record runs in
+plain SQL, a statement a commit. Its samples are the longest that a statement took while it
+migrated, and in as long a time afterwards. 0004 is applied before: it puts other triggers on the
+tables, for which it locks all of them against everybody, in another order than who writes a step
+locks the step's table and the run's. So it waits for a deadlock to be found, now and then, and is
+for a quiet hour.
+"""
+
+import random
+import re
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import psycopg
+
+from bench import data
+from bench.harness import Bench, say
+from optiinfra_db import connect, migrate
+from optiinfra_db.generated import customers, partitions
+from tests.plans import history
+
+GUIDE = Path(__file__).parents[1] / "docs" / "guides" / "retention.md"
+PARTS = 5
+"""In how many goes the history is pruned."""
+
+ROUNDS = 5
+"""Of what needs a lot of rows first, at most."""
+
+WRITERS = 4
+
+ROWS = """
+SELECT
+    (SELECT count(*) FROM workflow_executions)
+    + (SELECT count(*) FROM workflow_steps)
+    + (SELECT count(*) FROM workflow_artifacts)
+"""
+DROPS = {"agent_metrics": "partition drop", "events": "partition drop, events"}
+MONTH = "2020_01"
+FILL = {
+    "agent_metrics": """
+        INSERT INTO agent_metrics (agent_id, metric_name, recorded_at, metric_value)
+        SELECT %(agent_id)s, 'metric', '2020-01-01T00:00:00Z'::timestamptz + n * interval '1 s', n
+        FROM generate_series(1, %(rows)s) AS n
+    """,
+    "events": """
+        INSERT INTO events (customer_id, created_at, event_type)
+        SELECT %(customer_id)s, '2020-01-01T00:00:00Z'::timestamptz + n * interval '1 s', 'a.b'
+        FROM generate_series(1, %(rows)s) AS n
+    """,
+}
+RECORD = (
+    "INSERT INTO workflow_executions (customer_id, id, agent_id, workflow_type) "
+    "VALUES (%(customer_id)s, %(id)s, %(agent_id)s, 'cost_analysis')",
+    "INSERT INTO workflow_steps (customer_id, workflow_execution_id, step_name, step_order) "
+    "SELECT %(customer_id)s, %(id)s, 'step', n FROM generate_series(1, 5) AS n",
+    "UPDATE workflow_executions SET status = 'running', started_at = now() "
+    "WHERE customer_id = %(customer_id)s AND id = %(id)s",
+    "UPDATE workflow_steps SET status = 'running', started_at = now() "
+    "WHERE customer_id = %(customer_id)s AND workflow_execution_id = %(id)s",
+    "UPDATE workflow_steps SET status = 'completed', completed_at = now() "
+    "WHERE customer_id = %(customer_id)s AND workflow_execution_id = %(id)s",
+    "UPDATE workflow_executions SET status = 'completed', completed_at = now() "
+    "WHERE customer_id = %(customer_id)s AND id = %(id)s",
+)
+
+Execute = Callable[..., None]
+
+
+def measure(bench: Bench) -> None:
+    """Measure."""
+    _prune(bench)
+    _drop(bench)
+    _migrate(bench)
+    for number in range(1, min(bench.scale.rounds, ROUNDS) + 1):
+        say(f"migrate with a live load: round {number}")
+        _migrate_under_load(bench)
+
+
+def _prune(bench: Bench) -> None:
+    statement = re.search(r'OLD_RUNS = """(.+?)"""', GUIDE.read_text(), re.DOTALL)
+    assert statement is not None
+    with bench.database() as url, connect(url, actor="retention") as conn:
+        say("prune: writing the history")
+        history.build(url, bench.scale.pruned)
+        now = datetime.now(UTC)
+        for part in range(1, PARTS + 1):
+            say(f"prune: part {part} of {PARTS}")
+            before = now - (PARTS - part) * timedelta(days=history.DAYS) / PARTS
+            rows = _number(conn, ROWS)
+            conn.execute("CHECKPOINT")
+            started = time.perf_counter()
+            for customer in customers.list_customers(conn, max_rows=10_000):
+                while conn.execute(statement[1].encode(), [customer.id, before]).rowcount:
+                    pass
+            seconds = time.perf_counter() - started
+            bench.record("prune", "rows", (rows - _number(conn, ROWS)) / seconds, "rows/s")
+
+
+def _number(conn: psycopg.Connection[Any], query: str) -> int:
+    row = conn.execute(query.encode()).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def _drop(bench: Bench) -> None:
+    sizes = [max(1, bench.scale.metrics // part) for part in (100, 10, 1)]
+    with bench.database() as url, connect(url) as conn:
+        conn.execute("SET session_replication_role = replica")  # to fill it faster
+        conn.execute("SET lock_timeout = '2s'")
+        platform = data.platform(url)
+        for number in range(1, min(bench.scale.rounds, ROUNDS) + 1):
+            say(f"partition drop: round {number}")
+            for table, comparison in DROPS.items():
+                for rows in random.sample(sizes, len(sizes)):
+                    _fill_month(conn, table, platform, rows)
+                    drop, wait = _drop_month(url, conn, table)
+                    bench.record(comparison, str(rows), drop)
+                    bench.record(f"{comparison}, wait", str(rows), wait)
+
+
+def _fill_month(
+    conn: psycopg.Connection[Any], table: str, platform: data.Platform, rows: int
+) -> None:
+    fill = FILL[table].encode()
+    conn.execute(fill, {**vars(platform), "rows": 1})
+    partitions.ensure_partitions(conn, months_ahead=migrate.MONTHS_AHEAD)
+    conn.execute(fill, {**vars(platform), "rows": rows - 1})
+    conn.execute(f"VACUUM ANALYZE {table}_{MONTH}".encode())
+    conn.execute("CHECKPOINT")
+
+
+def _drop_month(url: str, conn: psycopg.Connection[Any], table: str) -> tuple[float, float]:
+    """Return how long it took, and how long a reader waited."""
+    query = f"SELECT FROM {table} LIMIT 1"
+    with _clients(url, 1, lambda execute: execute(query)) as statements:
+        started = time.perf_counter()
+        conn.execute(f"DROP TABLE {table}_{MONTH}".encode())
+        ended = time.perf_counter()
+    return ended - started, _longest(statements, started, ended)
+
+
+def _migrate(bench: Bench) -> None:
+    for number in range(1, bench.scale.rounds + 1):
+        say(f"migrate: round {number} of {bench.scale.rounds}")
+        with bench.database(migrated=False) as url:
+            for case in ("empty database", "nothing to do"):
+                started = time.perf_counter()
+                migrate.migrate(url, say=_keep_quiet)
+                bench.record("migrate", case, time.perf_counter() - started)
+
+
+def _migrate_under_load(bench: Bench) -> None:
+    with bench.database(migrated=False) as url, tempfile.TemporaryDirectory() as directory:
+        for path in migrate.MIGRATIONS_DIR.glob("000[1-4].*.sql"):
+            shutil.copy(path, directory)
+        migrate.migrate(url, migrations_dir=Path(directory), say=_keep_quiet)
+        history.build(url, bench.scale.pruned)
+        platform = vars(data.platform(url))
+
+        def record(execute: Execute) -> None:
+            run = {**platform, "id": uuid4()}
+            for statement in RECORD:
+                execute(statement, run)
+
+        with _clients(url, WRITERS, record) as statements:
+            started = time.perf_counter()
+            migrate.migrate(url, say=_keep_quiet)
+            migrated = time.perf_counter()
+            time.sleep(migrated - started)
+            ended = time.perf_counter()
+    for case, begin, end in (
+        ("while it migrates", started, migrated),
+        ("afterwards", migrated, ended),
+    ):
+        bench.record("migrate with a live load", case, _longest(statements, begin, end))
+
+
+@contextmanager
+def _clients(
+    url: str, number: int, work: Callable[[Execute], object]
+) -> Iterator[list[tuple[float, float]]]:
+    """Have clients do their work over and over; return when each statement began and ended."""
+    statements: list[tuple[float, float]] = []
+    is_over = threading.Event()
+
+    def client() -> None:
+        with connect(url) as conn:
+
+            def execute(query: str, values: Mapping[str, Any] | None = None) -> None:
+                started = time.perf_counter()
+                conn.execute(query.encode(), values)
+                statements.append((started, time.perf_counter()))
+
+            while not is_over.is_set():
+                work(execute)
+
+    with ThreadPoolExecutor(number) as pool:
+        clients = [pool.submit(client) for _ in range(number)]
+        try:
+            time.sleep(0.2)  # till all are at work
+            yield statements
+        finally:
+            is_over.set()
+        for future in clients:
+            future.result()
+
+
+def _longest(statements: list[tuple[float, float]], begin: float, end: float) -> float:
+    """Return the longest time of a statement that was under way between two times."""
+    return max(last - first for first, last in statements if last > begin and first < end)
+
+
+def _keep_quiet(_: str) -> None:
+    pass
