@@ -106,7 +106,7 @@ def _standings(results: Results) -> Iterator[tuple[str, ...]]:
 def _figures(results: Results) -> Iterator[tuple[str, ...]]:
     """Lay out the medians, those of a comparison in their order, without the many of the sizes."""
     for name, comparison in results.comparisons.items():
-        if name.startswith(("size: ", "whole history: ")):
+        if name.startswith(("size", "whole history")):
             continue
         found = {case: results.figure(name, case) for case in comparison.samples}
         figures = [(case, figure) for case, figure in found.items() if figure]

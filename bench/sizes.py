@@ -11,10 +11,13 @@ call, in Python and in the database. A round makes each call once on each histor
 on connections that stay open, after calls by which statements are prepared and pages in memory.
 Slow calls are in the first rounds only.
 
-"size: <query>, <customer>" is a comparison, with the number of runs as the case. It is "whole
-history: ..." where the question is not the same: where its window begins before the shortest
-history; where it has none, and the answers are not as long, as of what fills no page in a short
-history; and for the sizes of all tables, indexes and partitions.
+"size: <query>, <customer>" is a comparison, with the number of runs as the case. "size, generic
+plans: ..." is the same with plan_cache_mode = force_generic_plan: without it PostgreSQL takes the
+plan that a statement was prepared with for some queries on a short history, and plans anew at each
+call on a longer one, where it thinks that worth it. Either is in "whole history, ..." where the
+question is not the same: where its window begins before the shortest history; where it has none,
+and the answers are not as long, as of what fills no page in a short history; and for the sizes of
+all tables, indexes and partitions.
 """
 
 import inspect
@@ -34,6 +37,9 @@ from optiinfra_db import connect
 from tests.plans import history
 from tests.plans.cases import BEFORE, Arguments, Sample, arguments
 from tests.plans.explain import function_of, promises
+
+KINDS = {"size": "auto", "size, generic plans": "force_generic_plan"}
+"""How PostgreSQL is to plan."""
 
 READS = [
     name
@@ -114,35 +120,50 @@ def measure(bench: Bench) -> None:
     """Measure."""
     least = min(bench.scale.histories)
     with ExitStack() as stack:
-        connections = {
+        urls = {
             # The largest first, as it takes longest, and what is alive in a history ages.
             runs: stack.enter_context(_database(bench, runs, DAYS * runs // least))
             for runs in sorted(bench.scale.histories, reverse=True)
         }
-        histories = [
-            History(runs, conn, Sample(conn, "Customer 1"), Sample(conn, "Customer 50"))
-            for runs, conn in connections.items()
-        ]
         with bench.apart():
-            questions = [question for name in READS for question in _ask(name, histories)]
+            questions = []
+            for kind, mode in KINDS.items():
+                conns = {
+                    runs: stack.enter_context(_connect(url, mode)) for runs, url in urls.items()
+                }
+                histories = [
+                    History(runs, conn, Sample(conn, "Customer 1"), Sample(conn, "Customer 50"))
+                    for runs, conn in conns.items()
+                ]
+                questions += [
+                    question for name in READS for question in _ask(kind, name, histories)
+                ]
             _measure(bench, questions)
 
 
 @contextmanager
-def _database(bench: Bench, runs: int, days: int) -> Iterator[psycopg.Connection[Any]]:
+def _database(bench: Bench, runs: int, days: int) -> Iterator[str]:
     say(f"sizes: a history of {runs} runs")
-    with bench.database() as url, connect(url) as conn:
-        conn.prepared_max = 10 * len(READS)
+    with bench.database() as url:
         history.build(url, runs, days=days)
-        for name in BEFORE.keys() & set(READS):
-            conn.execute(BEFORE[name].encode())
-        conn.execute("VACUUM ANALYZE")
-        conn.execute("CHECKPOINT")
-        conn.execute(PREWARM)
+        with connect(url) as conn:
+            for name in BEFORE.keys() & set(READS):
+                conn.execute(BEFORE[name].encode())
+            conn.execute("VACUUM ANALYZE")
+            conn.execute("CHECKPOINT")
+            conn.execute(PREWARM)
+        yield url
+
+
+@contextmanager
+def _connect(url: str, plan_cache_mode: str) -> Iterator[psycopg.Connection[Any]]:
+    with connect(url) as conn:
+        conn.prepared_max = 10 * len(READS)
+        conn.execute("SELECT set_config('plan_cache_mode', %s, false)", [plan_cache_mode])
         yield conn
 
 
-def _ask(name: str, histories: list[History]) -> Iterator[Question]:
+def _ask(kind: str, name: str, histories: list[History]) -> Iterator[Question]:
     """Call a query in each of its ways, and see whether the answers can be compared."""
     function = function_of(name)
     found = {one: one.calls(name) for one in histories}
@@ -159,7 +180,7 @@ def _ask(name: str, histories: list[History]) -> Iterator[Question]:
             if any(windows)
             else max(lengths) <= AS_LONG * min(lengths)
         )
-        yield Question(f"{'size' if is_same else 'whole history'}: {title}", calls)
+        yield Question(f"{'' if is_same else 'whole history, '}{kind}: {title}", calls)
 
 
 def _length(answer: object) -> int:
