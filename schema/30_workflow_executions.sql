@@ -137,7 +137,7 @@ CREATE INDEX workflow_executions_agent_id_id_pending_idx
 ON workflow_executions (agent_id, id)
 WHERE status = 'pending';
 COMMENT ON INDEX workflow_executions_agent_id_id_pending_idx IS
-'The queue of an agent. Serves claim_workflow_execution.';
+'The queue of an agent. Serves claim_workflow_execution and claim_workflow_executions.';
 
 CREATE INDEX workflow_executions_deadline_at_open_idx
 ON workflow_executions (deadline_at)

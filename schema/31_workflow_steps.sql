@@ -166,65 +166,76 @@ COMMENT ON TRIGGER workflow_steps_record_event ON workflow_steps IS 'The audit l
 -- A run that is over gets no more steps, but from the transaction that brought it, which leaves its
 -- creation in the audit log; and no open one at all. One that is not over is held until the step is
 -- in: by an update that changes nothing rather than by a lock, because whoever ends the run in an
--- older snapshot (REPEATABLE READ) would wait for a lock and then not see the step.
+-- older snapshot (REPEATABLE READ) would wait for a lock and then not see the step. Run by run,
+-- each by its key: what joins `added` reads all runs where the table was small when planned.
 CREATE FUNCTION check_added_workflow_steps() RETURNS trigger
 LANGUAGE plpgsql
 AS $$
 DECLARE
+    held record;
+    run_status workflow_status;
+    is_of_this_transaction boolean;
     refused record;
 BEGIN
-    UPDATE workflow_executions AS run
-    SET id = run.id
-    FROM (
+    FOR held IN
         SELECT
-            r.customer_id,
-            r.id
-        FROM workflow_executions AS r
+            added.customer_id,
+            added.workflow_execution_id AS id,
+            bool_or(added.status IN ('pending', 'running', 'retrying')) AS has_open_steps
+        FROM added
+        GROUP BY added.customer_id, added.workflow_execution_id
+        ORDER BY added.customer_id, added.workflow_execution_id
+    LOOP
+        SELECT
+            run.status,
+            run.xmin = pg_current_xact_id()::xid
+        INTO run_status, is_of_this_transaction
+        FROM workflow_executions AS run
         WHERE
-            (r.customer_id, r.id) IN (SELECT customer_id, workflow_execution_id FROM added)
-            AND r.xmin != pg_current_xact_id()::xid
-        ORDER BY r.customer_id, r.id
-        FOR NO KEY UPDATE
-    ) AS held
-    WHERE
-        run.customer_id = held.customer_id
-        AND run.id = held.id;
+            run.customer_id = held.customer_id
+            AND run.id = held.id;
+        IF NOT is_of_this_transaction THEN
+            UPDATE workflow_executions AS run
+            SET id = run.id
+            WHERE
+                run.customer_id = held.customer_id
+                AND run.id = held.id
+            RETURNING run.status INTO run_status;
+        END IF;
 
-    SELECT
-        added.*,
-        run.status AS run_status
-    INTO refused
-    FROM added
-    INNER JOIN workflow_executions AS run
-        ON
-            added.customer_id = run.customer_id
-            AND added.workflow_execution_id = run.id
-    WHERE
-        run.status NOT IN ('pending', 'running')
-        AND (
-            added.status IN ('pending', 'running', 'retrying')
-            OR NOT EXISTS (
-                SELECT
-                FROM events
-                WHERE
-                    events.customer_id = run.customer_id
-                    AND events.subject_id = run.id
-                    AND events.subject_type = 'workflow_execution'
-                    AND events.created_at >= now()
-                    AND events.xact_id = pg_current_xact_id()
-                    AND events.data -> 'from' = 'null'
+        IF
+            run_status NOT IN ('pending', 'running')
+            AND (
+                held.has_open_steps
+                OR NOT EXISTS (
+                    SELECT
+                    FROM events
+                    WHERE
+                        events.customer_id = held.customer_id
+                        AND events.subject_id = held.id
+                        AND events.subject_type = 'workflow_execution'
+                        AND events.created_at >= now()
+                        AND events.xact_id = pg_current_xact_id()
+                        AND events.data -> 'from' = 'null'
+                )
             )
-        )
-    LIMIT 1;
-    IF FOUND THEN
-        RAISE EXCEPTION 'workflow_execution % of customer % is %; step "%" (%) cannot be added',
-            refused.workflow_execution_id, refused.customer_id, refused.run_status,
-            refused.step_name, refused.status
-            USING ERRCODE = 'OI001', TABLE = TG_TABLE_NAME, COLUMN = 'status',
-                DETAIL = 'A run that is over gets steps only in the transaction that inserts it, '
-                    'and only such as are over.',
-                HINT = 'To have more done, retry the run as a new one.';
-    END IF;
+        THEN
+            SELECT added.*
+            INTO refused
+            FROM added
+            WHERE
+                added.customer_id = held.customer_id
+                AND added.workflow_execution_id = held.id
+            ORDER BY added.status IN ('pending', 'running', 'retrying') DESC
+            LIMIT 1;
+            RAISE EXCEPTION 'workflow_execution % of customer % is %; step "%" (%) cannot be added',
+                held.id, held.customer_id, run_status, refused.step_name, refused.status
+                USING ERRCODE = 'OI001', TABLE = TG_TABLE_NAME, COLUMN = 'status',
+                    DETAIL = 'A run that is over gets steps only in the transaction that inserts '
+                        'it, and only such as are over.',
+                    HINT = 'To have more done, retry the run as a new one.';
+        END IF;
+    END LOOP;
     RETURN NULL;
 END
 $$;

@@ -1,0 +1,94 @@
+-- Adding steps looks at the run by its key, however small the table was when that was planned.
+-- depends: 0009.lease-agent-locks
+
+SET LOCAL lock_timeout = '5s';
+SET LOCAL statement_timeout = '60s';
+
+-- A run that is over gets no more steps, but from the transaction that brought it, which leaves its
+-- creation in the audit log; and no open one at all. One that is not over is held until the step is
+-- in: by an update that changes nothing rather than by a lock, because whoever ends the run in an
+-- older snapshot (REPEATABLE READ) would wait for a lock and then not see the step. Run by run,
+-- each by its key: what joins `added` reads all runs where the table was small when planned.
+CREATE OR REPLACE FUNCTION check_added_workflow_steps() RETURNS trigger
+LANGUAGE plpgsql
+AS $$
+DECLARE
+    held record;
+    run_status workflow_status;
+    is_of_this_transaction boolean;
+    refused record;
+BEGIN
+    FOR held IN
+        SELECT
+            added.customer_id,
+            added.workflow_execution_id AS id,
+            bool_or(added.status IN ('pending', 'running', 'retrying')) AS has_open_steps
+        FROM added
+        GROUP BY added.customer_id, added.workflow_execution_id
+        ORDER BY added.customer_id, added.workflow_execution_id
+    LOOP
+        SELECT
+            run.status,
+            run.xmin = pg_current_xact_id()::xid
+        INTO run_status, is_of_this_transaction
+        FROM workflow_executions AS run
+        WHERE
+            run.customer_id = held.customer_id
+            AND run.id = held.id;
+        IF NOT is_of_this_transaction THEN
+            UPDATE workflow_executions AS run
+            SET id = run.id
+            WHERE
+                run.customer_id = held.customer_id
+                AND run.id = held.id
+            RETURNING run.status INTO run_status;
+        END IF;
+
+        IF
+            run_status NOT IN ('pending', 'running')
+            AND (
+                held.has_open_steps
+                OR NOT EXISTS (
+                    SELECT
+                    FROM events
+                    WHERE
+                        events.customer_id = held.customer_id
+                        AND events.subject_id = held.id
+                        AND events.subject_type = 'workflow_execution'
+                        AND events.created_at >= now()
+                        AND events.xact_id = pg_current_xact_id()
+                        AND events.data -> 'from' = 'null'
+                )
+            )
+        THEN
+            SELECT added.*
+            INTO refused
+            FROM added
+            WHERE
+                added.customer_id = held.customer_id
+                AND added.workflow_execution_id = held.id
+            ORDER BY added.status IN ('pending', 'running', 'retrying') DESC
+            LIMIT 1;
+            RAISE EXCEPTION 'workflow_execution % of customer % is %; step "%" (%) cannot be added',
+                held.id, held.customer_id, run_status, refused.step_name, refused.status
+                USING ERRCODE = 'OI001', TABLE = TG_TABLE_NAME, COLUMN = 'status',
+                    DETAIL = 'A run that is over gets steps only in the transaction that inserts '
+                        'it, and only such as are over.',
+                    HINT = 'To have more done, retry the run as a new one.';
+        END IF;
+    END LOOP;
+    RETURN NULL;
+END
+$$;
+
+-- Replacing a function drops its settings.
+DO $do$
+BEGIN
+    EXECUTE format(
+        'ALTER FUNCTION check_added_workflow_steps() SET search_path = %I, pg_temp', current_schema()
+    );
+END
+$do$;
+
+COMMENT ON INDEX workflow_executions_agent_id_id_pending_idx IS
+'The queue of an agent. Serves claim_workflow_execution and claim_workflow_executions.';
