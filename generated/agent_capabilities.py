@@ -127,7 +127,13 @@ def list_agent_capabilities(
 
     @plan agent_capabilities_agent_id_capability_name_key, rows <= capabilities
     """
-    return _runtime.many(conn, LIST_AGENT_CAPABILITIES, (agent_id,), models.AgentCapability)
+    return _runtime.many(
+        conn,
+        LIST_AGENT_CAPABILITIES,
+        (agent_id,),
+        models.AgentCapability,
+        binary=True,
+    )
 
 
 SET_AGENT_CAPABILITY_ENABLED: typing.Final = """-- name: set_agent_capability_enabled :one

@@ -118,7 +118,7 @@ def list_agent_configs(
 
     @plan agent_configs_agent_id_config_key_key, rows <= configs
     """
-    return _runtime.many(conn, LIST_AGENT_CONFIGS, (agent_id,), _make_agent_config)
+    return _runtime.many(conn, LIST_AGENT_CONFIGS, (agent_id,), _make_agent_config, binary=True)
 
 
 DELETE_AGENT_CONFIG: typing.Final = """-- name: delete_agent_config :execrows

@@ -210,6 +210,7 @@ def list_agent_metrics(
             max_rows,
         ),
         _make_agent_metric,
+        binary=True,
     )
 
 
@@ -256,7 +257,13 @@ def list_latest_agent_metrics(
 
     @plan agent_metrics_pkey, rows <= partitions * (metric_names + 1)
     """
-    return _runtime.many(conn, LIST_LATEST_AGENT_METRICS, (agent_id,), _make_agent_metric)
+    return _runtime.many(
+        conn,
+        LIST_LATEST_AGENT_METRICS,
+        (agent_id,),
+        _make_agent_metric,
+        binary=True,
+    )
 
 
 LIST_AGENT_METRIC_BUCKETS: typing.Final = """-- name: list_agent_metric_buckets :many
@@ -329,6 +336,7 @@ def list_agent_metric_buckets(
             _runtime.to_jsonb(tags),
         ),
         ListAgentMetricBucketsRow,
+        binary=True,
     )
 
 
@@ -419,4 +427,5 @@ def list_agent_metric_rates(
             _runtime.to_jsonb(tags),
         ),
         ListAgentMetricRatesRow,
+        binary=True,
     )

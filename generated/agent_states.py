@@ -198,7 +198,13 @@ def list_agent_states(
 
     @plan agents_pkey, agent_states_agent_id_key, rows <= agents + states
     """
-    return _runtime.many(conn, LIST_AGENT_STATES, (max_rows,), _make_list_agent_states_row)
+    return _runtime.many(
+        conn,
+        LIST_AGENT_STATES,
+        (max_rows,),
+        _make_list_agent_states_row,
+        binary=True,
+    )
 
 
 LIST_AGENT_STATES_BY_WORKFLOW: typing.Final = """-- name: list_agent_states_by_workflow :many
@@ -226,6 +232,7 @@ def list_agent_states_by_workflow(
         LIST_AGENT_STATES_BY_WORKFLOW,
         (customer_id, workflow_execution_id),
         _make_agent_state,
+        binary=True,
     )
 
 
@@ -468,4 +475,4 @@ def list_agent_locks(conn: psycopg.Connection[typing.Any]) -> list[AgentLock]:
 
     @plan rows <= states
     """
-    return _runtime.many(conn, LIST_AGENT_LOCKS, (), AgentLock)
+    return _runtime.many(conn, LIST_AGENT_LOCKS, (), AgentLock, binary=True)

@@ -174,7 +174,7 @@ def list_agents(
 
     @plan agents_pkey, rows <= agents
     """
-    return _runtime.many(conn, LIST_AGENTS, (before_id, max_rows), _make_agent)
+    return _runtime.many(conn, LIST_AGENTS, (before_id, max_rows), _make_agent, binary=True)
 
 
 LIST_AGENTS_BY_TYPE: typing.Final = """-- name: list_agents_by_type :many
@@ -194,7 +194,7 @@ def list_agents_by_type(
 
     @plan agents_type_name_key, rows <= agents
     """
-    return _runtime.many(conn, LIST_AGENTS_BY_TYPE, (type,), _make_agent)
+    return _runtime.many(conn, LIST_AGENTS_BY_TYPE, (type,), _make_agent, binary=True)
 
 
 LIST_AVAILABLE_AGENTS: typing.Final = """-- name: list_available_agents :many
@@ -269,6 +269,7 @@ def list_available_agents(
         LIST_AVAILABLE_AGENTS,
         (type, capability_name, max_rows),
         _make_list_available_agents_row,
+        binary=True,
     )
 
 
@@ -365,6 +366,7 @@ def fail_stale_agents(
         FAIL_STALE_AGENTS,
         (_runtime.aware("cutoff", cutoff), max_rows),
         _make_agent,
+        binary=True,
     )
 
 

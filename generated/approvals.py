@@ -141,7 +141,13 @@ def list_approvals(
 
     @plan approvals_pkey, rows <= max_rows
     """
-    return _runtime.many(conn, LIST_APPROVALS, (customer_id, before_id, max_rows), _make_approval)
+    return _runtime.many(
+        conn,
+        LIST_APPROVALS,
+        (customer_id, before_id, max_rows),
+        _make_approval,
+        binary=True,
+    )
 
 
 LIST_RECOMMENDATION_APPROVALS: typing.Final = """-- name: list_recommendation_approvals :many
@@ -169,6 +175,7 @@ def list_recommendation_approvals(
         LIST_RECOMMENDATION_APPROVALS,
         (customer_id, recommendation_id),
         _make_approval,
+        binary=True,
     )
 
 
@@ -261,6 +268,7 @@ def list_pending_approvals(
         LIST_PENDING_APPROVALS,
         (max_rows, customer_id, after_id),
         _make_list_pending_approvals_row,
+        binary=True,
     )
 
 
@@ -353,6 +361,7 @@ def list_expired_approvals(
         LIST_EXPIRED_APPROVALS,
         (max_rows, customer_id, after_id),
         _make_list_expired_approvals_row,
+        binary=True,
     )
 
 

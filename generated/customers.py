@@ -164,7 +164,7 @@ def list_customers(
 
     @plan customers_pkey, rows <= customers
     """
-    return _runtime.many(conn, LIST_CUSTOMERS, (before_id, max_rows), _make_customer)
+    return _runtime.many(conn, LIST_CUSTOMERS, (before_id, max_rows), _make_customer, binary=True)
 
 
 UPDATE_CUSTOMER: typing.Final = """-- name: update_customer :one

@@ -82,6 +82,7 @@ def find_open_steps_of_ended_runs(
         FIND_OPEN_STEPS_OF_ENDED_RUNS,
         (_runtime.aware("since", since), max_rows),
         Finding,
+        binary=True,
     )
 
 
@@ -196,6 +197,7 @@ def find_states_unlike_audit_log(
         FIND_STATES_UNLIKE_AUDIT_LOG,
         (_runtime.aware("since", since), max_rows),
         Finding,
+        binary=True,
     )
 
 
@@ -284,6 +286,7 @@ def find_gaps_in_audit_log(
         FIND_GAPS_IN_AUDIT_LOG,
         (max_rows, _runtime.aware("since", since)),
         Finding,
+        binary=True,
     )
 
 
@@ -350,6 +353,7 @@ def find_times_out_of_order(
         FIND_TIMES_OUT_OF_ORDER,
         (max_rows, _runtime.aware("since", since)),
         Finding,
+        binary=True,
     )
 
 
@@ -442,7 +446,7 @@ def find_missing_guards(conn: psycopg.Connection[typing.Any]) -> list[MissingGua
 
     @plan catalogue, buffers <= 400
     """
-    return _runtime.many(conn, FIND_MISSING_GUARDS, (), MissingGuard)
+    return _runtime.many(conn, FIND_MISSING_GUARDS, (), MissingGuard, binary=True)
 
 
 COUNT_EVENTS_FROM_THE_FUTURE: typing.Final = """-- name: count_events_from_the_future :one

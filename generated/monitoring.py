@@ -146,6 +146,7 @@ def count_workflow_executions(
         COUNT_WORKFLOW_EXECUTIONS,
         (_runtime.aware("since", since), _runtime.aware("until", until), customer_id),
         _make_count_workflow_executions_row,
+        binary=True,
     )
 
 
@@ -248,6 +249,7 @@ def list_workflow_stats(
         LIST_WORKFLOW_STATS,
         (_runtime.aware("since", since), _runtime.aware("until", until), customer_id),
         _make_list_workflow_stats_row,
+        binary=True,
     )
 
 
@@ -381,6 +383,7 @@ def list_step_stats(
         LIST_STEP_STATS,
         (_runtime.aware("since", since), _runtime.aware("until", until), customer_id),
         _make_list_step_stats_row,
+        binary=True,
     )
 
 
@@ -527,6 +530,7 @@ def list_failing_steps(
         LIST_FAILING_STEPS,
         (_runtime.aware("since", since), _runtime.aware("until", until), customer_id, max_rows),
         _make_list_failing_steps_row,
+        binary=True,
     )
 
 
@@ -649,6 +653,7 @@ def list_slowest_steps(
         LIST_SLOWEST_STEPS,
         (_runtime.aware("since", since), _runtime.aware("until", until), customer_id, max_rows),
         _make_list_slowest_steps_row,
+        binary=True,
     )
 
 
@@ -736,6 +741,7 @@ def list_oldest_running_workflows(
         LIST_OLDEST_RUNNING_WORKFLOWS,
         (max_rows,),
         _make_list_oldest_running_workflows_row,
+        binary=True,
     )
 
 
@@ -894,6 +900,7 @@ def list_stuck_workflows(
         LIST_STUCK_WORKFLOWS,
         (max_rows, customer_id, silent_for),
         _make_list_stuck_workflows_row,
+        binary=True,
     )
 
 
@@ -969,6 +976,7 @@ def list_workflow_throughput(
         LIST_WORKFLOW_THROUGHPUT,
         (_runtime.aware("since", since), _runtime.aware("until", until), customer_id),
         ListWorkflowThroughputRow,
+        binary=True,
     )
 
 
@@ -1042,7 +1050,7 @@ def list_agent_workload(conn: psycopg.Connection[typing.Any]) -> list[ListAgentW
       workflow_executions_pkey, agents_pkey, agents_type_name_key, agent_states_agent_id_key,
       customers_pkey, rows <= customers + 3 * agents + 2 * open_runs + hour_runs
     """
-    return _runtime.many(conn, LIST_AGENT_WORKLOAD, (), _make_list_agent_workload_row)
+    return _runtime.many(conn, LIST_AGENT_WORKLOAD, (), _make_list_agent_workload_row, binary=True)
 
 
 LIST_ARTIFACT_VOLUME: typing.Final = """-- name: list_artifact_volume :many
@@ -1114,6 +1122,7 @@ def list_artifact_volume(
         LIST_ARTIFACT_VOLUME,
         (_runtime.aware("since", since), _runtime.aware("until", until), customer_id),
         _make_list_artifact_volume_row,
+        binary=True,
     )
 
 
@@ -1165,7 +1174,7 @@ def list_table_sizes(conn: psycopg.Connection[typing.Any]) -> list[ListTableSize
 
     @plan catalogue, buffers <= 5000
     """
-    return _runtime.many(conn, LIST_TABLE_SIZES, (), ListTableSizesRow)
+    return _runtime.many(conn, LIST_TABLE_SIZES, (), ListTableSizesRow, binary=True)
 
 
 LIST_INDEX_SIZES: typing.Final = """-- name: list_index_sizes :many
@@ -1207,7 +1216,7 @@ def list_index_sizes(conn: psycopg.Connection[typing.Any]) -> list[ListIndexSize
 
     @plan catalogue, buffers <= 5000
     """
-    return _runtime.many(conn, LIST_INDEX_SIZES, (), ListIndexSizesRow)
+    return _runtime.many(conn, LIST_INDEX_SIZES, (), ListIndexSizesRow, binary=True)
 
 
 LIST_PARTITION_SIZES: typing.Final = """-- name: list_partition_sizes :many
@@ -1247,7 +1256,7 @@ def list_partition_sizes(conn: psycopg.Connection[typing.Any]) -> list[ListParti
 
     @plan catalogue, buffers <= 5000
     """
-    return _runtime.many(conn, LIST_PARTITION_SIZES, (), ListPartitionSizesRow)
+    return _runtime.many(conn, LIST_PARTITION_SIZES, (), ListPartitionSizesRow, binary=True)
 
 
 GET_OLDEST_TRANSACTION: typing.Final = """-- name: get_oldest_transaction :one
@@ -1394,4 +1403,10 @@ def list_vacuum_blockers(
 
     @plan catalogue
     """
-    return _runtime.many(conn, LIST_VACUUM_BLOCKERS, (max_rows,), ListVacuumBlockersRow)
+    return _runtime.many(
+        conn,
+        LIST_VACUUM_BLOCKERS,
+        (max_rows,),
+        ListVacuumBlockersRow,
+        binary=True,
+    )

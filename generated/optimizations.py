@@ -150,6 +150,7 @@ def list_optimizations(
         LIST_OPTIMIZATIONS,
         (customer_id, before_id, max_rows),
         _make_optimization,
+        binary=True,
     )
 
 
@@ -183,6 +184,7 @@ def list_optimizations_by_agent(
         LIST_OPTIMIZATIONS_BY_AGENT,
         (customer_id, agent_id, before_id, max_rows),
         _make_optimization,
+        binary=True,
     )
 
 
@@ -211,6 +213,7 @@ def list_recommendation_optimizations(
         LIST_RECOMMENDATION_OPTIMIZATIONS,
         (customer_id, recommendation_id),
         _make_optimization,
+        binary=True,
     )
 
 
@@ -239,6 +242,7 @@ def list_workflow_optimizations(
         LIST_WORKFLOW_OPTIMIZATIONS,
         (customer_id, workflow_execution_id),
         _make_optimization,
+        binary=True,
     )
 
 

@@ -27,4 +27,4 @@ def ensure_partitions(conn: psycopg.Connection[typing.Any], *, months_ahead: int
 
     @plan catalogue, buffers <= 20000
     """
-    return _runtime.many(conn, ENSURE_PARTITIONS, (months_ahead,), _runtime.first)
+    return _runtime.many(conn, ENSURE_PARTITIONS, (months_ahead,), _runtime.first, binary=True)

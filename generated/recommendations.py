@@ -523,6 +523,7 @@ def list_recommendations(
         LIST_RECOMMENDATIONS,
         (customer_id, before_id, max_rows),
         _make_recommendation,
+        binary=True,
     )
 
 
@@ -555,6 +556,7 @@ def list_recommendations_by_agent(
         LIST_RECOMMENDATIONS_BY_AGENT,
         (customer_id, agent_id, before_id, max_rows),
         _make_recommendation,
+        binary=True,
     )
 
 
@@ -587,6 +589,7 @@ def list_recommendations_by_status(
         LIST_RECOMMENDATIONS_BY_STATUS,
         (customer_id, status, before_id, max_rows),
         _make_recommendation,
+        binary=True,
     )
 
 
@@ -619,6 +622,7 @@ def list_recommendations_by_type(
         LIST_RECOMMENDATIONS_BY_TYPE,
         (customer_id, type, before_id, max_rows),
         _make_recommendation,
+        binary=True,
     )
 
 
@@ -651,6 +655,7 @@ def list_recommendations_by_priority(
         LIST_RECOMMENDATIONS_BY_PRIORITY,
         (customer_id, priority, before_id, max_rows),
         _make_recommendation,
+        binary=True,
     )
 
 
@@ -689,6 +694,7 @@ def list_recommendations_by_savings(
         LIST_RECOMMENDATIONS_BY_SAVINGS,
         (customer_id, min_savings, before_savings, before_id, max_rows),
         _make_recommendation,
+        binary=True,
     )
 
 
@@ -742,6 +748,7 @@ def list_open_recommendations(
         LIST_OPEN_RECOMMENDATIONS,
         (status, type, priority, agent_id, min_savings, max_rows, customer_id, before_id),
         _make_recommendation,
+        binary=True,
     )
 
 
@@ -812,6 +819,7 @@ def list_open_recommendations_by_savings(
             customer_id,
         ),
         _make_recommendation,
+        binary=True,
     )
 
 
@@ -840,6 +848,7 @@ def list_workflow_recommendations(
         LIST_WORKFLOW_RECOMMENDATIONS,
         (customer_id, workflow_execution_id),
         _make_recommendation,
+        binary=True,
     )
 
 
@@ -958,6 +967,7 @@ def list_savings(
         LIST_SAVINGS,
         (_runtime.aware("since", since), _runtime.aware("until", until), customer_id),
         ListSavingsRow,
+        binary=True,
     )
 
 

@@ -12,12 +12,16 @@ import psycopg
 from . import _runtime, models
 
 __all__ = [
+    "BEGIN_WORKFLOW_EXECUTION",
     "CANCEL_WORKFLOW_EXECUTION",
     "CLAIM_WORKFLOW_EXECUTION",
+    "CLAIM_WORKFLOW_EXECUTIONS",
     "COMPLETE_WORKFLOW_EXECUTION",
+    "COMPLETE_WORKFLOW_EXECUTIONS",
     "CREATE_WORKFLOW_EXECUTION",
     "DELETE_WORKFLOW_EXECUTION",
     "FAIL_WORKFLOW_EXECUTION",
+    "FINISH_WORKFLOW_EXECUTION",
     "GET_WORKFLOW_DETAIL",
     "GET_WORKFLOW_EXECUTION",
     "GET_WORKFLOW_LINEAGE",
@@ -33,6 +37,7 @@ __all__ = [
     "LIST_WORKFLOW_EXECUTIONS_BY_TYPE",
     "LIST_WORKFLOW_PROGRESS",
     "RECORD_WORKFLOW_EXECUTION",
+    "RECORD_WORKFLOW_EXECUTIONS",
     "RETRY_FAILED_WORKFLOW_EXECUTIONS",
     "RETRY_WORKFLOW_EXECUTION",
     "START_WORKFLOW_EXECUTION",
@@ -43,13 +48,19 @@ __all__ = [
     "ListFailedWorkflowsRow",
     "ListRunningWorkflowsRow",
     "ListWorkflowProgressRow",
+    "RecordWorkflowExecutionsRow",
+    "WorkflowKey",
     "WorkflowSummary",
+    "begin_workflow_execution",
     "cancel_workflow_execution",
     "claim_workflow_execution",
+    "claim_workflow_executions",
     "complete_workflow_execution",
+    "complete_workflow_executions",
     "create_workflow_execution",
     "delete_workflow_execution",
     "fail_workflow_execution",
+    "finish_workflow_execution",
     "get_workflow_detail",
     "get_workflow_execution",
     "get_workflow_lineage",
@@ -65,6 +76,7 @@ __all__ = [
     "list_workflow_executions_by_type",
     "list_workflow_progress",
     "record_workflow_execution",
+    "record_workflow_executions",
     "retry_failed_workflow_executions",
     "retry_workflow_execution",
     "start_workflow_execution",
@@ -352,7 +364,13 @@ artifacts AS (
                 metadata jsonb
             )
     LEFT JOIN steps ON artifact.step_order = steps.step_order
-    WHERE created.is_new
+    WHERE
+        created.is_new
+        AND CASE
+            WHEN artifact.sha256 !~ '^[0-9a-fA-F]{64}$'
+                THEN refuse_value('sha256', 'not 64 hexadecimal digits: ' || artifact.sha256)
+            ELSE true
+        END
 )
 
 SELECT
@@ -433,6 +451,251 @@ def record_workflow_execution(
             _runtime.to_jsonb(artifacts),
         ),
         _make_workflow_execution,
+    )
+
+
+RECORD_WORKFLOW_EXECUTIONS: typing.Final = """-- name: record_workflow_executions :many
+WITH given AS MATERIALIZED (
+    SELECT
+        run.place,
+        run.value,
+        coalesce((run.value ->> 'id')::uuid, uuidv7()) AS id,
+        count(*) OVER (PARTITION BY (run.value ->> 'id')::uuid) AS times
+    FROM jsonb_array_elements($1::jsonb) WITH ORDINALITY AS run (value, place)
+),
+
+created AS (
+    INSERT INTO workflow_executions (
+        customer_id,
+        id,
+        agent_id,
+        workflow_type,
+        status,
+        attempt,
+        retried_from_id,
+        started_at,
+        completed_at,
+        deadline_at,
+        input_data,
+        output_data,
+        error_details,
+        metadata,
+        created_at
+    )
+    SELECT
+        $2::uuid,
+        given.id,
+        run.agent_id,
+        run.workflow_type,
+        run.status,
+        coalesce(run.attempt, 1),
+        run.retried_from_id,
+        run.started_at,
+        run.completed_at,
+        run.deadline_at,
+        coalesce(run.input_data, '{}'),
+        coalesce(run.output_data, '{}'),
+        run.error_details,
+        coalesce(run.metadata, '{}'),
+        coalesce(run.created_at, run.started_at, now())
+    FROM given
+    CROSS JOIN
+        jsonb_to_record(given.value)
+            AS run (
+                agent_id uuid,
+                workflow_type workflow_type,
+                status workflow_status,
+                attempt integer,
+                retried_from_id uuid,
+                started_at timestamptz,
+                completed_at timestamptz,
+                deadline_at timestamptz,
+                input_data jsonb,
+                output_data jsonb,
+                error_details jsonb,
+                metadata jsonb,
+                created_at timestamptz
+            )
+    WHERE
+        CASE
+            WHEN given.times > 1 AND given.value ->> 'id' IS NOT NULL
+                THEN refuse_value('id', format('the id stands twice: %s', given.id))
+            ELSE true
+        END
+    -- So that importers of the same runs lock them in one order.
+    ORDER BY given.id
+    ON CONFLICT (customer_id, id) DO UPDATE SET id = excluded.id
+    RETURNING
+        workflow_executions.customer_id,
+        workflow_executions.id,
+        workflow_executions.completed_at,
+        workflow_executions.created_at,
+        (xmax = 0) AS is_new
+),
+
+brought AS (
+    SELECT
+        created.customer_id, created.id, created.completed_at, created.created_at, created.is_new,
+        given.value
+    FROM created
+    INNER JOIN given ON created.id = given.id
+    WHERE created.is_new
+),
+
+steps AS (
+    INSERT INTO workflow_steps (
+        customer_id,
+        workflow_execution_id,
+        step_name,
+        step_order,
+        status,
+        retry_count,
+        max_retries,
+        next_attempt_at,
+        started_at,
+        completed_at,
+        input_data,
+        output_data,
+        error_details,
+        metadata,
+        created_at
+    )
+    SELECT
+        brought.customer_id,
+        brought.id,
+        step.step_name,
+        step.step_order,
+        step.status,
+        coalesce(step.retry_count, 0),
+        coalesce(step.max_retries, 3),
+        step.next_attempt_at,
+        step.started_at,
+        step.completed_at,
+        coalesce(step.input_data, '{}'),
+        coalesce(step.output_data, '{}'),
+        step.error_details,
+        coalesce(step.metadata, '{}'),
+        brought.created_at
+    FROM brought
+    CROSS JOIN
+        jsonb_to_recordset(nullif(brought.value -> 'steps', 'null'))
+            AS step (
+                step_name text,
+                step_order integer,
+                status step_status,
+                retry_count integer,
+                max_retries integer,
+                next_attempt_at timestamptz,
+                started_at timestamptz,
+                completed_at timestamptz,
+                input_data jsonb,
+                output_data jsonb,
+                error_details jsonb,
+                metadata jsonb
+            )
+    RETURNING
+        workflow_execution_id,
+        id,
+        step_order
+),
+
+artifacts AS (
+    INSERT INTO workflow_artifacts (
+        customer_id,
+        workflow_execution_id,
+        workflow_step_id,
+        artifact_type,
+        artifact_name,
+        artifact_path,
+        artifact_size_bytes,
+        content_type,
+        sha256,
+        metadata,
+        created_at
+    )
+    SELECT
+        brought.customer_id,
+        brought.id,
+        -- A step that is not there violates the foreign key.
+        CASE
+            WHEN artifact.step_order IS NOT NULL
+                THEN coalesce(steps.id, '00000000-0000-0000-0000-000000000000')
+        END,
+        artifact.artifact_type,
+        artifact.artifact_name,
+        artifact.artifact_path,
+        artifact.artifact_size_bytes,
+        artifact.content_type,
+        decode(artifact.sha256, 'hex'),
+        coalesce(artifact.metadata, '{}'),
+        coalesce(brought.completed_at, brought.created_at)
+    FROM brought
+    CROSS JOIN
+        jsonb_to_recordset(nullif(brought.value -> 'artifacts', 'null'))
+            AS artifact (
+                step_order integer,
+                artifact_type artifact_type,
+                artifact_name text,
+                artifact_path text,
+                artifact_size_bytes bigint,
+                content_type text,
+                sha256 text,
+                metadata jsonb
+            )
+    LEFT JOIN steps
+        ON
+            brought.id = steps.workflow_execution_id
+            AND artifact.step_order = steps.step_order
+    WHERE
+        CASE
+            WHEN artifact.sha256 !~ '^[0-9a-fA-F]{64}$'
+                THEN refuse_value('sha256', 'not 64 hexadecimal digits: ' || artifact.sha256)
+            ELSE true
+        END
+)
+
+SELECT
+    created.id,
+    created.is_new
+FROM created
+INNER JOIN given ON created.id = given.id
+ORDER BY given.place
+"""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class RecordWorkflowExecutionsRow:
+    """A row of `record_workflow_executions`."""
+
+    id: uuid.UUID
+    is_new: bool
+
+
+def record_workflow_executions(
+    conn: psycopg.Connection[typing.Any],
+    *,
+    runs: models.JSON,
+    customer_id: uuid.UUID,
+) -> list[RecordWorkflowExecutionsRow]:
+    """Write many runs of a customer as they happened elsewhere, in one statement: all or none of them.
+    Returns the id of each, in the order given, and whether it was new.
+
+    runs is a list of objects with agent_id, workflow_type, status, and where they apply id,
+    attempt, retried_from_id, started_at, completed_at, deadline_at, input_data, output_data,
+    error_details, metadata, created_at, steps and artifacts, all as record_workflow_execution
+    takes them. Of a run whose id is taken already nothing is written, so that an import may be
+    repeated. Some hundreds at a time are best.
+
+    Raises InvalidValue where an id stands twice.
+
+    @plan workflow_executions_pkey, rows <= runs, buffers <= 300 + 40 * runs
+    """
+    return _runtime.many(
+        conn,
+        RECORD_WORKFLOW_EXECUTIONS,
+        (_runtime.to_jsonb(runs), customer_id),
+        RecordWorkflowExecutionsRow,
+        binary=True,
     )
 
 
@@ -711,6 +974,7 @@ def list_workflow_executions(
         LIST_WORKFLOW_EXECUTIONS,
         (customer_id, before_id, max_rows),
         _make_workflow_summary,
+        binary=True,
     )
 
 
@@ -792,6 +1056,7 @@ def list_workflow_executions_by_status(
         LIST_WORKFLOW_EXECUTIONS_BY_STATUS,
         (max_rows, customer_id, status, before_id),
         _make_workflow_summary,
+        binary=True,
     )
 
 
@@ -836,6 +1101,7 @@ def list_open_workflow_executions(
         LIST_OPEN_WORKFLOW_EXECUTIONS,
         (customer_id, before_id, max_rows),
         _make_workflow_summary,
+        binary=True,
     )
 
 
@@ -881,6 +1147,7 @@ def list_workflow_executions_by_type(
         LIST_WORKFLOW_EXECUTIONS_BY_TYPE,
         (customer_id, workflow_type, before_id, max_rows),
         _make_workflow_summary,
+        binary=True,
     )
 
 
@@ -926,6 +1193,7 @@ def list_workflow_executions_by_agent(
         LIST_WORKFLOW_EXECUTIONS_BY_AGENT,
         (customer_id, agent_id, before_id, max_rows),
         _make_workflow_summary,
+        binary=True,
     )
 
 
@@ -1000,7 +1268,13 @@ def get_workflow_lineage(
 
     @plan workflow_executions_pkey, workflow_executions_retried_from_id_key, rows <= 3 * attempts
     """
-    return _runtime.many(conn, GET_WORKFLOW_LINEAGE, (customer_id, id), _make_workflow_summary)
+    return _runtime.many(
+        conn,
+        GET_WORKFLOW_LINEAGE,
+        (customer_id, id),
+        _make_workflow_summary,
+        binary=True,
+    )
 
 
 GET_WORKFLOW_TIMELINE: typing.Final = """-- name: get_workflow_timeline :many
@@ -1221,7 +1495,13 @@ def get_workflow_timeline(
       workflow_artifacts_artifact_path_key, workflow_artifacts_pkey,
       events_customer_id_subject_id_created_at_id_idx, rows <= 1 + 8 * (steps + artifacts)
     """
-    return _runtime.many(conn, GET_WORKFLOW_TIMELINE, (customer_id, id), GetWorkflowTimelineRow)
+    return _runtime.many(
+        conn,
+        GET_WORKFLOW_TIMELINE,
+        (customer_id, id),
+        GetWorkflowTimelineRow,
+        binary=True,
+    )
 
 
 LIST_WORKFLOW_PROGRESS: typing.Final = """-- name: list_workflow_progress :many
@@ -1349,6 +1629,7 @@ def list_workflow_progress(
         LIST_WORKFLOW_PROGRESS,
         (customer_id, before_id, max_rows),
         _make_list_workflow_progress_row,
+        binary=True,
     )
 
 
@@ -1473,6 +1754,7 @@ def list_running_workflows(
         LIST_RUNNING_WORKFLOWS,
         (before_id, before_customer_id, max_rows),
         _make_list_running_workflows_row,
+        binary=True,
     )
 
 
@@ -1599,6 +1881,7 @@ def list_failed_workflows(
         LIST_FAILED_WORKFLOWS,
         (before_id, before_customer_id, max_rows),
         _make_list_failed_workflows_row,
+        binary=True,
     )
 
 
@@ -1718,6 +2001,7 @@ def list_failed_workflows_by_customer(
         LIST_FAILED_WORKFLOWS_BY_CUSTOMER,
         (customer_id, before_id, max_rows),
         _make_list_failed_workflows_by_customer_row,
+        binary=True,
     )
 
 
@@ -1746,6 +2030,83 @@ def start_workflow_execution(
     @plan workflow_executions_pkey, workflow_executions_customer_id_id_open_idx, rows <= 1
     """
     return _runtime.one(conn, START_WORKFLOW_EXECUTION, (customer_id, id), _make_workflow_execution)
+
+
+BEGIN_WORKFLOW_EXECUTION: typing.Final = """-- name: begin_workflow_execution :one
+WITH pending AS MATERIALIZED (
+    SELECT
+        customer_id,
+        id
+    FROM workflow_executions
+    WHERE
+        customer_id = $1::uuid
+        AND id = $2::uuid
+        AND status = 'pending'
+    FOR NO KEY UPDATE
+),
+
+first_step AS MATERIALIZED (
+    -- Locked before the run moves: one that is skipped at the moment is not the first, and the run
+    -- does not start without any.
+    SELECT
+        workflow_steps.customer_id,
+        workflow_steps.workflow_execution_id,
+        workflow_steps.id
+    FROM pending
+    INNER JOIN workflow_steps
+        ON
+            pending.customer_id = workflow_steps.customer_id
+            AND pending.id = workflow_steps.workflow_execution_id
+    WHERE workflow_steps.status = 'pending'
+    ORDER BY workflow_steps.step_order
+    LIMIT 1
+    FOR NO KEY UPDATE OF workflow_steps
+),
+
+started AS (
+    UPDATE workflow_executions
+    SET
+        status = 'running',
+        started_at = greatest(now(), workflow_executions.created_at),
+        heartbeat_at = greatest(now(), workflow_executions.created_at)
+    FROM first_step
+    WHERE
+        workflow_executions.customer_id = first_step.customer_id
+        AND workflow_executions.id = first_step.workflow_execution_id
+    RETURNING
+        first_step.customer_id,
+        first_step.workflow_execution_id,
+        first_step.id
+)
+
+UPDATE workflow_steps
+SET
+    status = 'running',
+    started_at = greatest(now(), workflow_steps.created_at)
+FROM started
+WHERE
+    workflow_steps.customer_id = started.customer_id
+    AND workflow_steps.workflow_execution_id = started.workflow_execution_id
+    AND workflow_steps.id = started.id
+RETURNING workflow_steps.customer_id, workflow_steps.workflow_execution_id, workflow_steps.id, workflow_steps.step_name, workflow_steps.step_order, workflow_steps.status, workflow_steps.retry_count, workflow_steps.max_retries, workflow_steps.next_attempt_at, workflow_steps.started_at, workflow_steps.completed_at, workflow_steps.input_data, workflow_steps.output_data, workflow_steps.error_details, workflow_steps.metadata, workflow_steps.created_at, workflow_steps.updated_at
+"""
+
+
+def begin_workflow_execution(
+    conn: psycopg.Connection[typing.Any],
+    *,
+    customer_id: uuid.UUID,
+    id: uuid.UUID,
+) -> models.WorkflowStep | None:
+    """Start a pending run together with the first pending step of its plan, in one statement.
+
+    Returns the step as it is now, whose retry_count this attempt's writes carry; None where the run
+    was not pending, or has no step to start, and then it stays as it was.
+
+    @plan workflow_executions_pkey, workflow_executions_customer_id_id_open_idx,
+      workflow_steps_step_order_key, workflow_steps_pkey, rows <= 3 + steps
+    """
+    return _runtime.one(conn, BEGIN_WORKFLOW_EXECUTION, (customer_id, id), _make_workflow_step)
 
 
 CLAIM_WORKFLOW_EXECUTION: typing.Final = """-- name: claim_workflow_execution :one
@@ -1789,6 +2150,61 @@ def claim_workflow_execution(
       pending_runs
     """
     return _runtime.one(conn, CLAIM_WORKFLOW_EXECUTION, (agent_id,), _make_workflow_execution)
+
+
+CLAIM_WORKFLOW_EXECUTIONS: typing.Final = """-- name: claim_workflow_executions :many
+WITH next_runs AS MATERIALIZED (
+    SELECT
+        customer_id,
+        id
+    FROM workflow_executions
+    WHERE
+        agent_id = $1
+        AND status = 'pending'
+        AND coalesce(deadline_at, 'infinity') > now()
+    ORDER BY id
+    LIMIT $2
+    FOR NO KEY UPDATE SKIP LOCKED
+),
+
+claimed AS (
+    UPDATE workflow_executions
+    SET
+        status = 'running',
+        started_at = greatest(now(), workflow_executions.created_at),
+        heartbeat_at = greatest(now(), workflow_executions.created_at)
+    FROM next_runs
+    WHERE
+        workflow_executions.customer_id = next_runs.customer_id
+        AND workflow_executions.id = next_runs.id
+    RETURNING workflow_executions.customer_id, workflow_executions.id, workflow_executions.agent_id, workflow_executions.workflow_type, workflow_executions.status, workflow_executions.attempt, workflow_executions.retried_from_id, workflow_executions.started_at, workflow_executions.heartbeat_at, workflow_executions.completed_at, workflow_executions.deadline_at, workflow_executions.input_data, workflow_executions.output_data, workflow_executions.error_details, workflow_executions.metadata, workflow_executions.created_at, workflow_executions.updated_at
+)
+
+SELECT customer_id, id, agent_id, workflow_type, status, attempt, retried_from_id, started_at, heartbeat_at, completed_at, deadline_at, input_data, output_data, error_details, metadata, created_at, updated_at
+FROM claimed
+ORDER BY id
+"""
+
+
+def claim_workflow_executions(
+    conn: psycopg.Connection[typing.Any],
+    *,
+    agent_id: uuid.UUID,
+    max_rows: int,
+) -> list[models.WorkflowExecution]:
+    """Claim up to max_rows runs at once, oldest first, as claim_workflow_execution does one: for
+    executors of short runs, which wait less for the disk so.
+
+    @plan workflow_executions_agent_id_id_pending_idx, workflow_executions_pkey, rows <=
+      2 * max_rows + pending_runs
+    """
+    return _runtime.many(
+        conn,
+        CLAIM_WORKFLOW_EXECUTIONS,
+        (agent_id, max_rows),
+        _make_workflow_execution,
+        binary=True,
+    )
 
 
 HEARTBEAT_WORKFLOW_EXECUTION: typing.Final = """-- name: heartbeat_workflow_execution :one
@@ -1881,6 +2297,253 @@ def complete_workflow_execution(
         conn,
         COMPLETE_WORKFLOW_EXECUTION,
         (_runtime.to_jsonb(output_data), customer_id, id, attempt),
+        _make_workflow_execution,
+    )
+
+
+COMPLETE_WORKFLOW_EXECUTIONS: typing.Final = """-- name: complete_workflow_executions :many
+WITH given AS MATERIALIZED (
+    SELECT
+        run.customer_id,
+        run.id,
+        run.attempt,
+        run.output_data
+    FROM
+        unnest(
+            $1::uuid[],
+            $2::uuid[],
+            $3::integer[],
+            $4::jsonb[]
+        ) AS run (customer_id, id, attempt, output_data)
+    ORDER BY run.customer_id, run.id
+),
+
+running AS MATERIALIZED (
+    -- In the order in which all lock them.
+    SELECT
+        held.customer_id,
+        held.id,
+        given.output_data
+    FROM given
+    CROSS JOIN LATERAL (
+        SELECT
+            workflow_executions.customer_id,
+            workflow_executions.id
+        FROM workflow_executions
+        WHERE
+            workflow_executions.customer_id = given.customer_id
+            AND workflow_executions.id = given.id
+            AND workflow_executions.attempt = given.attempt
+            AND workflow_executions.status = 'running'
+        FOR NO KEY UPDATE
+    ) AS held
+)
+
+UPDATE workflow_executions
+SET
+    status = 'completed',
+    completed_at = greatest(now(), workflow_executions.started_at),
+    output_data = coalesce(running.output_data, workflow_executions.output_data)
+FROM running
+WHERE
+    workflow_executions.customer_id = running.customer_id
+    AND workflow_executions.id = running.id
+    AND workflow_executions.status = 'running'
+RETURNING
+    workflow_executions.customer_id,
+    workflow_executions.id
+"""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class WorkflowKey:
+    """A row of `complete_workflow_executions`."""
+
+    customer_id: uuid.UUID
+    """Tenant."""
+    id: uuid.UUID
+    """UUIDv7; the caller may supply it, to create safely twice."""
+
+
+def complete_workflow_executions(
+    conn: psycopg.Connection[typing.Any],
+    *,
+    customer_ids: list[uuid.UUID],
+    ids: list[uuid.UUID],
+    attempts: list[int],
+    output_data: list[models.JSON] | None = None,
+) -> list[WorkflowKey]:
+    """Move many runs from running to completed, in one statement, each as complete_workflow_execution
+    does one. Run for run: customer_ids, ids, attempts, and output_data where there is any. Returns
+    the keys of those that it completed: one that is missing there was not running, or is another
+    attempt.
+
+    Raises IllegalTransition where steps of one are still open, and then completes none.
+
+    @plan workflow_executions_pkey, workflow_executions_customer_id_id_open_idx,
+      workflow_executions_id_customer_id_running_idx, rows <= 2 * ids
+    """
+    return _runtime.many(
+        conn,
+        COMPLETE_WORKFLOW_EXECUTIONS,
+        (customer_ids, ids, attempts, _runtime.each_json(_runtime.to_jsonb, output_data, 1)),
+        WorkflowKey,
+        binary=True,
+    )
+
+
+FINISH_WORKFLOW_EXECUTION: typing.Final = """-- name: finish_workflow_execution :one
+WITH running AS MATERIALIZED (
+    -- Locked before the step, as everywhere.
+    SELECT
+        customer_id,
+        id
+    FROM workflow_executions
+    WHERE
+        customer_id = $2::uuid
+        AND id = $3::uuid
+        AND status = 'running'
+    FOR NO KEY UPDATE
+),
+
+completed AS (
+    UPDATE workflow_steps
+    SET
+        status = 'completed',
+        completed_at = greatest(now(), started_at),
+        output_data = coalesce($4::jsonb, output_data)
+    WHERE
+        customer_id = $2::uuid
+        AND workflow_execution_id = $3::uuid
+        AND id = $5::uuid
+        AND CASE
+            WHEN retry_count = $6
+                THEN status = 'running' AND EXISTS (SELECT FROM running)
+            ELSE refuse_stale_write('workflow_step', id, $6, retry_count)
+        END
+    RETURNING
+        customer_id,
+        workflow_execution_id,
+        id
+),
+
+left_artifacts AS (
+    INSERT INTO workflow_artifacts (
+        customer_id,
+        workflow_execution_id,
+        workflow_step_id,
+        artifact_type,
+        artifact_name,
+        artifact_path,
+        artifact_size_bytes,
+        content_type,
+        sha256,
+        metadata,
+        created_at,
+        updated_at
+    )
+    SELECT
+        completed.customer_id,
+        completed.workflow_execution_id,
+        completed.id,
+        artifact.artifact_type,
+        artifact.artifact_name,
+        artifact.artifact_path,
+        artifact.artifact_size_bytes,
+        artifact.content_type,
+        decode(artifact.sha256, 'hex'),
+        coalesce(artifact.metadata, '{}'),
+        clock_timestamp(),
+        clock_timestamp()
+    FROM completed
+    CROSS JOIN
+        jsonb_to_recordset($7::jsonb)
+            AS artifact (
+                artifact_type artifact_type,
+                artifact_name text,
+                artifact_path text,
+                artifact_size_bytes bigint,
+                content_type text,
+                sha256 text,
+                metadata jsonb
+            )
+    WHERE
+        CASE
+            WHEN
+                artifact.artifact_path IN (
+                    SELECT listed.value ->> 'artifact_path'
+                    FROM jsonb_array_elements($7::jsonb) AS listed (value)
+                    GROUP BY listed.value ->> 'artifact_path'
+                    HAVING count(*) > 1
+                )
+                THEN refuse_value(
+                    'artifact_path', 'the path stands twice: ' || artifact.artifact_path
+                )
+            WHEN artifact.sha256 !~ '^[0-9a-fA-F]{64}$'
+                THEN refuse_value('sha256', 'not 64 hexadecimal digits: ' || artifact.sha256)
+            ELSE true
+        END
+    ON CONFLICT (customer_id, workflow_execution_id, artifact_path) DO UPDATE
+        SET artifact_path = excluded.artifact_path
+        WHERE
+        CASE
+            WHEN workflow_artifacts.sha256 = excluded.sha256 THEN true
+            ELSE refuse_value(
+                'artifact_path', 'other content has the path ' || excluded.artifact_path
+            )
+        END
+)
+
+UPDATE workflow_executions
+SET
+    status = 'completed',
+    completed_at = greatest(now(), workflow_executions.started_at),
+    output_data = coalesce($1::jsonb, workflow_executions.output_data)
+FROM completed
+WHERE
+    workflow_executions.customer_id = completed.customer_id
+    AND workflow_executions.id = completed.workflow_execution_id
+    AND workflow_executions.status = 'running'
+RETURNING workflow_executions.customer_id, workflow_executions.id, workflow_executions.agent_id, workflow_executions.workflow_type, workflow_executions.status, workflow_executions.attempt, workflow_executions.retried_from_id, workflow_executions.started_at, workflow_executions.heartbeat_at, workflow_executions.completed_at, workflow_executions.deadline_at, workflow_executions.input_data, workflow_executions.output_data, workflow_executions.error_details, workflow_executions.metadata, workflow_executions.created_at, workflow_executions.updated_at
+"""
+
+
+def finish_workflow_execution(
+    conn: psycopg.Connection[typing.Any],
+    *,
+    output_data: models.JSON | None = None,
+    customer_id: uuid.UUID,
+    id: uuid.UUID,
+    step_output_data: models.JSON | None = None,
+    workflow_step_id: uuid.UUID,
+    retry_count: int,
+    artifacts: models.JSON | None = None,
+) -> models.WorkflowExecution | None:
+    """Complete the last step of a run, and the run with it, in one statement: output_data is what came
+    of the run, step_output_data what came of the step, artifacts what the step left, as
+    advance_workflow_step takes them. Returns the run; None where the step or the run was not
+    running. retry_count is that of the step as its executor started it.
+
+    Raises IllegalTransition where other steps of the run are open, StaleWriter where the step was
+    put back for another attempt since, and InvalidValue where the path of an artifact is taken by
+    other content, or stands twice; then nothing is changed.
+
+    @plan workflow_executions_pkey, workflow_executions_customer_id_id_open_idx,
+      workflow_executions_id_customer_id_running_idx, workflow_steps_pkey,
+      workflow_artifacts_artifact_path_key, rows <= 3
+    """
+    return _runtime.one(
+        conn,
+        FINISH_WORKFLOW_EXECUTION,
+        (
+            _runtime.to_jsonb(output_data),
+            customer_id,
+            id,
+            _runtime.to_jsonb(step_output_data),
+            workflow_step_id,
+            retry_count,
+            _runtime.to_jsonb(artifacts),
+        ),
         _make_workflow_execution,
     )
 
@@ -2081,6 +2744,7 @@ def time_out_workflow_executions(
         TIME_OUT_WORKFLOW_EXECUTIONS,
         (max_rows, heartbeat_timeout),
         _make_workflow_summary,
+        binary=True,
     )
 
 
@@ -2389,6 +3053,7 @@ def retry_failed_workflow_executions(
         RETRY_FAILED_WORKFLOW_EXECUTIONS,
         (customer_id, _runtime.aware("since", since), workflow_type, max_rows),
         _make_workflow_summary,
+        binary=True,
     )
 
 

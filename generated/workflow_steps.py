@@ -195,6 +195,7 @@ def list_workflow_steps(
         LIST_WORKFLOW_STEPS,
         (customer_id, workflow_execution_id),
         _make_workflow_step,
+        binary=True,
     )
 
 
@@ -286,18 +287,31 @@ def complete_workflow_step(
 
 
 ADVANCE_WORKFLOW_STEP: typing.Final = """-- name: advance_workflow_step :many
-WITH completed AS (
+WITH run AS MATERIALIZED (
+    -- Artifacts lock the run, and that is to be before the steps, as everywhere.
+    SELECT
+    FROM workflow_executions
+    WHERE
+        customer_id = $1::uuid
+        AND id = $2::uuid
+    FOR KEY SHARE
+),
+
+completed AS (
     UPDATE workflow_steps
     SET
         status = 'completed',
         completed_at = greatest(now(), started_at),
-        output_data = coalesce($1::jsonb, output_data)
+        output_data = coalesce($3::jsonb, output_data)
     WHERE
-        customer_id = $2::uuid
-        AND workflow_execution_id = $3::uuid
+        customer_id = $1::uuid
+        AND workflow_execution_id = $2::uuid
         AND id = $4::uuid
         AND CASE
-            WHEN retry_count = $5 THEN status = 'running'
+            WHEN retry_count = $5
+                THEN
+                    status = 'running'
+                    AND ($6::jsonb IS NULL OR EXISTS (SELECT FROM run))
             ELSE refuse_stale_write('workflow_step', id, $5, retry_count)
         END
     RETURNING customer_id, workflow_execution_id, id, step_name, step_order, status, retry_count, max_retries, next_attempt_at, started_at, completed_at, input_data, output_data, error_details, metadata, created_at, updated_at
@@ -323,6 +337,73 @@ started AS (
                 AND planned.status = 'pending'
         )
     RETURNING workflow_steps.customer_id, workflow_steps.workflow_execution_id, workflow_steps.id, workflow_steps.step_name, workflow_steps.step_order, workflow_steps.status, workflow_steps.retry_count, workflow_steps.max_retries, workflow_steps.next_attempt_at, workflow_steps.started_at, workflow_steps.completed_at, workflow_steps.input_data, workflow_steps.output_data, workflow_steps.error_details, workflow_steps.metadata, workflow_steps.created_at, workflow_steps.updated_at
+),
+
+left_artifacts AS (
+    INSERT INTO workflow_artifacts (
+        customer_id,
+        workflow_execution_id,
+        workflow_step_id,
+        artifact_type,
+        artifact_name,
+        artifact_path,
+        artifact_size_bytes,
+        content_type,
+        sha256,
+        metadata,
+        created_at,
+        updated_at
+    )
+    SELECT
+        completed.customer_id,
+        completed.workflow_execution_id,
+        completed.id,
+        artifact.artifact_type,
+        artifact.artifact_name,
+        artifact.artifact_path,
+        artifact.artifact_size_bytes,
+        artifact.content_type,
+        decode(artifact.sha256, 'hex'),
+        coalesce(artifact.metadata, '{}'),
+        clock_timestamp(),
+        clock_timestamp()
+    FROM completed
+    CROSS JOIN
+        jsonb_to_recordset($6::jsonb)
+            AS artifact (
+                artifact_type artifact_type,
+                artifact_name text,
+                artifact_path text,
+                artifact_size_bytes bigint,
+                content_type text,
+                sha256 text,
+                metadata jsonb
+            )
+    WHERE
+        CASE
+            WHEN
+                artifact.artifact_path IN (
+                    SELECT listed.value ->> 'artifact_path'
+                    FROM jsonb_array_elements($6::jsonb) AS listed (value)
+                    GROUP BY listed.value ->> 'artifact_path'
+                    HAVING count(*) > 1
+                )
+                THEN refuse_value(
+                    'artifact_path', 'the path stands twice: ' || artifact.artifact_path
+                )
+            WHEN artifact.sha256 !~ '^[0-9a-fA-F]{64}$'
+                THEN refuse_value('sha256', 'not 64 hexadecimal digits: ' || artifact.sha256)
+            ELSE true
+        END
+    ON CONFLICT (customer_id, workflow_execution_id, artifact_path) DO UPDATE
+        SET artifact_path = excluded.artifact_path
+        WHERE
+        CASE
+            WHEN workflow_artifacts.sha256 = excluded.sha256 THEN true
+            ELSE refuse_value(
+                'artifact_path', 'other content has the path ' || excluded.artifact_path
+            )
+        END
 )
 
 SELECT customer_id, workflow_execution_id, id, step_name, step_order, status, retry_count, max_retries, next_attempt_at, started_at, completed_at, input_data, output_data, error_details, metadata, created_at, updated_at FROM completed
@@ -335,11 +416,12 @@ ORDER BY step_order
 def advance_workflow_step(
     conn: psycopg.Connection[typing.Any],
     *,
-    output_data: models.JSON | None = None,
     customer_id: uuid.UUID,
     workflow_execution_id: uuid.UUID,
+    output_data: models.JSON | None = None,
     id: uuid.UUID,
     retry_count: int,
+    artifacts: models.JSON | None = None,
 ) -> list[models.WorkflowStep]:
     """Complete a running step and start the next pending one of the plan, in one statement.
 
@@ -347,15 +429,30 @@ def advance_workflow_step(
     another session took it at that moment; nothing where the step was not running. retry_count is
     that of the step as its executor started it.
 
-    Raises StaleWriter where the step was put back for another attempt since, and changes nothing.
+    artifacts is what the step left, a list of objects with artifact_type, artifact_name,
+    artifact_path, artifact_size_bytes, content_type, sha256 (in hex), and where it applies
+    metadata.
+    A path with the same digest that is there already stays as it is.
 
-    @plan workflow_steps_pkey, workflow_steps_step_order_key, rows <= 3 + steps
+    Raises StaleWriter where the step was put back for another attempt since, and InvalidValue where
+    the path of an artifact is taken by other content, or stands twice; then nothing is changed.
+
+    @plan workflow_executions_pkey, workflow_steps_pkey, workflow_steps_step_order_key,
+      workflow_artifacts_artifact_path_key, rows <= 4 + steps
     """
     return _runtime.many(
         conn,
         ADVANCE_WORKFLOW_STEP,
-        (_runtime.to_jsonb(output_data), customer_id, workflow_execution_id, id, retry_count),
+        (
+            customer_id,
+            workflow_execution_id,
+            _runtime.to_jsonb(output_data),
+            id,
+            retry_count,
+            _runtime.to_jsonb(artifacts),
+        ),
         _make_workflow_step,
+        binary=True,
     )
 
 

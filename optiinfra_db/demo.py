@@ -27,7 +27,6 @@ from optiinfra_db.generated import (
     customers,
     models,
     recommendations,
-    workflow_artifacts,
     workflow_executions,
     workflow_steps,
 )
@@ -92,9 +91,10 @@ def _analyze_cost(conn: Connection, artifacts_dir: Path) -> UUID:
         input_data={"period": "last_30_days"},
         metadata={"trigger": "demo"},
     )
-    workflow_executions.start_workflow_execution(conn, customer_id=ATLAS, id=run.id)
+    first_step = workflow_executions.begin_workflow_execution(conn, customer_id=ATLAS, id=run.id)
+    assert first_step is not None, "nobody else knows of the run yet"
     try:
-        _do_steps(conn, run.id, folder.rename(artifacts_dir / str(run.id)))
+        _do_steps(conn, first_step, folder.rename(artifacts_dir / str(run.id)))
     except BaseException as error:
         details = {"type": type(error).__name__, "message": str(error)}
         workflow_executions.fail_workflow_execution(
@@ -104,33 +104,32 @@ def _analyze_cost(conn: Connection, artifacts_dir: Path) -> UUID:
     return run.id
 
 
-def _do_steps(conn: Connection, run_id: UUID, folder: Path) -> None:
-    """Work through the plan of a run that was started."""
-    plan = workflow_steps.list_workflow_steps(conn, customer_id=ATLAS, workflow_execution_id=run_id)
-    collect, analyze_gpu, analyze_cost, recommend, write_report = (step.id for step in plan)
+def _do_steps(conn: Connection, step: models.WorkflowStep, folder: Path) -> None:
+    """Work through the plan of a run whose first step was started."""
+    run_id = step.workflow_execution_id
 
-    def advance(step_id: UUID, output: dict[str, object]) -> None:
-        workflow_steps.advance_workflow_step(
+    def advance(output: dict[str, object], *artifacts: dict[str, object]) -> None:
+        """Complete the step, with what came of it and what it left, and go on to the next."""
+        nonlocal step
+        _, step = workflow_steps.advance_workflow_step(
             conn,
             customer_id=ATLAS,
             workflow_execution_id=run_id,
-            id=step_id,
-            retry_count=0,
+            id=step.id,
+            retry_count=step.retry_count,
             output_data=output,
+            artifacts=artifacts,
         )
 
-    workflow_steps.start_workflow_step(
-        conn, customer_id=ATLAS, workflow_execution_id=run_id, id=collect
-    )
     utilization = _latest(conn, "gpu_utilization_percent")
     monthly_cost = _latest(conn, "monthly_cost_usd")
-    advance(collect, {"metrics": ["gpu_utilization_percent", "monthly_cost_usd"]})
+    advance({"metrics": ["gpu_utilization_percent", "monthly_cost_usd"]})
 
     idle_percent = 100 - utilization
-    advance(analyze_gpu, {"utilization_percent": utilization, "idle_percent": idle_percent})
+    advance({"utilization_percent": utilization, "idle_percent": idle_percent})
 
     savings = round(monthly_cost * idle_percent / 100 * 0.75, 2)
-    advance(analyze_cost, {"monthly_cost_usd": monthly_cost, "potential_savings_usd": savings})
+    advance({"monthly_cost_usd": monthly_cost, "potential_savings_usd": savings})
 
     recommendation = recommendations.create_recommendation(
         conn,
@@ -143,41 +142,32 @@ def _do_steps(conn: Connection, run_id: UUID, folder: Path) -> None:
         confidence_score=0.8,
         priority=RecommendationPriority.HIGH,
     )
-    _store(
-        conn,
-        run_id,
-        recommend,
-        folder / "recommendation.json",
-        json.dumps({"title": recommendation.title, "savings_usd": savings}, indent=2),
-        artifact_type=ArtifactType.RECOMMENDATION,
-        content_type="application/json",
+    advance(
+        {"recommendations": 1},
+        _store(
+            folder / "recommendation.json",
+            json.dumps({"title": recommendation.title, "savings_usd": savings}, indent=2),
+            artifact_type=ArtifactType.RECOMMENDATION,
+            content_type="application/json",
+        ),
     )
-    advance(recommend, {"recommendations": 1})
 
-    _store(
-        conn,
-        run_id,
-        write_report,
+    report = _store(
         folder / "report.md",
         f"# Cost analysis\n\nGPUs are idle {idle_percent:.1f} % of the time. "
         f"{savings:,.2f} of {monthly_cost:,.2f} USD a month can be saved.\n",
         artifact_type=ArtifactType.REPORT,
         content_type="text/markdown",
     )
-    workflow_steps.complete_workflow_step(
-        conn,
-        customer_id=ATLAS,
-        workflow_execution_id=run_id,
-        id=write_report,
-        retry_count=0,
-        output_data={"format": "markdown"},
-    )
-    workflow_executions.complete_workflow_execution(
+    workflow_executions.finish_workflow_execution(
         conn,
         customer_id=ATLAS,
         id=run_id,
-        attempt=1,
+        workflow_step_id=step.id,
+        retry_count=step.retry_count,
         output_data={"potential_savings_usd": savings},
+        step_output_data={"format": "markdown"},
+        artifacts=[report],
     )
 
 
@@ -188,30 +178,19 @@ def _latest(conn: Connection, metric_name: str) -> float:
 
 
 def _store(
-    conn: Connection,
-    run_id: UUID,
-    step_id: UUID,
-    path: Path,
-    text: str,
-    *,
-    artifact_type: ArtifactType,
-    content_type: str,
-) -> None:
-    """Write a file, then the row that says where it is."""
+    path: Path, text: str, *, artifact_type: ArtifactType, content_type: str
+) -> dict[str, object]:
+    """Write a file, and return what is to be noted of it."""
     content = text.encode()
     path.write_bytes(content)
-    workflow_artifacts.register_workflow_artifact(
-        conn,
-        customer_id=ATLAS,
-        workflow_execution_id=run_id,
-        workflow_step_id=step_id,
-        artifact_type=artifact_type,
-        artifact_name=path.name,
-        artifact_path=str(path),
-        artifact_size_bytes=len(content),
-        content_type=content_type,
-        sha256=hashlib.sha256(content).digest(),
-    )
+    return {
+        "artifact_type": artifact_type,
+        "artifact_name": path.name,
+        "artifact_path": str(path),
+        "artifact_size_bytes": len(content),
+        "content_type": content_type,
+        "sha256": hashlib.sha256(content).hexdigest(),
+    }
 
 
 def _board(conn: Connection, width: int) -> Table:

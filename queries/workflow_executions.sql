@@ -223,7 +223,13 @@ artifacts AS (
                 metadata jsonb
             )
     LEFT JOIN steps ON artifact.step_order = steps.step_order
-    WHERE created.is_new
+    WHERE
+        created.is_new
+        AND CASE
+            WHEN artifact.sha256 !~ '^[0-9a-fA-F]{64}$'
+                THEN refuse_value('sha256', 'not 64 hexadecimal digits: ' || artifact.sha256)
+            ELSE true
+        END
 )
 
 SELECT
@@ -245,6 +251,225 @@ SELECT
     created_at,
     updated_at
 FROM created;
+
+-- name: record_workflow_executions :many
+-- Write many runs of a customer as they happened elsewhere, in one statement: all or none of
+-- them. Returns the id of each, in the order given, and whether it was new.
+--
+-- runs is a list of objects with agent_id, workflow_type, status, and where they apply id,
+-- attempt, retried_from_id, started_at, completed_at, deadline_at, input_data, output_data,
+-- error_details, metadata, created_at, steps and artifacts, all as record_workflow_execution
+-- takes them. Of a run whose id is taken already nothing is written, so that an import may be
+-- repeated. Some hundreds at a time are best.
+--
+-- Raises InvalidValue where an id stands twice.
+--
+-- @plan workflow_executions_pkey, rows <= runs, buffers <= 300 + 40 * runs
+WITH given AS MATERIALIZED (
+    SELECT
+        run.place,
+        run.value,
+        coalesce((run.value ->> 'id')::uuid, uuidv7()) AS id,
+        count(*) OVER (PARTITION BY (run.value ->> 'id')::uuid) AS times
+    FROM jsonb_array_elements(@runs::jsonb) WITH ORDINALITY AS run (value, place)
+),
+
+created AS (
+    INSERT INTO workflow_executions (
+        customer_id,
+        id,
+        agent_id,
+        workflow_type,
+        status,
+        attempt,
+        retried_from_id,
+        started_at,
+        completed_at,
+        deadline_at,
+        input_data,
+        output_data,
+        error_details,
+        metadata,
+        created_at
+    )
+    SELECT
+        @customer_id::uuid,
+        given.id,
+        run.agent_id,
+        run.workflow_type,
+        run.status,
+        coalesce(run.attempt, 1),
+        run.retried_from_id,
+        run.started_at,
+        run.completed_at,
+        run.deadline_at,
+        coalesce(run.input_data, '{}'),
+        coalesce(run.output_data, '{}'),
+        run.error_details,
+        coalesce(run.metadata, '{}'),
+        coalesce(run.created_at, run.started_at, now())
+    FROM given
+    CROSS JOIN
+        jsonb_to_record(given.value)
+            AS run (
+                agent_id uuid,
+                workflow_type workflow_type,
+                status workflow_status,
+                attempt integer,
+                retried_from_id uuid,
+                started_at timestamptz,
+                completed_at timestamptz,
+                deadline_at timestamptz,
+                input_data jsonb,
+                output_data jsonb,
+                error_details jsonb,
+                metadata jsonb,
+                created_at timestamptz
+            )
+    WHERE
+        CASE
+            WHEN given.times > 1 AND given.value ->> 'id' IS NOT NULL
+                THEN refuse_value('id', format('the id stands twice: %s', given.id))
+            ELSE true
+        END
+    -- So that importers of the same runs lock them in one order.
+    ORDER BY given.id
+    ON CONFLICT (customer_id, id) DO UPDATE SET id = excluded.id
+    RETURNING
+        workflow_executions.customer_id,
+        workflow_executions.id,
+        workflow_executions.completed_at,
+        workflow_executions.created_at,
+        (xmax = 0) AS is_new
+),
+
+brought AS (
+    SELECT
+        created.*,
+        given.value
+    FROM created
+    INNER JOIN given ON created.id = given.id
+    WHERE created.is_new
+),
+
+steps AS (
+    INSERT INTO workflow_steps (
+        customer_id,
+        workflow_execution_id,
+        step_name,
+        step_order,
+        status,
+        retry_count,
+        max_retries,
+        next_attempt_at,
+        started_at,
+        completed_at,
+        input_data,
+        output_data,
+        error_details,
+        metadata,
+        created_at
+    )
+    SELECT
+        brought.customer_id,
+        brought.id,
+        step.step_name,
+        step.step_order,
+        step.status,
+        coalesce(step.retry_count, 0),
+        coalesce(step.max_retries, 3),
+        step.next_attempt_at,
+        step.started_at,
+        step.completed_at,
+        coalesce(step.input_data, '{}'),
+        coalesce(step.output_data, '{}'),
+        step.error_details,
+        coalesce(step.metadata, '{}'),
+        brought.created_at
+    FROM brought
+    CROSS JOIN
+        jsonb_to_recordset(nullif(brought.value -> 'steps', 'null'))
+            AS step (
+                step_name text,
+                step_order integer,
+                status step_status,
+                retry_count integer,
+                max_retries integer,
+                next_attempt_at timestamptz,
+                started_at timestamptz,
+                completed_at timestamptz,
+                input_data jsonb,
+                output_data jsonb,
+                error_details jsonb,
+                metadata jsonb
+            )
+    RETURNING
+        workflow_execution_id,
+        id,
+        step_order
+),
+
+artifacts AS (
+    INSERT INTO workflow_artifacts (
+        customer_id,
+        workflow_execution_id,
+        workflow_step_id,
+        artifact_type,
+        artifact_name,
+        artifact_path,
+        artifact_size_bytes,
+        content_type,
+        sha256,
+        metadata,
+        created_at
+    )
+    SELECT
+        brought.customer_id,
+        brought.id,
+        -- A step that is not there violates the foreign key.
+        CASE
+            WHEN artifact.step_order IS NOT NULL
+                THEN coalesce(steps.id, '00000000-0000-0000-0000-000000000000')
+        END,
+        artifact.artifact_type,
+        artifact.artifact_name,
+        artifact.artifact_path,
+        artifact.artifact_size_bytes,
+        artifact.content_type,
+        decode(artifact.sha256, 'hex'),
+        coalesce(artifact.metadata, '{}'),
+        coalesce(brought.completed_at, brought.created_at)
+    FROM brought
+    CROSS JOIN
+        jsonb_to_recordset(nullif(brought.value -> 'artifacts', 'null'))
+            AS artifact (
+                step_order integer,
+                artifact_type artifact_type,
+                artifact_name text,
+                artifact_path text,
+                artifact_size_bytes bigint,
+                content_type text,
+                sha256 text,
+                metadata jsonb
+            )
+    LEFT JOIN steps
+        ON
+            brought.id = steps.workflow_execution_id
+            AND artifact.step_order = steps.step_order
+    WHERE
+        CASE
+            WHEN artifact.sha256 !~ '^[0-9a-fA-F]{64}$'
+                THEN refuse_value('sha256', 'not 64 hexadecimal digits: ' || artifact.sha256)
+            ELSE true
+        END
+)
+
+SELECT
+    created.id,
+    created.is_new
+FROM created
+INNER JOIN given ON created.id = given.id
+ORDER BY given.place;
 
 -- name: get_workflow_execution :one
 -- One run.
@@ -954,6 +1179,71 @@ WHERE
     AND status = 'pending'
 RETURNING *;
 
+-- name: begin_workflow_execution :one
+-- Start a pending run together with the first pending step of its plan, in one statement. Returns
+-- the step as it is now, whose retry_count this attempt's writes carry; None where the run was not
+-- pending, or has no step to start, and then it stays as it was.
+-- @required customer_id, id
+--
+-- @plan workflow_executions_pkey, workflow_executions_customer_id_id_open_idx,
+--   workflow_steps_step_order_key, workflow_steps_pkey, rows <= 3 + steps
+WITH pending AS MATERIALIZED (
+    SELECT
+        customer_id,
+        id
+    FROM workflow_executions
+    WHERE
+        customer_id = @customer_id::uuid
+        AND id = @id::uuid
+        AND status = 'pending'
+    FOR NO KEY UPDATE
+),
+
+first_step AS MATERIALIZED (
+    -- Locked before the run moves: one that is skipped at the moment is not the first, and the run
+    -- does not start without any.
+    SELECT
+        workflow_steps.customer_id,
+        workflow_steps.workflow_execution_id,
+        workflow_steps.id
+    FROM pending
+    INNER JOIN workflow_steps
+        ON
+            pending.customer_id = workflow_steps.customer_id
+            AND pending.id = workflow_steps.workflow_execution_id
+    WHERE workflow_steps.status = 'pending'
+    ORDER BY workflow_steps.step_order
+    LIMIT 1
+    FOR NO KEY UPDATE OF workflow_steps
+),
+
+started AS (
+    UPDATE workflow_executions
+    SET
+        status = 'running',
+        started_at = greatest(now(), workflow_executions.created_at),
+        heartbeat_at = greatest(now(), workflow_executions.created_at)
+    FROM first_step
+    WHERE
+        workflow_executions.customer_id = first_step.customer_id
+        AND workflow_executions.id = first_step.workflow_execution_id
+    RETURNING
+        first_step.customer_id,
+        first_step.workflow_execution_id,
+        first_step.id
+)
+
+UPDATE workflow_steps
+SET
+    status = 'running',
+    started_at = greatest(now(), workflow_steps.created_at)
+FROM started
+WHERE
+    workflow_steps.customer_id = started.customer_id
+    AND workflow_steps.workflow_execution_id = started.workflow_execution_id
+    AND workflow_steps.id = started.id
+RETURNING workflow_steps.*;
+
 -- name: claim_workflow_execution :one
 -- Move the oldest pending run of an agent, if it is not past its deadline, to running and return
 -- it; None where none waits. Callers at the same moment get different runs, without waiting for one
@@ -986,6 +1276,44 @@ WHERE
     workflow_executions.customer_id = next_run.customer_id
     AND workflow_executions.id = next_run.id
 RETURNING workflow_executions.*;
+
+-- name: claim_workflow_executions :many
+-- Claim up to max_rows runs at once, oldest first, as claim_workflow_execution does one: for
+-- executors of short runs, which wait less for the disk so.
+-- @required agent_id, max_rows
+--
+-- @plan workflow_executions_agent_id_id_pending_idx, workflow_executions_pkey, rows <=
+--   2 * max_rows + pending_runs
+WITH next_runs AS MATERIALIZED (
+    SELECT
+        customer_id,
+        id
+    FROM workflow_executions
+    WHERE
+        agent_id = @agent_id
+        AND status = 'pending'
+        AND coalesce(deadline_at, 'infinity') > now()
+    ORDER BY id
+    LIMIT @max_rows
+    FOR NO KEY UPDATE SKIP LOCKED
+),
+
+claimed AS (
+    UPDATE workflow_executions
+    SET
+        status = 'running',
+        started_at = greatest(now(), workflow_executions.created_at),
+        heartbeat_at = greatest(now(), workflow_executions.created_at)
+    FROM next_runs
+    WHERE
+        workflow_executions.customer_id = next_runs.customer_id
+        AND workflow_executions.id = next_runs.id
+    RETURNING workflow_executions.*
+)
+
+SELECT *
+FROM claimed
+ORDER BY id;
 
 -- name: heartbeat_workflow_execution :one
 -- Note that a running run is alive; None where it is not running (any more), which tells its
@@ -1044,6 +1372,196 @@ WHERE
         ELSE refuse_stale_write('workflow_execution', id, @attempt, attempt)
     END
 RETURNING *;
+
+-- name: complete_workflow_executions :many
+-- Move many runs from running to completed, in one statement, each as complete_workflow_execution
+-- does one. Run for run: customer_ids, ids, attempts, and output_data where there is any. Returns
+-- the keys of those that it completed: one that is missing there was not running, or is another
+-- attempt.
+--
+-- Raises IllegalTransition where steps of one are still open, and then completes none.
+-- @row WorkflowKey
+-- @required customer_ids, ids, attempts
+--
+-- @plan workflow_executions_pkey, workflow_executions_customer_id_id_open_idx,
+--   workflow_executions_id_customer_id_running_idx, rows <= 2 * ids
+WITH given AS MATERIALIZED (
+    SELECT
+        run.customer_id,
+        run.id,
+        run.attempt,
+        run.output_data
+    FROM
+        unnest(
+            @customer_ids::uuid[],
+            @ids::uuid[],
+            @attempts::integer[],
+            sqlc.narg('output_data')::jsonb[]
+        ) AS run (customer_id, id, attempt, output_data)
+    ORDER BY run.customer_id, run.id
+),
+
+running AS MATERIALIZED (
+    -- In the order in which all lock them.
+    SELECT
+        held.customer_id,
+        held.id,
+        given.output_data
+    FROM given
+    CROSS JOIN LATERAL (
+        SELECT
+            workflow_executions.customer_id,
+            workflow_executions.id
+        FROM workflow_executions
+        WHERE
+            workflow_executions.customer_id = given.customer_id
+            AND workflow_executions.id = given.id
+            AND workflow_executions.attempt = given.attempt
+            AND workflow_executions.status = 'running'
+        FOR NO KEY UPDATE
+    ) AS held
+)
+
+UPDATE workflow_executions
+SET
+    status = 'completed',
+    completed_at = greatest(now(), workflow_executions.started_at),
+    output_data = coalesce(running.output_data, workflow_executions.output_data)
+FROM running
+WHERE
+    workflow_executions.customer_id = running.customer_id
+    AND workflow_executions.id = running.id
+    AND workflow_executions.status = 'running'
+RETURNING
+    workflow_executions.customer_id,
+    workflow_executions.id;
+
+-- name: finish_workflow_execution :one
+-- Complete the last step of a run, and the run with it, in one statement: output_data is what came
+-- of the run, step_output_data what came of the step, artifacts what the step left, as
+-- advance_workflow_step takes them. Returns the run; None where the step or the run was not
+-- running. retry_count is that of the step as its executor started it.
+--
+-- Raises IllegalTransition where other steps of the run are open, StaleWriter where the step was
+-- put back for another attempt since, and InvalidValue where the path of an artifact is taken by
+-- other content, or stands twice; then nothing is changed.
+-- @required customer_id, id, workflow_step_id, retry_count
+--
+-- @plan workflow_executions_pkey, workflow_executions_customer_id_id_open_idx,
+--   workflow_executions_id_customer_id_running_idx, workflow_steps_pkey,
+--   workflow_artifacts_artifact_path_key, rows <= 3
+WITH running AS MATERIALIZED (
+    -- Locked before the step, as everywhere.
+    SELECT
+        customer_id,
+        id
+    FROM workflow_executions
+    WHERE
+        customer_id = @customer_id::uuid
+        AND id = @id::uuid
+        AND status = 'running'
+    FOR NO KEY UPDATE
+),
+
+completed AS (
+    UPDATE workflow_steps
+    SET
+        status = 'completed',
+        completed_at = greatest(now(), started_at),
+        output_data = coalesce(sqlc.narg('step_output_data')::jsonb, output_data)
+    WHERE
+        customer_id = @customer_id::uuid
+        AND workflow_execution_id = @id::uuid
+        AND id = @workflow_step_id::uuid
+        AND CASE
+            WHEN retry_count = @retry_count
+                THEN status = 'running' AND EXISTS (SELECT FROM running)
+            ELSE refuse_stale_write('workflow_step', id, @retry_count, retry_count)
+        END
+    RETURNING
+        customer_id,
+        workflow_execution_id,
+        id
+),
+
+left_artifacts AS (
+    INSERT INTO workflow_artifacts (
+        customer_id,
+        workflow_execution_id,
+        workflow_step_id,
+        artifact_type,
+        artifact_name,
+        artifact_path,
+        artifact_size_bytes,
+        content_type,
+        sha256,
+        metadata,
+        created_at,
+        updated_at
+    )
+    SELECT
+        completed.customer_id,
+        completed.workflow_execution_id,
+        completed.id,
+        artifact.artifact_type,
+        artifact.artifact_name,
+        artifact.artifact_path,
+        artifact.artifact_size_bytes,
+        artifact.content_type,
+        decode(artifact.sha256, 'hex'),
+        coalesce(artifact.metadata, '{}'),
+        clock_timestamp(),
+        clock_timestamp()
+    FROM completed
+    CROSS JOIN
+        jsonb_to_recordset(sqlc.narg('artifacts')::jsonb)
+            AS artifact (
+                artifact_type artifact_type,
+                artifact_name text,
+                artifact_path text,
+                artifact_size_bytes bigint,
+                content_type text,
+                sha256 text,
+                metadata jsonb
+            )
+    WHERE
+        CASE
+            WHEN
+                artifact.artifact_path IN (
+                    SELECT listed.value ->> 'artifact_path'
+                    FROM jsonb_array_elements(sqlc.narg('artifacts')::jsonb) AS listed (value)
+                    GROUP BY listed.value ->> 'artifact_path'
+                    HAVING count(*) > 1
+                )
+                THEN refuse_value(
+                    'artifact_path', 'the path stands twice: ' || artifact.artifact_path
+                )
+            WHEN artifact.sha256 !~ '^[0-9a-fA-F]{64}$'
+                THEN refuse_value('sha256', 'not 64 hexadecimal digits: ' || artifact.sha256)
+            ELSE true
+        END
+    ON CONFLICT (customer_id, workflow_execution_id, artifact_path) DO UPDATE
+        SET artifact_path = excluded.artifact_path
+        WHERE
+        CASE
+            WHEN workflow_artifacts.sha256 = excluded.sha256 THEN true
+            ELSE refuse_value(
+                'artifact_path', 'other content has the path ' || excluded.artifact_path
+            )
+        END
+)
+
+UPDATE workflow_executions
+SET
+    status = 'completed',
+    completed_at = greatest(now(), workflow_executions.started_at),
+    output_data = coalesce(sqlc.narg('output_data')::jsonb, workflow_executions.output_data)
+FROM completed
+WHERE
+    workflow_executions.customer_id = completed.customer_id
+    AND workflow_executions.id = completed.workflow_execution_id
+    AND workflow_executions.status = 'running'
+RETURNING workflow_executions.*;
 
 -- name: fail_workflow_execution :one
 -- Move a run from running to failed, with the reason (an object: type, message, ...). Its open

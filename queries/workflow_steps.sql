@@ -132,11 +132,27 @@ RETURNING *;
 -- session took it at that moment; nothing where the step was not running. retry_count is that of
 -- the step as its executor started it.
 --
--- Raises StaleWriter where the step was put back for another attempt since, and changes nothing.
+-- artifacts is what the step left, a list of objects with artifact_type, artifact_name,
+-- artifact_path, artifact_size_bytes, content_type, sha256 (in hex), and where it applies metadata.
+-- A path with the same digest that is there already stays as it is.
+--
+-- Raises StaleWriter where the step was put back for another attempt since, and InvalidValue where
+-- the path of an artifact is taken by other content, or stands twice; then nothing is changed.
 -- @required customer_id, workflow_execution_id, id, retry_count
 --
--- @plan workflow_steps_pkey, workflow_steps_step_order_key, rows <= 3 + steps
-WITH completed AS (
+-- @plan workflow_executions_pkey, workflow_steps_pkey, workflow_steps_step_order_key,
+--   workflow_artifacts_artifact_path_key, rows <= 4 + steps
+WITH run AS MATERIALIZED (
+    -- Artifacts lock the run, and that is to be before the steps, as everywhere.
+    SELECT
+    FROM workflow_executions
+    WHERE
+        customer_id = @customer_id::uuid
+        AND id = @workflow_execution_id::uuid
+    FOR KEY SHARE
+),
+
+completed AS (
     UPDATE workflow_steps
     SET
         status = 'completed',
@@ -147,7 +163,10 @@ WITH completed AS (
         AND workflow_execution_id = @workflow_execution_id::uuid
         AND id = @id::uuid
         AND CASE
-            WHEN retry_count = @retry_count THEN status = 'running'
+            WHEN retry_count = @retry_count
+                THEN
+                    status = 'running'
+                    AND (sqlc.narg('artifacts')::jsonb IS NULL OR EXISTS (SELECT FROM run))
             ELSE refuse_stale_write('workflow_step', id, @retry_count, retry_count)
         END
     RETURNING *
@@ -173,6 +192,73 @@ started AS (
                 AND planned.status = 'pending'
         )
     RETURNING workflow_steps.*
+),
+
+left_artifacts AS (
+    INSERT INTO workflow_artifacts (
+        customer_id,
+        workflow_execution_id,
+        workflow_step_id,
+        artifact_type,
+        artifact_name,
+        artifact_path,
+        artifact_size_bytes,
+        content_type,
+        sha256,
+        metadata,
+        created_at,
+        updated_at
+    )
+    SELECT
+        completed.customer_id,
+        completed.workflow_execution_id,
+        completed.id,
+        artifact.artifact_type,
+        artifact.artifact_name,
+        artifact.artifact_path,
+        artifact.artifact_size_bytes,
+        artifact.content_type,
+        decode(artifact.sha256, 'hex'),
+        coalesce(artifact.metadata, '{}'),
+        clock_timestamp(),
+        clock_timestamp()
+    FROM completed
+    CROSS JOIN
+        jsonb_to_recordset(sqlc.narg('artifacts')::jsonb)
+            AS artifact (
+                artifact_type artifact_type,
+                artifact_name text,
+                artifact_path text,
+                artifact_size_bytes bigint,
+                content_type text,
+                sha256 text,
+                metadata jsonb
+            )
+    WHERE
+        CASE
+            WHEN
+                artifact.artifact_path IN (
+                    SELECT listed.value ->> 'artifact_path'
+                    FROM jsonb_array_elements(sqlc.narg('artifacts')::jsonb) AS listed (value)
+                    GROUP BY listed.value ->> 'artifact_path'
+                    HAVING count(*) > 1
+                )
+                THEN refuse_value(
+                    'artifact_path', 'the path stands twice: ' || artifact.artifact_path
+                )
+            WHEN artifact.sha256 !~ '^[0-9a-fA-F]{64}$'
+                THEN refuse_value('sha256', 'not 64 hexadecimal digits: ' || artifact.sha256)
+            ELSE true
+        END
+    ON CONFLICT (customer_id, workflow_execution_id, artifact_path) DO UPDATE
+        SET artifact_path = excluded.artifact_path
+        WHERE
+        CASE
+            WHEN workflow_artifacts.sha256 = excluded.sha256 THEN true
+            ELSE refuse_value(
+                'artifact_path', 'other content has the path ' || excluded.artifact_path
+            )
+        END
 )
 
 SELECT * FROM completed

@@ -111,7 +111,11 @@ def test_the_run_of_the_guide_is_recorded(run, conn):
     detail = workflow_executions.get_workflow_detail(conn, customer_id=ATLAS, id=newest.id)
     assert detail.workflow_execution.status is WorkflowStatus.COMPLETED
     assert [step.retry_count for step in detail.steps] == [0, 1, 0]
-    assert [artifact.artifact_name for artifact in detail.artifacts] == ["Cost analysis"]
+    assert [artifact.artifact_name for artifact in detail.artifacts] == [
+        "savings.svg",
+        "report.log",
+        "report.md",
+    ]
     (found,) = recommendations.list_workflow_recommendations(
         conn, customer_id=ATLAS, workflow_execution_id=newest.id
     )

@@ -93,6 +93,7 @@ async def list_agent_capabilities(
         LIST_AGENT_CAPABILITIES,
         (agent_id,),
         models.AgentCapability,
+        binary=True,
     )
 
 

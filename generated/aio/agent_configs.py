@@ -79,7 +79,13 @@ async def list_agent_configs(
 
     @plan agent_configs_agent_id_config_key_key, rows <= configs
     """
-    return await _runtime.async_many(conn, LIST_AGENT_CONFIGS, (agent_id,), _make_agent_config)
+    return await _runtime.async_many(
+        conn,
+        LIST_AGENT_CONFIGS,
+        (agent_id,),
+        _make_agent_config,
+        binary=True,
+    )
 
 
 async def delete_agent_config(

@@ -142,6 +142,7 @@ async def list_agent_metrics(
             max_rows,
         ),
         _make_agent_metric,
+        binary=True,
     )
 
 
@@ -159,6 +160,7 @@ async def list_latest_agent_metrics(
         LIST_LATEST_AGENT_METRICS,
         (agent_id,),
         _make_agent_metric,
+        binary=True,
     )
 
 
@@ -194,6 +196,7 @@ async def list_agent_metric_buckets(
             _runtime.to_jsonb(tags),
         ),
         ListAgentMetricBucketsRow,
+        binary=True,
     )
 
 
@@ -231,4 +234,5 @@ async def list_agent_metric_rates(
             _runtime.to_jsonb(tags),
         ),
         ListAgentMetricRatesRow,
+        binary=True,
     )

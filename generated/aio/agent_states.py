@@ -111,6 +111,7 @@ async def list_agent_states(
         LIST_AGENT_STATES,
         (max_rows,),
         _make_list_agent_states_row,
+        binary=True,
     )
 
 
@@ -129,6 +130,7 @@ async def list_agent_states_by_workflow(
         LIST_AGENT_STATES_BY_WORKFLOW,
         (customer_id, workflow_execution_id),
         _make_agent_state,
+        binary=True,
     )
 
 
@@ -271,4 +273,4 @@ async def list_agent_locks(conn: psycopg.AsyncConnection[typing.Any]) -> list[Ag
 
     @plan rows <= states
     """
-    return await _runtime.async_many(conn, LIST_AGENT_LOCKS, (), AgentLock)
+    return await _runtime.async_many(conn, LIST_AGENT_LOCKS, (), AgentLock, binary=True)

@@ -115,7 +115,13 @@ async def list_agents(
 
     @plan agents_pkey, rows <= agents
     """
-    return await _runtime.async_many(conn, LIST_AGENTS, (before_id, max_rows), _make_agent)
+    return await _runtime.async_many(
+        conn,
+        LIST_AGENTS,
+        (before_id, max_rows),
+        _make_agent,
+        binary=True,
+    )
 
 
 async def list_agents_by_type(
@@ -127,7 +133,7 @@ async def list_agents_by_type(
 
     @plan agents_type_name_key, rows <= agents
     """
-    return await _runtime.async_many(conn, LIST_AGENTS_BY_TYPE, (type,), _make_agent)
+    return await _runtime.async_many(conn, LIST_AGENTS_BY_TYPE, (type,), _make_agent, binary=True)
 
 
 async def list_available_agents(
@@ -149,6 +155,7 @@ async def list_available_agents(
         LIST_AVAILABLE_AGENTS,
         (type, capability_name, max_rows),
         _make_list_available_agents_row,
+        binary=True,
     )
 
 
@@ -191,6 +198,7 @@ async def fail_stale_agents(
         FAIL_STALE_AGENTS,
         (_runtime.aware("cutoff", cutoff), max_rows),
         _make_agent,
+        binary=True,
     )
 
 

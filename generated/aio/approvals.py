@@ -102,6 +102,7 @@ async def list_approvals(
         LIST_APPROVALS,
         (customer_id, before_id, max_rows),
         _make_approval,
+        binary=True,
     )
 
 
@@ -120,6 +121,7 @@ async def list_recommendation_approvals(
         LIST_RECOMMENDATION_APPROVALS,
         (customer_id, recommendation_id),
         _make_approval,
+        binary=True,
     )
 
 
@@ -142,6 +144,7 @@ async def list_pending_approvals(
         LIST_PENDING_APPROVALS,
         (max_rows, customer_id, after_id),
         _make_list_pending_approvals_row,
+        binary=True,
     )
 
 
@@ -164,6 +167,7 @@ async def list_expired_approvals(
         LIST_EXPIRED_APPROVALS,
         (max_rows, customer_id, after_id),
         _make_list_expired_approvals_row,
+        binary=True,
     )
 
 

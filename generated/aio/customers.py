@@ -115,7 +115,13 @@ async def list_customers(
 
     @plan customers_pkey, rows <= customers
     """
-    return await _runtime.async_many(conn, LIST_CUSTOMERS, (before_id, max_rows), _make_customer)
+    return await _runtime.async_many(
+        conn,
+        LIST_CUSTOMERS,
+        (before_id, max_rows),
+        _make_customer,
+        binary=True,
+    )
 
 
 async def update_customer(

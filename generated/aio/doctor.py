@@ -53,6 +53,7 @@ async def find_open_steps_of_ended_runs(
         FIND_OPEN_STEPS_OF_ENDED_RUNS,
         (_runtime.aware("since", since), max_rows),
         Finding,
+        binary=True,
     )
 
 
@@ -73,6 +74,7 @@ async def find_states_unlike_audit_log(
         FIND_STATES_UNLIKE_AUDIT_LOG,
         (_runtime.aware("since", since), max_rows),
         Finding,
+        binary=True,
     )
 
 
@@ -92,6 +94,7 @@ async def find_gaps_in_audit_log(
         FIND_GAPS_IN_AUDIT_LOG,
         (max_rows, _runtime.aware("since", since)),
         Finding,
+        binary=True,
     )
 
 
@@ -112,6 +115,7 @@ async def find_times_out_of_order(
         FIND_TIMES_OUT_OF_ORDER,
         (max_rows, _runtime.aware("since", since)),
         Finding,
+        binary=True,
     )
 
 
@@ -121,7 +125,7 @@ async def find_missing_guards(conn: psycopg.AsyncConnection[typing.Any]) -> list
 
     @plan catalogue, buffers <= 400
     """
-    return await _runtime.async_many(conn, FIND_MISSING_GUARDS, (), MissingGuard)
+    return await _runtime.async_many(conn, FIND_MISSING_GUARDS, (), MissingGuard, binary=True)
 
 
 async def count_events_from_the_future(conn: psycopg.AsyncConnection[typing.Any]) -> int:

@@ -119,6 +119,7 @@ async def count_workflow_executions(
         COUNT_WORKFLOW_EXECUTIONS,
         (_runtime.aware("since", since), _runtime.aware("until", until), customer_id),
         _make_count_workflow_executions_row,
+        binary=True,
     )
 
 
@@ -143,6 +144,7 @@ async def list_workflow_stats(
         LIST_WORKFLOW_STATS,
         (_runtime.aware("since", since), _runtime.aware("until", until), customer_id),
         _make_list_workflow_stats_row,
+        binary=True,
     )
 
 
@@ -170,6 +172,7 @@ async def list_step_stats(
         LIST_STEP_STATS,
         (_runtime.aware("since", since), _runtime.aware("until", until), customer_id),
         _make_list_step_stats_row,
+        binary=True,
     )
 
 
@@ -197,6 +200,7 @@ async def list_failing_steps(
         LIST_FAILING_STEPS,
         (_runtime.aware("since", since), _runtime.aware("until", until), customer_id, max_rows),
         _make_list_failing_steps_row,
+        binary=True,
     )
 
 
@@ -222,6 +226,7 @@ async def list_slowest_steps(
         LIST_SLOWEST_STEPS,
         (_runtime.aware("since", since), _runtime.aware("until", until), customer_id, max_rows),
         _make_list_slowest_steps_row,
+        binary=True,
     )
 
 
@@ -243,6 +248,7 @@ async def list_oldest_running_workflows(
         LIST_OLDEST_RUNNING_WORKFLOWS,
         (max_rows,),
         _make_list_oldest_running_workflows_row,
+        binary=True,
     )
 
 
@@ -270,6 +276,7 @@ async def list_stuck_workflows(
         LIST_STUCK_WORKFLOWS,
         (max_rows, customer_id, silent_for),
         _make_list_stuck_workflows_row,
+        binary=True,
     )
 
 
@@ -292,6 +299,7 @@ async def list_workflow_throughput(
         LIST_WORKFLOW_THROUGHPUT,
         (_runtime.aware("since", since), _runtime.aware("until", until), customer_id),
         ListWorkflowThroughputRow,
+        binary=True,
     )
 
 
@@ -307,7 +315,13 @@ async def list_agent_workload(
       workflow_executions_pkey, agents_pkey, agents_type_name_key, agent_states_agent_id_key,
       customers_pkey, rows <= customers + 3 * agents + 2 * open_runs + hour_runs
     """
-    return await _runtime.async_many(conn, LIST_AGENT_WORKLOAD, (), _make_list_agent_workload_row)
+    return await _runtime.async_many(
+        conn,
+        LIST_AGENT_WORKLOAD,
+        (),
+        _make_list_agent_workload_row,
+        binary=True,
+    )
 
 
 async def list_artifact_volume(
@@ -330,6 +344,7 @@ async def list_artifact_volume(
         LIST_ARTIFACT_VOLUME,
         (_runtime.aware("since", since), _runtime.aware("until", until), customer_id),
         _make_list_artifact_volume_row,
+        binary=True,
     )
 
 
@@ -342,7 +357,7 @@ async def list_table_sizes(conn: psycopg.AsyncConnection[typing.Any]) -> list[Li
 
     @plan catalogue, buffers <= 5000
     """
-    return await _runtime.async_many(conn, LIST_TABLE_SIZES, (), ListTableSizesRow)
+    return await _runtime.async_many(conn, LIST_TABLE_SIZES, (), ListTableSizesRow, binary=True)
 
 
 async def list_index_sizes(conn: psycopg.AsyncConnection[typing.Any]) -> list[ListIndexSizesRow]:
@@ -353,7 +368,7 @@ async def list_index_sizes(conn: psycopg.AsyncConnection[typing.Any]) -> list[Li
 
     @plan catalogue, buffers <= 5000
     """
-    return await _runtime.async_many(conn, LIST_INDEX_SIZES, (), ListIndexSizesRow)
+    return await _runtime.async_many(conn, LIST_INDEX_SIZES, (), ListIndexSizesRow, binary=True)
 
 
 async def list_partition_sizes(
@@ -365,7 +380,13 @@ async def list_partition_sizes(
 
     @plan catalogue, buffers <= 5000
     """
-    return await _runtime.async_many(conn, LIST_PARTITION_SIZES, (), ListPartitionSizesRow)
+    return await _runtime.async_many(
+        conn,
+        LIST_PARTITION_SIZES,
+        (),
+        ListPartitionSizesRow,
+        binary=True,
+    )
 
 
 async def get_oldest_transaction(
@@ -397,4 +418,10 @@ async def list_vacuum_blockers(
 
     @plan catalogue
     """
-    return await _runtime.async_many(conn, LIST_VACUUM_BLOCKERS, (max_rows,), ListVacuumBlockersRow)
+    return await _runtime.async_many(
+        conn,
+        LIST_VACUUM_BLOCKERS,
+        (max_rows,),
+        ListVacuumBlockersRow,
+        binary=True,
+    )

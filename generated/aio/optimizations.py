@@ -107,6 +107,7 @@ async def list_optimizations(
         LIST_OPTIMIZATIONS,
         (customer_id, before_id, max_rows),
         _make_optimization,
+        binary=True,
     )
 
 
@@ -128,6 +129,7 @@ async def list_optimizations_by_agent(
         LIST_OPTIMIZATIONS_BY_AGENT,
         (customer_id, agent_id, before_id, max_rows),
         _make_optimization,
+        binary=True,
     )
 
 
@@ -146,6 +148,7 @@ async def list_recommendation_optimizations(
         LIST_RECOMMENDATION_OPTIMIZATIONS,
         (customer_id, recommendation_id),
         _make_optimization,
+        binary=True,
     )
 
 
@@ -164,6 +167,7 @@ async def list_workflow_optimizations(
         LIST_WORKFLOW_OPTIMIZATIONS,
         (customer_id, workflow_execution_id),
         _make_optimization,
+        binary=True,
     )
 
 

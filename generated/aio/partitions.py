@@ -25,4 +25,10 @@ async def ensure_partitions(
 
     @plan catalogue, buffers <= 20000
     """
-    return await _runtime.async_many(conn, ENSURE_PARTITIONS, (months_ahead,), _runtime.first)
+    return await _runtime.async_many(
+        conn,
+        ENSURE_PARTITIONS,
+        (months_ahead,),
+        _runtime.first,
+        binary=True,
+    )

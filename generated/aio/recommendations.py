@@ -179,6 +179,7 @@ async def list_recommendations(
         LIST_RECOMMENDATIONS,
         (customer_id, before_id, max_rows),
         _make_recommendation,
+        binary=True,
     )
 
 
@@ -199,6 +200,7 @@ async def list_recommendations_by_agent(
         LIST_RECOMMENDATIONS_BY_AGENT,
         (customer_id, agent_id, before_id, max_rows),
         _make_recommendation,
+        binary=True,
     )
 
 
@@ -219,6 +221,7 @@ async def list_recommendations_by_status(
         LIST_RECOMMENDATIONS_BY_STATUS,
         (customer_id, status, before_id, max_rows),
         _make_recommendation,
+        binary=True,
     )
 
 
@@ -239,6 +242,7 @@ async def list_recommendations_by_type(
         LIST_RECOMMENDATIONS_BY_TYPE,
         (customer_id, type, before_id, max_rows),
         _make_recommendation,
+        binary=True,
     )
 
 
@@ -259,6 +263,7 @@ async def list_recommendations_by_priority(
         LIST_RECOMMENDATIONS_BY_PRIORITY,
         (customer_id, priority, before_id, max_rows),
         _make_recommendation,
+        binary=True,
     )
 
 
@@ -282,6 +287,7 @@ async def list_recommendations_by_savings(
         LIST_RECOMMENDATIONS_BY_SAVINGS,
         (customer_id, min_savings, before_savings, before_id, max_rows),
         _make_recommendation,
+        binary=True,
     )
 
 
@@ -308,6 +314,7 @@ async def list_open_recommendations(
         LIST_OPEN_RECOMMENDATIONS,
         (status, type, priority, agent_id, min_savings, max_rows, customer_id, before_id),
         _make_recommendation,
+        binary=True,
     )
 
 
@@ -346,6 +353,7 @@ async def list_open_recommendations_by_savings(
             customer_id,
         ),
         _make_recommendation,
+        binary=True,
     )
 
 
@@ -364,6 +372,7 @@ async def list_workflow_recommendations(
         LIST_WORKFLOW_RECOMMENDATIONS,
         (customer_id, workflow_execution_id),
         _make_recommendation,
+        binary=True,
     )
 
 
@@ -395,6 +404,7 @@ async def list_savings(
         LIST_SAVINGS,
         (_runtime.aware("since", since), _runtime.aware("until", until), customer_id),
         ListSavingsRow,
+        binary=True,
     )
 
 

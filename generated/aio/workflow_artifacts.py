@@ -115,6 +115,7 @@ async def list_workflow_artifacts(
         LIST_WORKFLOW_ARTIFACTS,
         (customer_id, workflow_execution_id),
         _make_workflow_artifact,
+        binary=True,
     )
 
 
@@ -134,6 +135,7 @@ async def list_step_artifacts(
         LIST_STEP_ARTIFACTS,
         (customer_id, workflow_execution_id, workflow_step_id),
         _make_workflow_artifact,
+        binary=True,
     )
 
 
@@ -155,6 +157,7 @@ async def list_artifacts_by_type(
         LIST_ARTIFACTS_BY_TYPE,
         (customer_id, artifact_type, before_id, max_rows),
         _make_workflow_artifact,
+        binary=True,
     )
 
 

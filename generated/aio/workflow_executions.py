@@ -10,12 +10,16 @@ import psycopg
 
 from .. import _runtime, models
 from ..workflow_executions import (
+    BEGIN_WORKFLOW_EXECUTION,
     CANCEL_WORKFLOW_EXECUTION,
     CLAIM_WORKFLOW_EXECUTION,
+    CLAIM_WORKFLOW_EXECUTIONS,
     COMPLETE_WORKFLOW_EXECUTION,
+    COMPLETE_WORKFLOW_EXECUTIONS,
     CREATE_WORKFLOW_EXECUTION,
     DELETE_WORKFLOW_EXECUTION,
     FAIL_WORKFLOW_EXECUTION,
+    FINISH_WORKFLOW_EXECUTION,
     GET_WORKFLOW_DETAIL,
     GET_WORKFLOW_EXECUTION,
     GET_WORKFLOW_LINEAGE,
@@ -31,6 +35,7 @@ from ..workflow_executions import (
     LIST_WORKFLOW_EXECUTIONS_BY_TYPE,
     LIST_WORKFLOW_PROGRESS,
     RECORD_WORKFLOW_EXECUTION,
+    RECORD_WORKFLOW_EXECUTIONS,
     RETRY_FAILED_WORKFLOW_EXECUTIONS,
     RETRY_WORKFLOW_EXECUTION,
     START_WORKFLOW_EXECUTION,
@@ -41,6 +46,8 @@ from ..workflow_executions import (
     ListFailedWorkflowsRow,
     ListRunningWorkflowsRow,
     ListWorkflowProgressRow,
+    RecordWorkflowExecutionsRow,
+    WorkflowKey,
     WorkflowSummary,
     _make_get_workflow_detail_row,
     _make_list_failed_workflows_by_customer_row,
@@ -48,16 +55,21 @@ from ..workflow_executions import (
     _make_list_running_workflows_row,
     _make_list_workflow_progress_row,
     _make_workflow_execution,
+    _make_workflow_step,
     _make_workflow_summary,
 )
 
 __all__ = [
+    "BEGIN_WORKFLOW_EXECUTION",
     "CANCEL_WORKFLOW_EXECUTION",
     "CLAIM_WORKFLOW_EXECUTION",
+    "CLAIM_WORKFLOW_EXECUTIONS",
     "COMPLETE_WORKFLOW_EXECUTION",
+    "COMPLETE_WORKFLOW_EXECUTIONS",
     "CREATE_WORKFLOW_EXECUTION",
     "DELETE_WORKFLOW_EXECUTION",
     "FAIL_WORKFLOW_EXECUTION",
+    "FINISH_WORKFLOW_EXECUTION",
     "GET_WORKFLOW_DETAIL",
     "GET_WORKFLOW_EXECUTION",
     "GET_WORKFLOW_LINEAGE",
@@ -73,6 +85,7 @@ __all__ = [
     "LIST_WORKFLOW_EXECUTIONS_BY_TYPE",
     "LIST_WORKFLOW_PROGRESS",
     "RECORD_WORKFLOW_EXECUTION",
+    "RECORD_WORKFLOW_EXECUTIONS",
     "RETRY_FAILED_WORKFLOW_EXECUTIONS",
     "RETRY_WORKFLOW_EXECUTION",
     "START_WORKFLOW_EXECUTION",
@@ -83,13 +96,19 @@ __all__ = [
     "ListFailedWorkflowsRow",
     "ListRunningWorkflowsRow",
     "ListWorkflowProgressRow",
+    "RecordWorkflowExecutionsRow",
+    "WorkflowKey",
     "WorkflowSummary",
+    "begin_workflow_execution",
     "cancel_workflow_execution",
     "claim_workflow_execution",
+    "claim_workflow_executions",
     "complete_workflow_execution",
+    "complete_workflow_executions",
     "create_workflow_execution",
     "delete_workflow_execution",
     "fail_workflow_execution",
+    "finish_workflow_execution",
     "get_workflow_detail",
     "get_workflow_execution",
     "get_workflow_lineage",
@@ -105,6 +124,7 @@ __all__ = [
     "list_workflow_executions_by_type",
     "list_workflow_progress",
     "record_workflow_execution",
+    "record_workflow_executions",
     "retry_failed_workflow_executions",
     "retry_workflow_execution",
     "start_workflow_execution",
@@ -211,6 +231,34 @@ async def record_workflow_execution(
     )
 
 
+async def record_workflow_executions(
+    conn: psycopg.AsyncConnection[typing.Any],
+    *,
+    runs: models.JSON,
+    customer_id: uuid.UUID,
+) -> list[RecordWorkflowExecutionsRow]:
+    """Write many runs of a customer as they happened elsewhere, in one statement: all or none of them.
+    Returns the id of each, in the order given, and whether it was new.
+
+    runs is a list of objects with agent_id, workflow_type, status, and where they apply id,
+    attempt, retried_from_id, started_at, completed_at, deadline_at, input_data, output_data,
+    error_details, metadata, created_at, steps and artifacts, all as record_workflow_execution
+    takes them. Of a run whose id is taken already nothing is written, so that an import may be
+    repeated. Some hundreds at a time are best.
+
+    Raises InvalidValue where an id stands twice.
+
+    @plan workflow_executions_pkey, rows <= runs, buffers <= 300 + 40 * runs
+    """
+    return await _runtime.async_many(
+        conn,
+        RECORD_WORKFLOW_EXECUTIONS,
+        (_runtime.to_jsonb(runs), customer_id),
+        RecordWorkflowExecutionsRow,
+        binary=True,
+    )
+
+
 async def get_workflow_execution(
     conn: psycopg.AsyncConnection[typing.Any],
     *,
@@ -267,6 +315,7 @@ async def list_workflow_executions(
         LIST_WORKFLOW_EXECUTIONS,
         (customer_id, before_id, max_rows),
         _make_workflow_summary,
+        binary=True,
     )
 
 
@@ -289,6 +338,7 @@ async def list_workflow_executions_by_status(
         LIST_WORKFLOW_EXECUTIONS_BY_STATUS,
         (max_rows, customer_id, status, before_id),
         _make_workflow_summary,
+        binary=True,
     )
 
 
@@ -308,6 +358,7 @@ async def list_open_workflow_executions(
         LIST_OPEN_WORKFLOW_EXECUTIONS,
         (customer_id, before_id, max_rows),
         _make_workflow_summary,
+        binary=True,
     )
 
 
@@ -328,6 +379,7 @@ async def list_workflow_executions_by_type(
         LIST_WORKFLOW_EXECUTIONS_BY_TYPE,
         (customer_id, workflow_type, before_id, max_rows),
         _make_workflow_summary,
+        binary=True,
     )
 
 
@@ -348,6 +400,7 @@ async def list_workflow_executions_by_agent(
         LIST_WORKFLOW_EXECUTIONS_BY_AGENT,
         (customer_id, agent_id, before_id, max_rows),
         _make_workflow_summary,
+        binary=True,
     )
 
 
@@ -368,6 +421,7 @@ async def get_workflow_lineage(
         GET_WORKFLOW_LINEAGE,
         (customer_id, id),
         _make_workflow_summary,
+        binary=True,
     )
 
 
@@ -392,6 +446,7 @@ async def get_workflow_timeline(
         GET_WORKFLOW_TIMELINE,
         (customer_id, id),
         GetWorkflowTimelineRow,
+        binary=True,
     )
 
 
@@ -414,6 +469,7 @@ async def list_workflow_progress(
         LIST_WORKFLOW_PROGRESS,
         (customer_id, before_id, max_rows),
         _make_list_workflow_progress_row,
+        binary=True,
     )
 
 
@@ -438,6 +494,7 @@ async def list_running_workflows(
         LIST_RUNNING_WORKFLOWS,
         (before_id, before_customer_id, max_rows),
         _make_list_running_workflows_row,
+        binary=True,
     )
 
 
@@ -461,6 +518,7 @@ async def list_failed_workflows(
         LIST_FAILED_WORKFLOWS,
         (before_id, before_customer_id, max_rows),
         _make_list_failed_workflows_row,
+        binary=True,
     )
 
 
@@ -481,6 +539,7 @@ async def list_failed_workflows_by_customer(
         LIST_FAILED_WORKFLOWS_BY_CUSTOMER,
         (customer_id, before_id, max_rows),
         _make_list_failed_workflows_by_customer_row,
+        binary=True,
     )
 
 
@@ -502,6 +561,28 @@ async def start_workflow_execution(
     )
 
 
+async def begin_workflow_execution(
+    conn: psycopg.AsyncConnection[typing.Any],
+    *,
+    customer_id: uuid.UUID,
+    id: uuid.UUID,
+) -> models.WorkflowStep | None:
+    """Start a pending run together with the first pending step of its plan, in one statement.
+
+    Returns the step as it is now, whose retry_count this attempt's writes carry; None where the run
+    was not pending, or has no step to start, and then it stays as it was.
+
+    @plan workflow_executions_pkey, workflow_executions_customer_id_id_open_idx,
+      workflow_steps_step_order_key, workflow_steps_pkey, rows <= 3 + steps
+    """
+    return await _runtime.async_one(
+        conn,
+        BEGIN_WORKFLOW_EXECUTION,
+        (customer_id, id),
+        _make_workflow_step,
+    )
+
+
 async def claim_workflow_execution(
     conn: psycopg.AsyncConnection[typing.Any],
     *,
@@ -519,6 +600,27 @@ async def claim_workflow_execution(
         CLAIM_WORKFLOW_EXECUTION,
         (agent_id,),
         _make_workflow_execution,
+    )
+
+
+async def claim_workflow_executions(
+    conn: psycopg.AsyncConnection[typing.Any],
+    *,
+    agent_id: uuid.UUID,
+    max_rows: int,
+) -> list[models.WorkflowExecution]:
+    """Claim up to max_rows runs at once, oldest first, as claim_workflow_execution does one: for
+    executors of short runs, which wait less for the disk so.
+
+    @plan workflow_executions_agent_id_id_pending_idx, workflow_executions_pkey, rows <=
+      2 * max_rows + pending_runs
+    """
+    return await _runtime.async_many(
+        conn,
+        CLAIM_WORKFLOW_EXECUTIONS,
+        (agent_id, max_rows),
+        _make_workflow_execution,
+        binary=True,
     )
 
 
@@ -568,6 +670,73 @@ async def complete_workflow_execution(
         conn,
         COMPLETE_WORKFLOW_EXECUTION,
         (_runtime.to_jsonb(output_data), customer_id, id, attempt),
+        _make_workflow_execution,
+    )
+
+
+async def complete_workflow_executions(
+    conn: psycopg.AsyncConnection[typing.Any],
+    *,
+    customer_ids: list[uuid.UUID],
+    ids: list[uuid.UUID],
+    attempts: list[int],
+    output_data: list[models.JSON] | None = None,
+) -> list[WorkflowKey]:
+    """Move many runs from running to completed, in one statement, each as complete_workflow_execution
+    does one. Run for run: customer_ids, ids, attempts, and output_data where there is any. Returns
+    the keys of those that it completed: one that is missing there was not running, or is another
+    attempt.
+
+    Raises IllegalTransition where steps of one are still open, and then completes none.
+
+    @plan workflow_executions_pkey, workflow_executions_customer_id_id_open_idx,
+      workflow_executions_id_customer_id_running_idx, rows <= 2 * ids
+    """
+    return await _runtime.async_many(
+        conn,
+        COMPLETE_WORKFLOW_EXECUTIONS,
+        (customer_ids, ids, attempts, _runtime.each_json(_runtime.to_jsonb, output_data, 1)),
+        WorkflowKey,
+        binary=True,
+    )
+
+
+async def finish_workflow_execution(
+    conn: psycopg.AsyncConnection[typing.Any],
+    *,
+    output_data: models.JSON | None = None,
+    customer_id: uuid.UUID,
+    id: uuid.UUID,
+    step_output_data: models.JSON | None = None,
+    workflow_step_id: uuid.UUID,
+    retry_count: int,
+    artifacts: models.JSON | None = None,
+) -> models.WorkflowExecution | None:
+    """Complete the last step of a run, and the run with it, in one statement: output_data is what came
+    of the run, step_output_data what came of the step, artifacts what the step left, as
+    advance_workflow_step takes them. Returns the run; None where the step or the run was not
+    running. retry_count is that of the step as its executor started it.
+
+    Raises IllegalTransition where other steps of the run are open, StaleWriter where the step was
+    put back for another attempt since, and InvalidValue where the path of an artifact is taken by
+    other content, or stands twice; then nothing is changed.
+
+    @plan workflow_executions_pkey, workflow_executions_customer_id_id_open_idx,
+      workflow_executions_id_customer_id_running_idx, workflow_steps_pkey,
+      workflow_artifacts_artifact_path_key, rows <= 3
+    """
+    return await _runtime.async_one(
+        conn,
+        FINISH_WORKFLOW_EXECUTION,
+        (
+            _runtime.to_jsonb(output_data),
+            customer_id,
+            id,
+            _runtime.to_jsonb(step_output_data),
+            workflow_step_id,
+            retry_count,
+            _runtime.to_jsonb(artifacts),
+        ),
         _make_workflow_execution,
     )
 
@@ -646,6 +815,7 @@ async def time_out_workflow_executions(
         TIME_OUT_WORKFLOW_EXECUTIONS,
         (max_rows, heartbeat_timeout),
         _make_workflow_summary,
+        binary=True,
     )
 
 
@@ -700,6 +870,7 @@ async def retry_failed_workflow_executions(
         RETRY_FAILED_WORKFLOW_EXECUTIONS,
         (customer_id, _runtime.aware("since", since), workflow_type, max_rows),
         _make_workflow_summary,
+        binary=True,
     )
 
 

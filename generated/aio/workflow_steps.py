@@ -113,6 +113,7 @@ async def list_workflow_steps(
         LIST_WORKFLOW_STEPS,
         (customer_id, workflow_execution_id),
         _make_workflow_step,
+        binary=True,
     )
 
 
@@ -165,11 +166,12 @@ async def complete_workflow_step(
 async def advance_workflow_step(
     conn: psycopg.AsyncConnection[typing.Any],
     *,
-    output_data: models.JSON | None = None,
     customer_id: uuid.UUID,
     workflow_execution_id: uuid.UUID,
+    output_data: models.JSON | None = None,
     id: uuid.UUID,
     retry_count: int,
+    artifacts: models.JSON | None = None,
 ) -> list[models.WorkflowStep]:
     """Complete a running step and start the next pending one of the plan, in one statement.
 
@@ -177,15 +179,30 @@ async def advance_workflow_step(
     another session took it at that moment; nothing where the step was not running. retry_count is
     that of the step as its executor started it.
 
-    Raises StaleWriter where the step was put back for another attempt since, and changes nothing.
+    artifacts is what the step left, a list of objects with artifact_type, artifact_name,
+    artifact_path, artifact_size_bytes, content_type, sha256 (in hex), and where it applies
+    metadata.
+    A path with the same digest that is there already stays as it is.
 
-    @plan workflow_steps_pkey, workflow_steps_step_order_key, rows <= 3 + steps
+    Raises StaleWriter where the step was put back for another attempt since, and InvalidValue where
+    the path of an artifact is taken by other content, or stands twice; then nothing is changed.
+
+    @plan workflow_executions_pkey, workflow_steps_pkey, workflow_steps_step_order_key,
+      workflow_artifacts_artifact_path_key, rows <= 4 + steps
     """
     return await _runtime.async_many(
         conn,
         ADVANCE_WORKFLOW_STEP,
-        (_runtime.to_jsonb(output_data), customer_id, workflow_execution_id, id, retry_count),
+        (
+            customer_id,
+            workflow_execution_id,
+            _runtime.to_jsonb(output_data),
+            id,
+            retry_count,
+            _runtime.to_jsonb(artifacts),
+        ),
         _make_workflow_step,
+        binary=True,
     )
 
 

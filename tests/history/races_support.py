@@ -17,6 +17,16 @@ from optiinfra_db.errors import OptiInfraError
 REFUSED = (psycopg.Error, OptiInfraError)
 """What a call may raise: psycopg's error, or ours with that one as its cause."""
 
+ARTIFACT = {
+    "artifact_type": "report",
+    "artifact_name": "Report",
+    "artifact_path": "s3://bucket/report",
+    "artifact_size_bytes": 1,
+    "content_type": "text/plain",
+    "sha256": "00" * 32,
+}
+"""What a step leaves."""
+
 SERIALIZATION_FAILURE = "40001"
 DEADLOCK = "40P01"
 
@@ -240,7 +250,9 @@ SELECT
     (SELECT jsonb_agg(jsonb_build_array(subject_id, event_type) ORDER BY created_at, id)
         FROM events WHERE customer_id = %(customer_id)s),
     (SELECT count(*) FROM customers WHERE id = %(customer_id)s),
-    (SELECT count(*) FROM agents WHERE id = %(agent_id)s)
+    (SELECT count(*) FROM agents WHERE id = %(agent_id)s),
+    (SELECT jsonb_agg(jsonb_build_array(workflow_step_id, artifact_path))
+        FROM workflow_artifacts WHERE customer_id = %(customer_id)s)
 """
 
 
@@ -253,15 +265,16 @@ def observe(conn, scene):
         return names.get(value, "another") if is_id else value
 
     owner = {"customer_id": scene.customer_id, "agent_id": scene.agent_id}
-    *tables, events, customers, agents = conn.execute(_OBSERVE, owner).fetchone()
-    rows = [
-        tuple(sorted((tuple(map(name, row)) for row in table or ()), key=repr)) for table in tables
-    ]
+    *tables, events, customers, agents, artifacts = conn.execute(_OBSERVE, owner).fetchone()
+    *rows, left = (
+        tuple(sorted((tuple(map(name, row)) for row in table or ()), key=repr))
+        for table in (*tables, artifacts)
+    )
     histories = {}
     for subject_id, event_type in events or ():
         histories.setdefault(subject_id, []).append(event_type)
     told = sorted((name(subject), *history) for subject, history in histories.items())
-    return (*rows, tuple(told), customers, agents)
+    return (*rows, tuple(told), customers, agents, left)
 
 
 # Each says which rows break one promise; {of} narrows it to a customer.

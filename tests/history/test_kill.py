@@ -22,7 +22,15 @@ from optiinfra_db.generated.models import AgentType, WorkflowType
 from optiinfra_db.migrate import migrate
 
 from ..conftest import cloned_database, running_server
-from .races_support import REFUSED, Plan, arrange, findings, is_connection_lost, observe
+from .races_support import (
+    ARTIFACT,
+    REFUSED,
+    Plan,
+    arrange,
+    findings,
+    is_connection_lost,
+    observe,
+)
 
 WRITERS = 6
 STEPS = ("collect", "analyze", "report")
@@ -39,6 +47,8 @@ class Known:
     steps: tuple[tuple[str, int], ...] = (("pending", 0),) * len(STEPS)
     events: int = 1
     """How many events its run and its steps have."""
+    left: tuple[str, ...] = ()
+    """What its steps left: the paths."""
 
     def with_step(self, number, status, retry_count=None):
         steps = list(self.steps)
@@ -46,12 +56,24 @@ class Known:
         steps[number - 1] = status, before if retry_count is None else retry_count
         return replace(self, steps=tuple(steps), events=self.events + 1)
 
+    def leaving(self, number):
+        return replace(self, left=(*self.left, str(number)))
+
     def ended(self, status):
         """Return the run over, with its open steps closed as the schema promises."""
         closed = {"pending": "skipped", "retrying": "skipped", "running": "failed"}
         steps = tuple((closed.get(found, found), count) for found, count in self.steps)
         moved = sum(was != now for was, now in zip(self.steps, steps, strict=True))
         return replace(self, status=status, steps=steps, events=self.events + 1 + moved)
+
+
+def open_steps_of(run):
+    """Return the numbers of the steps that are still to be done."""
+    return [
+        number
+        for number, (status, _) in enumerate(run.steps, 1)
+        if status in ("pending", "running", "retrying")
+    ]
 
 
 @dataclass
@@ -95,22 +117,18 @@ class Executor:
             self.retry(conn, run, key)
             return
         if run.status == "pending":
-            self.ask(
-                replace(run, status="running", events=run.events + 1),
-                workflow_executions.start_workflow_execution,
-                conn,
-                **key,
-            )
+            started = replace(run, status="running", events=run.events + 1)
+            if random.random() < 0.5:
+                begun = started.with_step(open_steps_of(run)[0], "running")
+                self.ask(begun, workflow_executions.begin_workflow_execution, conn, **key)
+            else:
+                self.ask(started, workflow_executions.start_workflow_execution, conn, **key)
             return
         if random.random() < 0.05:
             cancel = workflow_executions.cancel_workflow_execution
             self.ask(run.ended("cancelled"), cancel, conn, **key, reason="x")
             return
-        open_steps = [
-            number
-            for number, (status, _) in enumerate(run.steps, 1)
-            if status in ("pending", "running", "retrying")
-        ]
+        open_steps = open_steps_of(run)
         if not open_steps:
             if any(status == "failed" for status, _ in run.steps):
                 fail = workflow_executions.fail_workflow_execution
@@ -145,8 +163,16 @@ class Executor:
             options = {"retryable": not is_last, "backoff_base_seconds": 0, "error_details": ERROR}
             self.ask(after, fail, conn, **key, **options)
         elif choice < 0.7 and number < len(STEPS):
+            left = [ARTIFACT | {"artifact_path": str(number)}]
             after = run.with_step(number, "completed").with_step(number + 1, "running")
-            self.ask(after, workflow_steps.advance_workflow_step, conn, **key)
+            after = after.leaving(number)
+            self.ask(after, workflow_steps.advance_workflow_step, conn, **key, artifacts=left)
+        elif choice < 0.7 and all(status != "failed" for status, _ in run.steps):
+            left = [ARTIFACT | {"artifact_path": str(number)}]
+            after = run.with_step(number, "completed").leaving(number).ended("completed")
+            key |= {"workflow_step_id": key["id"], "id": key.pop("workflow_execution_id")}
+            finish = workflow_executions.finish_workflow_execution
+            self.ask(after, finish, conn, **key, artifacts=left)
         else:
             after = run.with_step(number, "completed")
             self.ask(after, workflow_steps.complete_workflow_step, conn, **key)
@@ -208,12 +234,16 @@ def everything(conn, customer_id):
                     AND (
                         subject_id = run.id
                         OR data ->> 'workflow_execution_id' = run.id::text
-                    ))
+                    )),
+            array(SELECT artifact_path FROM workflow_artifacts AS artifact
+                WHERE artifact.customer_id = run.customer_id AND workflow_execution_id = run.id
+                ORDER BY artifact_path)
         FROM workflow_executions AS run
         WHERE run.customer_id = %s
     """
-    for id_, attempt, status, steps, events in conn.execute(query, [customer_id]):
-        yield Known(id_, attempt, status, tuple(map(tuple, steps or ())), events)
+    for id_, attempt, status, steps, *rest in conn.execute(query, [customer_id]):
+        events, left = rest
+        yield Known(id_, attempt, status, tuple(map(tuple, steps or ())), events, tuple(left))
 
 
 def kill(server):
@@ -343,6 +373,26 @@ def a_life(scene):
     ]
 
 
+def a_short_life(scene):
+    """Return the calls of a run that is begun, advanced and finished."""
+    left = [[ARTIFACT | {"artifact_path": f"s3://{number}"}] for number in (1, 2, 3)]
+    return [
+        run_of(scene, workflow_executions.begin_workflow_execution),
+        step_of(scene, workflow_steps.advance_workflow_step, 1, artifacts=left[0]),
+        step_of(scene, workflow_steps.advance_workflow_step, 2, artifacts=left[1]),
+        run_of(
+            scene,
+            workflow_executions.finish_workflow_execution,
+            workflow_step_id=scene.step_ids[2],
+            retry_count=0,
+            artifacts=left[2],
+        ),
+    ]
+
+
+CALLS = [(a_life, number) for number in range(9)] + [(a_short_life, number) for number in range(4)]
+"""The calls of both lives."""
+
 A_LIFE = Plan("pending", ("pending", "pending", "pending"))
 
 
@@ -354,16 +404,16 @@ def lost():
     assert is_connection_lost(caught.value), repr(caught.value)
 
 
-@pytest.mark.parametrize("made", range(10))
+@pytest.mark.parametrize(("life", "made"), [*CALLS, (a_life, 9), (a_short_life, 4)])
 def test_a_transaction_whose_connection_is_terminated_between_statements_leaves_nothing(
-    url, other, made
+    url, other, life, made
 ):
     scene = arrange(other, A_LIFE)
     before = observe(other, scene)
 
     with connect(url) as conn:
         with lost(), conn.transaction():
-            for call in a_life(scene)[:made]:
+            for call in life(scene)[:made]:
                 assert call(conn)
             terminate(other, conn.info.backend_pid)
             workflow_executions.get_workflow_execution(conn, **scene.run_key())
@@ -384,10 +434,12 @@ WAITS = {
 
 
 @pytest.mark.parametrize("wait", WAITS)
-@pytest.mark.parametrize("made", range(9))
-def test_a_call_whose_connection_is_terminated_on_its_way_leaves_nothing(url, other, made, wait):
+@pytest.mark.parametrize(("life", "made"), CALLS)
+def test_a_call_whose_connection_is_terminated_on_its_way_leaves_nothing(
+    url, other, life, made, wait
+):
     scene = arrange(other, A_LIFE)
-    *earlier, call = a_life(scene)[: made + 1]
+    *earlier, call = life(scene)[: made + 1]
     for each in earlier:
         assert each(other)
     before = observe(other, scene)

@@ -136,6 +136,11 @@ aims = st.builds(Aim, st.integers(0, 20), st.sampled_from([False] * 4 + [True]))
 seen = st.sampled_from([0] * 9 + [1, -1])
 """By how much a writer is wrong about the attempt that it writes about."""
 outputs = st.one_of(st.none(), st.builds(lambda n: {"n": n}, st.integers(0, 9)))
+paths = st.sampled_from(["s3://a", "s3://b"])
+digests = st.sampled_from([b"1" * 32, b"2" * 32])
+lefts = st.one_of(st.none(), st.dictionaries(paths, digests))
+"""What a step leaves: digests by their paths."""
+plans = st.lists(st.sampled_from(list(STEP_ARROWS)), max_size=4)
 
 
 class History(RuleBasedStateMachine):
@@ -259,6 +264,40 @@ class History(RuleBasedStateMachine):
         error = step.error if status in {"failed", "retrying"} else None
         self.logged.append((step.id, before, status, step.retry_count, error))
 
+    def listed(self, left):
+        """Return what a step leaves as functions take it."""
+        if left is None:
+            return None
+        return [
+            {
+                "artifact_type": "report",
+                "artifact_name": "Report",
+                "artifact_path": path,
+                "artifact_size_bytes": 1,
+                "content_type": "application/pdf",
+                "sha256": digest.hex(),
+            }
+            for path, digest in left.items()
+        ]
+
+    def clashes(self, run, left):
+        """Say whether something that a step leaves has the path of something else."""
+        there = {path: digest for path, (_, digest) in run.artifacts.items()}
+        return any(there.get(path, digest) != digest for path, digest in (left or {}).items())
+
+    def leave(self, run, left):
+        """Take up what a step left, with the ids that the database gave it."""
+        rows = self.conn.execute(
+            "SELECT artifact_path, id, sha256 FROM workflow_artifacts "
+            "WHERE workflow_execution_id = %s",
+            [run.id],
+        ).fetchall()
+        there = {path: (artifact_id, digest) for path, artifact_id, digest in rows}
+        new = {path: digest for path, digest in (left or {}).items() if path not in run.artifacts}
+        assert set(there) == {*run.artifacts, *new}
+        run.artifacts |= {path: (there[path][0], digest) for path, digest in new.items()}
+        assert there == run.artifacts
+
     def new_run(self, customer_id, **given):
         return Run(f"run {next(self.numbers)}", None, customer_id, **given)
 
@@ -338,21 +377,37 @@ class History(RuleBasedStateMachine):
         )
         assert (row.id, row.status, row.workflow_type) == (run.id, run.status, "cost_analysis")
 
-    @rule(
-        status=st.sampled_from(list(RUN_ARROWS)),
-        steps=st.lists(st.sampled_from(list(STEP_ARROWS)), max_size=4),
-    )
-    def record(self, status, steps):
-        if not self.has_room:
-            return
+    def imported_run(self, status, steps):
+        """Return a run as it is to be after an import, without the ids."""
         run = self.new_run(self.customers[0], status=status)
         if status in {"failed", "timeout"}:
             run.error = "Imported"
         for order, step_status in enumerate(steps, 1):
             step = run.add(Step(order, status=step_status))
             step.error = "Imported" if step_status in {"failed", "retrying"} else None
-        is_refused = run.is_over and run.open_steps
+        return run
+
+    def imported_steps(self, run):
         now = self.now.isoformat()
+        return [
+            {
+                "step_name": f"step {step.order}",
+                "step_order": step.order,
+                "status": step.status,
+                "started_at": None if step.status == "pending" else now,
+                "completed_at": None if step.is_open else now,
+                "next_attempt_at": now if step.status == "retrying" else None,
+                "error_details": {"type": step.error} if step.error else None,
+            }
+            for step in run.steps
+        ]
+
+    @rule(status=st.sampled_from(list(RUN_ARROWS)), steps=plans)
+    def record(self, status, steps):
+        if not self.has_room:
+            return
+        run = self.imported_run(status, steps)
+        is_refused = run.is_over and run.open_steps
         row = self.call(
             workflow_executions.record_workflow_execution,
             ILLEGAL_TRANSITION if is_refused else None,
@@ -363,22 +418,59 @@ class History(RuleBasedStateMachine):
             started_at=None if status == "pending" else self.now,
             completed_at=self.now if run.is_over else None,
             error_details={"type": run.error} if run.error else None,
-            steps=[
-                {
-                    "step_name": f"step {step.order}",
-                    "step_order": step.order,
-                    "status": step.status,
-                    "started_at": None if step.status == "pending" else now,
-                    "completed_at": None if step.is_open else now,
-                    "next_attempt_at": now if step.status == "retrying" else None,
-                    "error_details": {"type": step.error} if step.error else None,
-                }
-                for step in run.steps
-            ],
+            steps=self.imported_steps(run),
             artifacts=[],
         )
         if not is_refused:
             self.bring(run, row.id)
+
+    @rule(
+        aim=aims,
+        contents=st.lists(
+            st.tuples(st.sampled_from(list(RUN_ARROWS)), plans, lefts), min_size=1, max_size=2
+        ),
+    )
+    def record_many(self, aim, contents):
+        """Record some runs together with one that is there, of that customer or the other."""
+        if not self.has_room:
+            return
+        known = self.aim_at_run(aim, lambda run: True)
+        if known.is_deleted:
+            return
+        new = [(self.imported_run(status, steps), left) for status, steps, left in contents]
+        is_mine = known.customer_id == self.customers[0]
+        again = self.new_run(self.customers[0])
+        runs = [(again, None), *new]
+        is_refused = any(run.is_over and run.open_steps for run, _ in new)
+        now = self.now.isoformat()
+        rows = self.call(
+            workflow_executions.record_workflow_executions,
+            ILLEGAL_TRANSITION if is_refused else None,
+            customer_id=self.customers[0],
+            runs=[
+                {
+                    "id": str(known.id) if is_mine and run is again else None,
+                    "agent_id": str(self.agent_id),
+                    "workflow_type": "cost_analysis",
+                    "status": run.status,
+                    "started_at": None if run.status == "pending" else now,
+                    "completed_at": now if run.is_over else None,
+                    "error_details": {"type": run.error} if run.error else None,
+                    "steps": self.imported_steps(run),
+                    "artifacts": self.listed(left),
+                }
+                for run, left in runs
+            ],
+        )
+        if is_refused:
+            return
+        for row, (run, left) in zip(rows, runs, strict=True):
+            assert row.is_new == (run is not again or not is_mine)
+            if row.is_new:
+                self.bring(run, row.id)
+                self.leave(run, left)
+            else:
+                assert row.id == known.id
 
     @rule(aim=aims, is_foreign=rarely)
     def start(self, aim, is_foreign):
@@ -390,6 +482,20 @@ class History(RuleBasedStateMachine):
         assert (row is not None) == can_start
         if can_start:
             self.move_run(run, "running")
+
+    @rule(aim=aims, is_foreign=rarely)
+    def begin_run(self, aim, is_foreign):
+        run = self.aim_at_run(aim, lambda run: run.status == "pending" and run.steps)
+        row = self.call(
+            workflow_executions.begin_workflow_execution, None, **self.key(run, is_foreign)
+        )
+        waiting = [step for step in run.steps if step.status == "pending"]
+        can_begin = run.status == "pending" and waiting and not run.is_deleted and not is_foreign
+        assert (row and row.id) == (waiting[0].id if can_begin else None)
+        if can_begin:
+            assert row.retry_count == waiting[0].retry_count
+            self.move_run(run, "running")
+            self.move_step(waiting[0], "running")
 
     @rule()
     def claim(self):
@@ -612,17 +718,23 @@ class History(RuleBasedStateMachine):
 
     @rule(
         nth=st.integers(0, 9),
-        outcomes=st.lists(st.sampled_from(["complete", "advance", "fail", "skip"]), min_size=1),
+        outcomes=st.lists(
+            st.sampled_from(["complete", "advance", "finish", "fail", "skip"]), min_size=1
+        ),
     )
     def work(self, nth, outcomes):
         aim = Aim(nth)
+        left = {"s3://a": (b"1" if nth % 4 else b"2") * 32}
         for outcome in outcomes:
             statuses = {step.status for run in self.working_runs for step in run.open_steps}
             if "running" in statuses and outcome != "skip":
                 if outcome == "complete":
                     self.complete_step(aim, off=0, is_foreign=False, output={"n": nth})
                 elif outcome == "advance":
-                    self.advance_step(aim, off=0, is_foreign=False, output={"n": nth})
+                    self.advance_step(aim, off=0, is_foreign=False, output={"n": nth}, left=left)
+                elif outcome == "finish":
+                    said = {"run": nth}, {"step": nth}
+                    self.finish_run(aim, off=0, is_foreign=False, said=said, left=left)
                 else:
                     self.fail_step(aim, off=0, is_foreign=False, is_retryable=nth % 4 > 0)
             elif outcome == "skip" and nth > 6:
@@ -632,7 +744,8 @@ class History(RuleBasedStateMachine):
             elif self.working_runs:
                 self.complete(aim, is_foreign=False, off=0, output={"n": nth})
             elif any(run.status == "pending" and not run.is_deleted for run in self.all_runs):
-                self.start(aim, is_foreign=False)
+                start = self.begin_run if outcome in {"advance", "finish"} else self.start
+                start(aim, is_foreign=False)
             else:
                 break
             self.the_database_is_as_the_model()
@@ -644,7 +757,7 @@ class History(RuleBasedStateMachine):
 
     @rule(nth=st.integers(0, 9))
     def go_on_quickly(self, nth):
-        self.work(nth, ["advance", "advance", "advance"])
+        self.work(nth, ["advance", "advance", "advance", "finish"])
 
     @rule(aim=aims, is_over=st.booleans())
     def retry_and_forget(self, aim, is_over):
@@ -704,9 +817,15 @@ class History(RuleBasedStateMachine):
         run, step = self.aim_at_step(aim, ready)
         is_there = step and not (run.is_deleted or is_foreign)
         moves = is_there and not off and step.status in ready
+        refusal = STALE_WRITER if is_there and off else None
+        if "left" in arguments:
+            left = arguments.pop("left")
+            arguments["artifacts"] = self.listed(left)
+            if moves and self.clashes(run, left):
+                moves, refusal = False, INVALID_VALUE
         answer = self.call(
             function,
-            STALE_WRITER if is_there and off else None,
+            refusal,
             **self.step_key(run, step, is_foreign),
             retry_count=(step.retry_count if step else 0) + off,
             **arguments,
@@ -728,8 +847,8 @@ class History(RuleBasedStateMachine):
             step.output = step.output if output is None else output
             self.move_step(step, "completed")
 
-    @rule(aim=aims, off=seen, is_foreign=rarely, output=outputs)
-    def advance_step(self, aim, off, is_foreign, output):
+    @rule(aim=aims, off=seen, is_foreign=rarely, output=outputs, left=lefts)
+    def advance_step(self, aim, off, is_foreign, output, left):
         run, step = self.write_step(
             workflow_steps.advance_workflow_step,
             aim,
@@ -737,8 +856,10 @@ class History(RuleBasedStateMachine):
             off=off,
             is_foreign=is_foreign,
             output_data=output,
+            left=left,
         )
         if step:
+            self.leave(run, left)
             step.output = step.output if output is None else output
             self.move_step(step, "completed")
             later = [
@@ -748,6 +869,41 @@ class History(RuleBasedStateMachine):
             ]
             if later:
                 self.move_step(later[0], "running")
+
+    @rule(
+        aim=aims,
+        off=seen,
+        is_foreign=rarely,
+        said=st.tuples(outputs, outputs),
+        left=lefts,
+    )
+    def finish_run(self, aim, off, is_foreign, said, left):
+        output, step_output = said
+        run, step = self.aim_at_step(aim, {"running"}, {"running"})
+        is_there = step and not (run.is_deleted or is_foreign)
+        moves = is_there and not off and run.status == step.status == "running"
+        refusal = STALE_WRITER if is_there and off else None
+        if moves and self.clashes(run, left):
+            moves, refusal = False, INVALID_VALUE
+        elif moves and run.open_steps != [step]:
+            moves, refusal = False, ILLEGAL_TRANSITION
+        row = self.call(
+            workflow_executions.finish_workflow_execution,
+            refusal,
+            **self.key(run, is_foreign),
+            workflow_step_id=step.id if step else uuid4(),
+            retry_count=(step.retry_count if step else 0) + off,
+            output_data=output,
+            step_output_data=step_output,
+            artifacts=self.listed(left),
+        )
+        assert (row is not None) == bool(moves)
+        if moves:
+            assert (row.id, row.status) == (run.id, "completed")
+            self.leave(run, left)
+            step.output = step.output if step_output is None else step_output
+            self.move_step(step, "completed")
+            self.move_run(run, "completed", output=output)
 
     @rule(aim=aims, off=seen, is_foreign=rarely, is_retryable=st.booleans())
     def fail_step(self, aim, off, is_foreign, is_retryable):
@@ -783,8 +939,8 @@ class History(RuleBasedStateMachine):
     @rule(
         aim=aims,
         place=st.one_of(st.none(), st.integers(0, 4)),
-        path=st.sampled_from(["s3://a", "s3://b"]),
-        digest=st.sampled_from([b"1" * 32, b"2" * 32]),
+        path=paths,
+        digest=digests,
     )
     def register_artifact(self, aim, place, path, digest):
         run = self.aim_at_run(aim, lambda run: True)

@@ -32,6 +32,7 @@ from optiinfra_db.generated import (
     customers,
     optimizations,
     recommendations,
+    workflow_artifacts,
     workflow_executions,
     workflow_steps,
 )
@@ -39,6 +40,7 @@ from optiinfra_db.generated.models import AgentType, ApprovalStatus, WorkflowTyp
 
 from ..conftest import cloned_database
 from .races_support import (
+    ARTIFACT,
     DEADLOCK,
     REFUSED,
     SERIALIZATION_FAILURE,
@@ -110,6 +112,30 @@ def complete_only(conn, scene):
     return [completed] if completed else []
 
 
+def complete_with_artifact(conn, scene):
+    completed = complete_only(conn, scene)
+    if completed:
+        workflow_artifacts.register_workflow_artifact(
+            conn,
+            customer_id=scene.customer_id,
+            workflow_execution_id=scene.run_id,
+            workflow_step_id=scene.step_ids[1],
+            **ARTIFACT | {"sha256": bytes.fromhex(ARTIFACT["sha256"])},
+        )
+    return completed
+
+
+def finish(conn, scene):
+    step = scene.step_attempt(2)
+    return workflow_executions.finish_workflow_execution(
+        conn,
+        **scene.run_key(),
+        workflow_step_id=step["id"],
+        retry_count=step["retry_count"],
+        artifacts=[ARTIFACT],
+    )
+
+
 def calls(*found):
     return {call.name: call for call in found}
 
@@ -133,6 +159,7 @@ OWNER_CALLS = [
 
 RUN_CALLS = calls(
     Call("start", of_run(workflow_executions.start_workflow_execution)),
+    Call("begin", of_run(workflow_executions.begin_workflow_execution)),
     Call(
         "claim",
         lambda conn, scene: workflow_executions.claim_workflow_execution(
@@ -146,6 +173,7 @@ RUN_CALLS = calls(
         can_repeat=True,
     ),
     Call("complete", of_run(workflow_executions.complete_workflow_execution, attempt=1)),
+    Call("finish", finish),
     Call(
         "fail", of_run(workflow_executions.fail_workflow_execution, attempt=1, error_details=ERROR)
     ),
@@ -198,9 +226,15 @@ RUN_CALLS = calls(
         "fail_step",
         of_step(workflow_steps.fail_workflow_step, retryable=False, error_details=ERROR),
     ),
+    Call("skip_first_step", of_step(workflow_steps.skip_workflow_step, number=1)),
     Call("skip_step", of_step(workflow_steps.skip_workflow_step)),
     Call("skip_next_step", of_step(workflow_steps.skip_workflow_step, number=3)),
     Call("advance_step", of_step(workflow_steps.advance_workflow_step), instead=complete_only),
+    Call(
+        "advance_step_with_artifact",
+        of_step(workflow_steps.advance_workflow_step, artifacts=[ARTIFACT]),
+        instead=complete_with_artifact,
+    ),
     *OWNER_CALLS,
 )
 
@@ -209,6 +243,7 @@ RUN_PLANS = {
     "started": Plan("running", ("completed", "pending", "pending")),
     "running": Plan("running", ("completed", "running", "pending")),
     "retrying": Plan("running", ("completed", "retrying", "pending")),
+    "last": Plan("running", ("completed", "running", "skipped")),
     "done": Plan("running", ("completed", "completed", "skipped")),
     "completed": Plan("completed", ("completed", "completed", "skipped")),
     "failed": Plan("failed", ("completed", "failed", "skipped")),
@@ -269,6 +304,8 @@ ALL_PLANS = {"run": RUN_PLANS, "recommendation": RECOMMENDATION_PLANS}
 GATES = {
     "run": {
         "the run": "SELECT FROM workflow_executions WHERE customer_id = %s AND id = %s FOR UPDATE",
+        "its first step": "SELECT FROM workflow_steps WHERE customer_id = %s"
+        " AND workflow_execution_id = %s AND step_order = 1 FOR UPDATE",
         "its second step": "SELECT FROM workflow_steps WHERE customer_id = %s"
         " AND workflow_execution_id = %s AND step_order = 2 FOR UPDATE",
         "its third step": "SELECT FROM workflow_steps WHERE customer_id = %s"

@@ -1124,34 +1124,58 @@ def test_an_event_by_hand_does_not_open_a_run_that_is_over(ground):
         by_insert(conn, new_step(run, "completed"))
 
 
-@pytest.mark.parametrize("run_status", FINAL_RUN)
-def test_recording_a_run_brings_its_steps_unless_one_is_open(ground, role, run_status):
-    conn = ground.conn
+def listed_steps(statuses):
+    """Return steps as the functions that record runs take them."""
+    return [
+        {"step_name": "a", "step_order": order}
+        | {name: plain(value) for name, value in state_of("workflow_steps", status).items()}
+        for order, status in enumerate(statuses, 1)
+    ]
 
-    def record(*statuses):
-        return workflow_executions.record_workflow_execution(
-            conn,
-            customer_id=ground.customer_id,
-            agent_id=ground.agent_id,
-            workflow_type=WorkflowType.COST_ANALYSIS,
-            status=WorkflowStatus(run_status),
-            started_at=STARTED,
-            completed_at=ENDED,
-            error_details=ERROR.obj if run_status in {"failed", "timeout"} else None,
-            steps=[
-                {"step_name": "a", "step_order": order}
-                | {name: plain(value) for name, value in state_of("workflow_steps", status).items()}
-                for order, status in enumerate(statuses, 1)
-            ],
-            artifacts=[],
+
+def record_one(ground, status, *statuses):
+    return workflow_executions.record_workflow_execution(
+        ground.conn,
+        customer_id=ground.customer_id,
+        agent_id=ground.agent_id,
+        workflow_type=WorkflowType.COST_ANALYSIS,
+        status=WorkflowStatus(status),
+        started_at=STARTED,
+        completed_at=ENDED,
+        error_details=ERROR.obj if status in {"failed", "timeout"} else None,
+        steps=listed_steps(statuses),
+        artifacts=[],
+    )
+
+
+def record_among_others(ground, status, *statuses):
+    """Record a run between one that is open and one that is over."""
+    runs = [
+        {"agent_id": str(ground.agent_id), "workflow_type": "cost_analysis"}
+        | {name: plain(value) for name, value in state_of("workflow_executions", found).items()}
+        | {"steps": listed_steps(steps)}
+        for found, steps in (
+            ("running", OPEN_STEP[:1]),
+            (status, statuses),
+            ("completed", FINAL_STEP),
         )
+    ]
+    _, made, _ = workflow_executions.record_workflow_executions(
+        ground.conn, customer_id=ground.customer_id, runs=runs
+    )
+    return made
 
+
+@pytest.mark.parametrize("record", [record_one, record_among_others])
+@pytest.mark.parametrize("run_status", FINAL_RUN)
+def test_recording_a_run_brings_its_steps_unless_one_is_open(ground, role, run_status, record):
+    conn = ground.conn
     with ground.acting_as(role):
-        run = record(*FINAL_STEP)
+        run = record(ground, run_status, *FINAL_STEP)
         assert [step["status"] for step in steps_of(conn, {"id": run.id})] == FINAL_STEP
         for status in OPEN_STEP:
             with refused(conn, ILLEGAL_TRANSITION):
-                record("completed", status)
+                record(ground, run_status, "completed", status)
 
 
 @pytest.mark.parametrize("start", OPEN_RUN)
@@ -1250,9 +1274,49 @@ def step_call(function, **arguments):
     )
 
 
+def give_step(conn, run, status):
+    """Give a run a step, if it may still get one; return it, or one that is not there."""
+    step = new_step(run, status)
+    if run["status"] in OPEN_RUN:
+        return insert(conn, "workflow_steps", **step)
+    return step | {"id": uuid4()}
+
+
+def begin_run(conn, row):
+    give_step(conn, row, "pending")
+    key = {"customer_id": row["customer_id"], "id": row["id"]}
+    step = workflow_executions.begin_workflow_execution(conn, **key)
+    return step and workflow_executions.get_workflow_execution(conn, **key)
+
+
+def finish_run(conn, row):
+    step = give_step(conn, row, "running")
+    return finish_by(conn, step)
+
+
+def finish_by(conn, step, off=0):
+    return workflow_executions.finish_workflow_execution(
+        conn,
+        customer_id=step["customer_id"],
+        id=step["workflow_execution_id"],
+        workflow_step_id=step["id"],
+        retry_count=step["retry_count"] + off,
+    )
+
+
+def finish_with_step(conn, row, off=0):
+    return finish_by(conn, row, off) and workflow_steps.get_workflow_step(
+        conn,
+        customer_id=row["customer_id"],
+        workflow_execution_id=row["workflow_execution_id"],
+        id=row["id"],
+    )
+
+
 CALLS = {
     "workflow_executions": {
         "start": (run_call(workflow_executions.start_workflow_execution), {"pending": "running"}),
+        "begin": (begin_run, {"pending": "running"}),
         "claim": (
             lambda conn, row: workflow_executions.claim_workflow_execution(
                 conn, agent_id=row["agent_id"]
@@ -1267,6 +1331,7 @@ CALLS = {
             attempt_call(workflow_executions.complete_workflow_execution),
             {"running": "completed"},
         ),
+        "finish": (finish_run, {"running": "completed"}),
         "fail": (
             attempt_call(workflow_executions.fail_workflow_execution, error_details=ERROR.obj),
             {"running": "failed"},
@@ -1301,6 +1366,7 @@ CALLS = {
             {"running": "completed"},
         ),
         "advance": (step_call(workflow_steps.advance_workflow_step), {"running": "completed"}),
+        "finish": (finish_with_step, {"running": "completed"}),
         "fail": (
             step_call(workflow_steps.fail_workflow_step, retryable=False, error_details=ERROR.obj),
             {"running": "failed"},
@@ -1376,7 +1442,7 @@ STALE_CALLS = [
     (table, name)
     for table, names in {
         "workflow_executions": ["heartbeat", "complete", "fail"],
-        "workflow_steps": ["complete", "advance", "fail", "fail_retryable", "skip"],
+        "workflow_steps": ["complete", "advance", "finish", "fail", "fail_retryable", "skip"],
     }.items()
     for name in names
 ]

@@ -76,6 +76,39 @@ class Sample:
         )
         return _key(step) | {"workflow_execution_id": step.workflow_execution_id}
 
+    def last_step(self) -> Arguments:
+        """Return the key of a running step, as what finishes its run knows it."""
+        step = self.step("running")
+        return {
+            "customer_id": step["customer_id"],
+            "id": step["workflow_execution_id"],
+            "workflow_step_id": step["id"],
+        }
+
+    def finished_run(self) -> Arguments:
+        """Return a run that is over, with steps and artifacts, as it is imported."""
+        return {
+            "agent_id": str(self.agent),
+            "workflow_type": "cost_analysis",
+            "status": "completed",
+            "started_at": self.since.isoformat(),
+            "completed_at": self.now.isoformat(),
+            "steps": [
+                {
+                    "step_name": f"step {order}",
+                    "step_order": order,
+                    "status": "completed",
+                    "started_at": self.since.isoformat(),
+                    "completed_at": self.now.isoformat(),
+                }
+                for order in range(1, 6)
+            ],
+            "artifacts": [
+                NEW_ARTIFACT | {"step_order": order, "artifact_path": f"s3://reports/{order}"}
+                for order in (4, 5)
+            ],
+        }
+
     def of_run(self, status: str = "completed") -> Arguments:
         """Return the key of a run, as its children know it."""
         run = self.run(status)
@@ -114,6 +147,16 @@ class Sample:
         """Return the key of an optimization in this state."""
         return _key(self.row("optimizations", f"status = '{status}'"))
 
+
+NEW_ARTIFACT = {
+    "artifact_type": "report",
+    "artifact_name": "Report",
+    "artifact_path": "s3://reports/new",
+    "artifact_size_bytes": 1,
+    "content_type": "application/pdf",
+    "sha256": "00" * 32,
+}
+"""What a step leaves."""
 
 _IS_RETRIED = (
     "EXISTS (SELECT FROM workflow_executions AS retry WHERE "
@@ -333,10 +376,17 @@ CASES: Mapping[str, Case | list[Case]] = {
     "workflow_artifacts.update_workflow_artifact_metadata": lambda s: (
         s.artifact() | {"metadata": {"pages": 2}}
     ),
+    "workflow_executions.begin_workflow_execution": lambda s: s.run("pending"),
     "workflow_executions.cancel_workflow_execution": lambda s: (
         s.run("running") | {"reason": "no longer wanted"}
     ),
     "workflow_executions.complete_workflow_execution": lambda s: s.run("running") | {"attempt": 1},
+    "workflow_executions.complete_workflow_executions": lambda s: {
+        "customer_ids": [s.customer] * 2,
+        "ids": [s.run("running")["id"], ZERO_ID],
+        "attempts": [1, 1],
+        "output_data": [{"found": 12}, None],
+    },
     "workflow_executions.create_workflow_execution": lambda _: {
         "workflow_type": WorkflowType.COST_ANALYSIS,
         "step_names": ["collect", "analyze"],
@@ -345,6 +395,10 @@ CASES: Mapping[str, Case | list[Case]] = {
     "workflow_executions.fail_workflow_execution": lambda s: (
         s.run("running") | {"attempt": 1, "error_details": {"message": "quota"}}
     ),
+    "workflow_executions.finish_workflow_execution": [
+        lambda s: s.last_step() | {"retry_count": 0},
+        lambda s: s.last_step() | {"retry_count": 0, "artifacts": [NEW_ARTIFACT]},
+    ],
     "workflow_executions.get_workflow_detail": lambda s: s.run("completed"),
     "workflow_executions.get_workflow_execution": lambda s: s.run("completed"),
     "workflow_executions.get_workflow_lineage": lambda s: s.retried_run(),
@@ -373,13 +427,20 @@ CASES: Mapping[str, Case | list[Case]] = {
         ],
         "artifacts": [],
     },
+    "workflow_executions.record_workflow_executions": lambda s: {
+        "runs": [{"id": str(s.run("completed")["id"])} | s.finished_run()]
+        + [s.finished_run() for _ in range(100)]
+    },
     "workflow_executions.retry_failed_workflow_executions": lambda _: {
         "workflow_type": WorkflowType.COST_ANALYSIS
     },
     "workflow_executions.retry_workflow_execution": lambda s: s.failed_run(),
     "workflow_executions.start_workflow_execution": lambda s: s.run("pending"),
     "workflow_steps.add_workflow_step": lambda s: s.of_run("running") | {"step_name": "extra"},
-    "workflow_steps.advance_workflow_step": lambda s: s.step("running") | {"retry_count": 0},
+    "workflow_steps.advance_workflow_step": [
+        lambda s: s.step("running") | {"retry_count": 0},
+        lambda s: s.step("running") | {"retry_count": 0, "artifacts": [NEW_ARTIFACT]},
+    ],
     "workflow_steps.complete_workflow_step": lambda s: s.step("running") | {"retry_count": 0},
     "workflow_steps.fail_workflow_step": lambda s: (
         s.step("running")
@@ -398,6 +459,13 @@ _LOCKED = (
     "'expires_at', now() + interval '1 hour'))"
 )
 
+_NO_OPEN_STEPS = (
+    "UPDATE workflow_steps SET status = 'skipped', completed_at = now(), "
+    "next_attempt_at = NULL WHERE status IN ('pending', 'running', 'retrying') AND EXISTS ("
+    "SELECT FROM workflow_executions AS run WHERE run.customer_id = workflow_steps.customer_id "
+    "AND run.id = workflow_execution_id AND run.status = 'running')"
+)
+
 BEFORE: Mapping[str, str] = {
     "agent_states.extend_agent_lock": _LOCKED,
     "agent_states.list_agent_locks": _LOCKED,
@@ -410,9 +478,11 @@ BEFORE: Mapping[str, str] = {
     "approvals.list_expired_approvals": (
         "UPDATE approvals SET expires_at = now() WHERE status = 'pending'"
     ),
-    "workflow_executions.complete_workflow_execution": (
+    "workflow_executions.complete_workflow_execution": _NO_OPEN_STEPS,
+    "workflow_executions.complete_workflow_executions": _NO_OPEN_STEPS,
+    "workflow_executions.finish_workflow_execution": (
         "UPDATE workflow_steps SET status = 'skipped', completed_at = now(), "
-        "next_attempt_at = NULL WHERE status IN ('pending', 'running', 'retrying') AND EXISTS ("
+        "next_attempt_at = NULL WHERE status IN ('pending', 'retrying') AND EXISTS ("
         "SELECT FROM workflow_executions AS run WHERE run.customer_id = workflow_steps.customer_id "
         "AND run.id = workflow_execution_id AND run.status = 'running')"
     ),

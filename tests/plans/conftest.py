@@ -122,7 +122,11 @@ def observe(
     pytestconfig.stash[OBSERVED] = known
 
     def bound(expression: str, given: Arguments) -> float:
-        quantities = {key: value for key, value in given.items() if isinstance(value, int | float)}
+        quantities = {
+            key: len(value) if isinstance(value, list) else value
+            for key, value in given.items()
+            if isinstance(value, int | float | list)
+        }
         for name in names_in(expression) - set(quantities):
             values = {"customer_id": None} | given
             row = history_conn.execute(QUANTITIES[name].encode(), values).fetchone()

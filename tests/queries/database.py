@@ -50,11 +50,12 @@ class Database:
     def refused(self, error, constraint=None):
         """Expect an error, by constraint where it is one's, and that nothing else is disturbed.
 
-        `error` is the typed one, or the class of psycopg's that it is raised from.
+        `error` is the typed one, or the class of psycopg's that it is raised from; what was raised
+        is then the `value` of what this yields.
         """
         self.execute("SAVEPOINT refused")
         with pytest.raises((DatabaseError, psycopg.Error)) as caught:
-            yield
+            yield caught
         self.execute("ROLLBACK TO SAVEPOINT refused")
         assert isinstance(caught.value, error) or isinstance(caught.value.__cause__, error)
         if constraint is not None:
@@ -107,6 +108,11 @@ class Database:
         }
         return self.workflow_artifacts.register_workflow_artifact(**values | given)
 
+    def artifacts_of(self, run):
+        return self.workflow_artifacts.list_workflow_artifacts(
+            customer_id=run.customer_id, workflow_execution_id=run.id
+        )
+
     def make_recommendation(self, customer=None, agent=None, **given):
         values = {
             "customer_id": (customer or self.make_customer()).id,
@@ -139,3 +145,16 @@ def run_attempt(run):
 def step_attempt(step):
     """Return what the executor of a step says with each of its writes."""
     return step_key(step) | {"retry_count": step.retry_count}
+
+
+def artifact_left(**given):
+    """Return an artifact as the functions that take a list of them have it."""
+    values = {
+        "artifact_type": "report",
+        "artifact_name": "Report",
+        "artifact_path": "s3://bucket/report.pdf",
+        "artifact_size_bytes": 1024,
+        "content_type": "application/pdf",
+        "sha256": ZERO_DIGEST.hex(),
+    }
+    return values | given

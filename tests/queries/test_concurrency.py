@@ -4,12 +4,12 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from itertools import count
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 
 from optiinfra_db import connect
-from optiinfra_db.errors import IllegalTransition
+from optiinfra_db.errors import IllegalTransition, InvalidValue
 from optiinfra_db.generated import (
     agents,
     approvals,
@@ -19,7 +19,15 @@ from optiinfra_db.generated import (
     workflow_executions,
     workflow_steps,
 )
-from optiinfra_db.generated.models import AgentType, ArtifactType, StepStatus, WorkflowType
+from optiinfra_db.generated.models import (
+    AgentType,
+    ArtifactType,
+    StepStatus,
+    WorkflowStatus,
+    WorkflowType,
+)
+
+from .database import artifact_left, step_attempt, step_key
 
 WRITERS = 6
 ROUNDS = 20
@@ -63,6 +71,27 @@ def create(conn, owner, run_id=None):
         id=run_id,
         workflow_type=WorkflowType.COST_ANALYSIS,
         step_names=["a", "b", "c"],
+    )
+
+
+def await_lock(conn, waiting):
+    """Wait until another connection waits for a lock."""
+    waits = "SELECT wait_event_type = 'Lock' FROM pg_stat_activity WHERE pid = %s"
+    while conn.execute(waits, [waiting.info.backend_pid]).fetchone() != (True,):
+        pass
+
+
+def begun(conn, owner):
+    """Create a run, begin it, and return its first step."""
+    run = create(conn, owner)
+    return workflow_executions.begin_workflow_execution(
+        conn, customer_id=run.customer_id, id=run.id
+    )
+
+
+def steps_of(conn, customer_id, run_id):
+    return workflow_steps.list_workflow_steps(
+        conn, customer_id=customer_id, workflow_execution_id=run_id
     )
 
 
@@ -217,9 +246,7 @@ def test_a_step_added_before_the_run_ends_is_seen_by_what_ends_it(database_url, 
             completing = executor.submit(
                 workflow_executions.complete_workflow_execution, ender, **key, attempt=1
             )
-            waits = "SELECT wait_event_type = 'Lock' FROM pg_stat_activity WHERE pid = %s"
-            while adder.execute(waits, [ender.info.backend_pid]).fetchone() != (True,):
-                pass
+            await_lock(adder, ender)
         with pytest.raises(IllegalTransition, match="has open steps"):
             completing.result()
 
@@ -230,7 +257,9 @@ def test_a_step_added_before_the_run_ends_is_seen_by_what_ends_it(database_url, 
         assert (closed.id, closed.status) == (step.id, StepStatus.SKIPPED)
 
 
-@pytest.mark.parametrize("move", ["start_workflow_execution", "fail_workflow_execution"])
+@pytest.mark.parametrize(
+    "move", ["start_workflow_execution", "begin_workflow_execution", "fail_workflow_execution"]
+)
 def test_of_racing_transitions_of_a_run_one_wins(database_url, owner, together, move):
     arguments = {"attempt": 1, "error_details": {"message": "x"}} if "fail" in move else {}
     function = getattr(workflow_executions, move)
@@ -243,6 +272,153 @@ def test_of_racing_transitions_of_a_run_one_wins(database_url, owner, together, 
         results = together(lambda conn, key=key: function(conn, **key, **arguments))
 
         assert len([result for result in results if result is not None]) == 1
+
+
+def test_a_run_begins_with_the_step_that_is_left_when_its_first_is_skipped_meanwhile(
+    database_url, owner
+):
+    with (
+        connect(database_url) as skipper,
+        connect(database_url) as beginner,
+        ThreadPoolExecutor(1) as executor,
+    ):
+        for skipped, left in ((1, 2), (3, None)):
+            run = create(skipper, owner)
+            key = {"customer_id": run.customer_id, "id": run.id}
+            plan = steps_of(skipper, *key.values())
+            with skipper.transaction():
+                for step in plan[:skipped]:
+                    workflow_steps.skip_workflow_step(skipper, **step_attempt(step))
+                beginning = executor.submit(
+                    workflow_executions.begin_workflow_execution, beginner, **key
+                )
+                await_lock(skipper, beginner)
+
+            step = beginning.result()
+            assert (step and step.step_order) == left
+            # A run that nobody was told to have begun did not begin.
+            run = workflow_executions.get_workflow_execution(skipper, **key)
+            assert run.status is (WorkflowStatus.RUNNING if left else WorkflowStatus.PENDING)
+
+
+def test_a_run_is_finished_or_cancelled_and_never_both(database_url, owner, together):
+    def finish_or_cancel(conn, step, turns):
+        key = {"customer_id": step.customer_id, "id": step.workflow_execution_id}
+        if next(turns) % 2:
+            return workflow_executions.cancel_workflow_execution(conn, **key, reason="x")
+        return workflow_executions.finish_workflow_execution(
+            conn,
+            **key,
+            workflow_step_id=step.id,
+            retry_count=step.retry_count,
+            output_data={"savings": 1},
+            step_output_data={"pages": 1},
+            artifacts=[artifact_left()],
+        )
+
+    for _ in range(ROUNDS):
+        with connect(database_url) as conn:
+            step = begun(conn, owner)
+            for other in steps_of(conn, step.customer_id, step.workflow_execution_id)[1:]:
+                workflow_steps.skip_workflow_step(conn, **step_attempt(other))
+
+        results = together(finish_or_cancel, step, count())
+
+        (run,) = [result for result in results if result is not None]
+        with connect(database_url) as conn:
+            detail = workflow_executions.get_workflow_detail(
+                conn, customer_id=run.customer_id, id=run.id
+            )
+        assert detail.workflow_execution == run
+        step, *_ = detail.steps
+        left = [artifact.artifact_path for artifact in detail.artifacts]
+        if run.status is WorkflowStatus.COMPLETED:
+            assert (step.status, step.output_data) == (StepStatus.COMPLETED, {"pages": 1})
+            assert left == [artifact_left()["artifact_path"]]
+        else:
+            assert run.status is WorkflowStatus.CANCELLED
+            assert (step.status, step.output_data, left) == (StepStatus.FAILED, {}, [])
+
+
+@pytest.mark.parametrize("is_same", [True, False])
+def test_a_step_that_leaves_what_is_being_registered_waits_and_then_looks(
+    database_url, owner, is_same
+):
+    with (
+        connect(database_url) as registrar,
+        connect(database_url) as advancer,
+        ThreadPoolExecutor(1) as executor,
+    ):
+        step = begun(registrar, owner)
+        of_run = {
+            "customer_id": step.customer_id,
+            "workflow_execution_id": step.workflow_execution_id,
+        }
+        with registrar.transaction():
+            there = workflow_artifacts.register_workflow_artifact(
+                registrar,
+                **of_run,
+                artifact_type=ArtifactType.LOG,
+                artifact_name="Log",
+                artifact_path="s3://bucket/log",
+                artifact_size_bytes=0,
+                content_type="text/plain",
+                sha256=bytes(32),
+            )
+            advancing = executor.submit(
+                workflow_steps.advance_workflow_step,
+                advancer,
+                **step_attempt(step),
+                artifacts=[
+                    artifact_left(
+                        artifact_path="s3://bucket/log", sha256=("00" if is_same else "11") * 32
+                    )
+                ],
+            )
+            await_lock(registrar, advancer)
+
+        if is_same:
+            assert len(advancing.result()) == 2
+        else:
+            with pytest.raises(InvalidValue, match="s3://bucket/log"):
+                advancing.result()
+            assert workflow_steps.get_workflow_step(registrar, **step_key(step)) == step
+        assert workflow_artifacts.list_workflow_artifacts(registrar, **of_run) == [there]
+
+
+def test_importers_of_the_same_runs_at_once_write_each_once(database_url, owner, together):
+    """In whatever order each of them lists the runs."""
+
+    def record(conn, runs, turns):
+        listed = runs[::-1] if next(turns) % 2 else runs
+        return workflow_executions.record_workflow_executions(
+            conn, customer_id=owner["customer_id"], runs=listed
+        )
+
+    for _ in range(ROUNDS):
+        runs = [
+            {
+                "id": str(uuid4()),
+                "agent_id": str(owner["agent_id"]),
+                "workflow_type": "cost_analysis",
+                "status": "pending",
+                "steps": [{"step_name": "a", "step_order": 1, "status": "pending"}],
+                "artifacts": [artifact_left(step_order=1)],
+            }
+            for _ in range(20)
+        ]
+
+        made = [row for rows in together(record, runs, count()) for row in rows]
+
+        ids = {UUID(run["id"]) for run in runs}
+        assert len(made) == WRITERS * len(runs)
+        assert sorted(row.id for row in made if row.is_new) == sorted(ids)
+        with connect(database_url) as conn:
+            for run_id in ids:
+                detail = workflow_executions.get_workflow_detail(
+                    conn, customer_id=owner["customer_id"], id=run_id
+                )
+                assert (len(detail.steps), len(detail.artifacts)) == (1, 1)
 
 
 def test_of_racing_advances_of_a_step_one_wins_and_one_step_runs(database_url, owner, together):

@@ -13,7 +13,7 @@ from optiinfra_db.generated.models import (
     WorkflowType,
 )
 
-from .database import key, run_attempt, step_attempt, step_key
+from .database import artifact_left, key, run_attempt, step_attempt, step_key
 
 ERROR = {"type": "QuotaExceeded", "message": "no GPUs left"}
 LATER = {"type": "Timeout", "message": "no answer"}
@@ -298,6 +298,46 @@ def test_the_timeline_tells_every_attempt_in_order_with_error_duration_and_actor
 
     db.workflow_executions.delete_workflow_execution(**key(run))
     assert [status for _, _, status, _ in story(db, run)] == ["pending", "running", "failed"]
+
+
+def test_a_run_begun_advanced_and_finished_tells_its_story_in_order(db):
+    run = db.make_run(step_names=["a", "b"])
+    a = db.workflow_executions.begin_workflow_execution(**key(run))
+    _, b = db.workflow_steps.advance_workflow_step(
+        **step_attempt(a), artifacts=[artifact_left(artifact_name="Of a", artifact_path="a")]
+    )
+    db.workflow_executions.finish_workflow_execution(
+        **key(run),
+        workflow_step_id=b.id,
+        retry_count=b.retry_count,
+        artifacts=[artifact_left(artifact_name="Of b", artifact_path="b")],
+    )
+
+    assert story(db, run) == [
+        ("execution", None, "pending", 1),
+        ("execution", None, "running", 1),
+        ("step", "a", "running", 1),
+        ("artifact", "Of a", None, None),
+        ("step", "a", "completed", 1),
+        ("step", "b", "running", 1),
+        ("artifact", "Of b", None, None),
+        ("step", "b", "completed", 1),
+        ("execution", None, "completed", 1),
+    ]
+    rows = db.workflow_executions.get_workflow_timeline(**key(run))
+    assert [row.happened_at for row in rows] == sorted(row.happened_at for row in rows)
+    # Each was written to the audit log, and once.
+    events = [
+        event.event_type
+        for subject in (run, a, b)
+        for event in db.events.list_events_by_subject(
+            customer_id=run.customer_id, subject_id=subject.id, max_rows=9
+        )
+    ]
+    assert events == [
+        *(f"workflow_execution.{status}" for status in ("completed", "running", "pending")),
+        *["workflow_step.completed", "workflow_step.running"] * 2,
+    ]
 
 
 def test_the_timeline_of_an_imported_run_is_told_from_its_rows(db):

@@ -690,7 +690,14 @@ def test_sizes_are_of_our_tables_and_indexes_with_partitions_summed(db):
     month = datetime.now(UTC).strftime("events_%Y_%m")
     (this_month,) = [row for row in partitions if row.partition_name == month]
     assert this_month.bounds.startswith("FOR VALUES FROM ('")
-    assert this_month.total_bytes > default.total_bytes
+    # What other tests left in it may be gone by now, but not the events of this one.
+    *_, last_month = sorted(
+        row.partition_name
+        for row in partitions
+        if row.table_name == "events" and row.partition_name != "events_default"
+    )
+    (still_empty,) = [row for row in partitions if row.partition_name == last_month]
+    assert this_month.total_bytes > still_empty.total_bytes
 
 
 def test_sizes_tell_dead_rows_scans_and_vacuums(database_url):

@@ -34,11 +34,23 @@ STATUSES = {
 }
 
 
+IN_ITS_RUN = f"customer_id = '{{}}' AND workflow_execution_id = '{RUN}'"
+BEFORE = {
+    "complete_workflow_execution": f"DELETE FROM workflow_steps WHERE {IN_ITS_RUN}",
+    "finish_workflow_execution": (
+        f"UPDATE workflow_steps SET status = 'running', started_at = now() WHERE {IN_ITS_RUN}"
+    ),
+}
+"""What has to be done first, to the rows of the customer."""
+PENDING_RUN = {"begin_workflow_execution", "start_workflow_execution"}
+"""What is done to a run that is pending."""
+
+
 def make_everything(db, agent):
     """Make a customer with one row of each noun, under ids that all customers here share."""
     customer = db.make_customer()
     run = db.make_run(customer, agent, id=RUN, step_names=[])
-    db.make_run(customer, agent, id=RETRY, step_names=[])
+    db.make_run(customer, agent, id=RETRY, step_names=["a"])
     db.execute(
         f"UPDATE workflow_executions SET retried_from_id = '{RUN}' "
         f"WHERE customer_id = '{customer.id}' AND id = '{RETRY}'"
@@ -87,6 +99,11 @@ def arguments_for(noun, function, customer, agent):
         "priority": RecommendationPriority.MEDIUM,
         "approved_by": "ada",
         "reason": "x",
+        "runs": [
+            {"agent_id": str(agent.id), "workflow_type": "cost_analysis", "status": "pending"}
+            | of_id
+            for of_id in ({"id": str(RUN)}, {})
+        ],
         "error": "x",
         "error_details": {"message": "x"},
         "metadata": {"changed": True},
@@ -146,9 +163,13 @@ def test_functions_touch_the_rows_of_their_customer_only(db):
             if name in {"record_workflow_execution"}:  # creates, by id, as create_ does
                 continue
             db.execute("SAVEPOINT one_call")
-            if name == "complete_workflow_execution":
-                db.execute(f"DELETE FROM workflow_steps WHERE customer_id = '{mine.id}'")
-            result = call(**arguments_for(noun, function, mine, agent))
+            if name in BEFORE:
+                db.execute(BEFORE[name].format(mine.id))
+            arguments = arguments_for(noun, function, mine, agent)
+            if name in PENDING_RUN:
+                arguments["id"] = RETRY
+            result = call(**arguments)
+            assert result or name not in {*BEFORE, *PENDING_RUN}, name
             assert customers_in(result) <= {mine.id}, name
             assert contents(db, other) == before, name
             db.execute("ROLLBACK TO SAVEPOINT one_call")

@@ -1,10 +1,11 @@
+import hashlib
 from datetime import UTC, datetime, timedelta
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
 from psycopg.errors import CheckViolation, ForeignKeyViolation, UniqueViolation
 
-from optiinfra_db.errors import IllegalTransition
+from optiinfra_db.errors import DatabaseError, IllegalTransition, InvalidValue, StaleWriter
 from optiinfra_db.generated.models import (
     ArtifactType,
     StepStatus,
@@ -12,8 +13,9 @@ from optiinfra_db.generated.models import (
     WorkflowType,
 )
 
-from .database import ZERO_DIGEST, key, run_attempt, step_attempt, step_key
+from .database import ZERO_DIGEST, artifact_left, key, run_attempt, step_attempt, step_key
 
+OTHER_DIGEST = hashlib.sha256(b"other").hexdigest()
 ID = UUID("01941f29-7c00-7000-8000-0000000000ff")
 AT = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 ERROR = {"type": "QuotaExceeded", "message": "no GPUs left"}
@@ -56,6 +58,85 @@ def in_each_state(db, customer, agent):
         db, customer, agent, status=WorkflowStatus.TIMEOUT, error_details=ERROR
     )
     return {status: functions.get_workflow_execution(**key(run)) for status, run in runs.items()}
+
+
+def listed(agent, **given):
+    """Return a run as record_workflow_executions has it in its list."""
+    values = {
+        "agent_id": str(agent.id),
+        "workflow_type": "quality_check",
+        "status": "completed",
+        "started_at": AT,
+        "completed_at": AT + timedelta(minutes=5),
+    }
+    return {
+        name: value.isoformat() if isinstance(value, datetime) else value
+        for name, value in (values | given).items()
+    }
+
+
+def listed_step(order, **given):
+    values = {
+        "step_name": f"step {order}",
+        "step_order": order,
+        "status": "completed",
+        "started_at": AT.isoformat(),
+        "completed_at": (AT + timedelta(minutes=1)).isoformat(),
+    }
+    return values | given
+
+
+def told_of(db, customer, run_id):
+    """Return all that is there of a run, but for ids and the moment at which it was written."""
+    detail = db.workflow_executions.get_workflow_detail(customer_id=customer.id, id=run_id)
+    orders = {step.id: step.step_order for step in detail.steps}
+    unlike = {"customer_id", "workflow_execution_id", "id", "workflow_step_id", "updated_at"}
+
+    def told(row):
+        return {name: getattr(row, name) for name in type(row).__slots__ if name not in unlike}
+
+    return (
+        told(detail.workflow_execution),
+        [told(step) for step in detail.steps],
+        [told(made) | {"step": orders.get(made.workflow_step_id)} for made in detail.artifacts],
+    )
+
+
+def runs_of(db, customer):
+    return db.workflow_executions.list_workflow_executions(customer_id=customer.id, max_rows=99)
+
+
+def begin(db, run, **other):
+    return db.workflow_executions.begin_workflow_execution(**key(run) | other)
+
+
+def finish(db, step, **given):
+    values = {
+        "customer_id": step.customer_id,
+        "id": step.workflow_execution_id,
+        "workflow_step_id": step.id,
+        "retry_count": step.retry_count,
+    }
+    return db.workflow_executions.finish_workflow_execution(**values | given)
+
+
+def get_run(db, run):
+    return db.workflow_executions.get_workflow_execution(**key(run))
+
+
+def run_of(db, step):
+    return db.workflow_executions.get_workflow_execution(
+        customer_id=step.customer_id, id=step.workflow_execution_id
+    )
+
+
+@pytest.fixture
+def last(db):
+    """Bring a run to its last step, and return that."""
+    run = db.make_run(step_names=["a", "b", "c"])
+    db.workflow_steps.skip_workflow_step(**step_attempt(db.steps_of(run)[1]))
+    _, step = db.workflow_steps.advance_workflow_step(**step_attempt(begin(db, run)))
+    return step
 
 
 def test_a_run_is_created_with_its_planned_steps(db):
@@ -270,6 +351,248 @@ def test_a_record_with_two_steps_in_one_place_is_refused_whole(db):
         record(db, customer, agent, steps=[step, step])
 
 
+def test_many_runs_are_recorded_as_each_alone_would_be(db):
+    customer, alone, agent = db.make_customer(), db.make_customer(), db.make_agent()
+    failed = {
+        "status": "failed",
+        "attempt": 2,
+        "deadline_at": AT + timedelta(hours=1),
+        "input_data": {"period": "march"},
+        "output_data": {"partial": True},
+        "error_details": ERROR,
+        "metadata": {"trigger": "cron"},
+        "created_at": AT - timedelta(minutes=1),
+    }
+    failed_steps = [
+        listed_step(1, input_data={"source": "billing"}, output_data={"rows": 10}),
+        listed_step(
+            2, status="failed", retry_count=2, max_retries=2, error_details=ERROR, metadata={"n": 1}
+        ),
+        listed_step(3, status="skipped", started_at=None),
+    ]
+    running = {"status": "running", "completed_at": None}
+    running_steps = [
+        listed_step(1, status="retrying", retry_count=1, completed_at=None, error_details=ERROR)
+        | {"next_attempt_at": AT.isoformat()}
+    ]
+    artifacts = [
+        artifact_left(step_order=2, metadata={"pages": 3}),
+        artifact_left(artifact_path="b"),
+    ]
+    contents = [(failed, failed_steps, artifacts), (running, running_steps, []), ({}, [], [])]
+
+    made = db.workflow_executions.record_workflow_executions(
+        customer_id=customer.id,
+        runs=[
+            listed(agent, **run, steps=steps, artifacts=artifacts)
+            for run, steps, artifacts in contents
+        ],
+    )
+
+    assert [row.is_new for row in made] == [True, True, True]
+    for row, (run, steps, artifacts) in zip(made, contents, strict=True):
+        one = record(db, alone, agent, **run, steps=steps, artifacts=artifacts)
+        assert told_of(db, customer, row.id) == told_of(db, alone, one.id)
+
+
+def test_the_results_of_a_recording_are_in_the_order_of_the_list(db):
+    customer, agent = db.make_customer(), db.make_agent()
+    ids = sorted(uuid4() for _ in range(6))
+    order = [ids[3], ids[0], ids[5], None, ids[1], ids[4], ids[2], None]
+
+    made = db.workflow_executions.record_workflow_executions(
+        customer_id=customer.id,
+        runs=[
+            listed(agent, metadata={"place": place}) | ({"id": str(id_)} if id_ else {})
+            for place, id_ in enumerate(order)
+        ],
+    )
+
+    assert [row.id for row in made if row.id in ids] == [id_ for id_ in order if id_]
+    for place, row in enumerate(made):
+        run = db.workflow_executions.get_workflow_execution(customer_id=customer.id, id=row.id)
+        assert run.metadata == {"place": place}
+
+
+def test_steps_and_artifacts_of_many_runs_land_at_their_own(db):
+    customer, agent = db.make_customer(), db.make_agent()
+
+    made = db.workflow_executions.record_workflow_executions(
+        customer_id=customer.id,
+        runs=[
+            listed(
+                agent,
+                steps=[listed_step(order, output_data={"of": name}) for order in (1, 2)],
+                # One path in both, as nothing but the run tells them apart.
+                artifacts=[artifact_left(artifact_name=name, step_order=2)],
+            )
+            for name in ("first", "second")
+        ],
+    )
+
+    for row, name in zip(made, ("first", "second"), strict=True):
+        run = db.workflow_executions.get_workflow_execution(customer_id=customer.id, id=row.id)
+        steps = db.steps_of(run)
+        assert [step.output_data for step in steps] == [{"of": name}] * 2
+        (artifact,) = db.artifacts_of(run)
+        assert (artifact.artifact_name, artifact.workflow_step_id) == (name, steps[1].id)
+
+
+def test_recording_again_writes_only_what_is_new(db):
+    customer, agent = db.make_customer(), db.make_agent()
+    record_many = db.workflow_executions.record_workflow_executions
+    runs = [
+        listed(agent, id=str(uuid4()), steps=[listed_step(1)], artifacts=[artifact_left()])
+        for _ in range(2)
+    ]
+    first = record_many(customer_id=customer.id, runs=runs)
+    contents = [
+        db.workflow_executions.get_workflow_detail(customer_id=customer.id, id=row.id)
+        for row in first
+    ]
+    events = db.events.list_events(customer_id=customer.id, max_rows=99)
+    changed = [run | {"status": "running", "completed_at": None, "steps": []} for run in runs]
+
+    assert record_many(customer_id=customer.id, runs=changed) == [
+        type(row)(id=row.id, is_new=False) for row in first
+    ]
+    new, *known = record_many(customer_id=customer.id, runs=[listed(agent), *reversed(runs)])
+
+    assert new.is_new
+    assert [(row.id, row.is_new) for row in known] == [(row.id, False) for row in reversed(first)]
+    assert contents == [
+        db.workflow_executions.get_workflow_detail(customer_id=customer.id, id=row.id)
+        for row in first
+    ]
+    assert len(runs_of(db, customer)) == 3
+    assert len(db.events.list_events(customer_id=customer.id, max_rows=99)) == len(events) + 1
+
+
+@pytest.mark.parametrize(
+    ("given", "field"),
+    [
+        ({"status": "failed"}, "error_details"),
+        ({"status": None}, "status"),
+        ({"attempt": 0}, "attempt"),
+        ({"agent_id": str(ID)}, "agent_id"),
+        ({"retried_from_id": str(UUID(int=0))}, "retried_from_id"),
+        ({"id": str(ID)}, "id"),
+        ({"steps": [listed_step(0)]}, "step_order"),
+        ({"steps": [listed_step(1), listed_step(1)]}, "step_order"),
+        ({"steps": [listed_step(1, completed_at=None)]}, "completed_at"),
+        ({"artifacts": [artifact_left(artifact_name="")]}, "artifact_name"),
+        ({"artifacts": [artifact_left(sha256="g" * 64)]}, "sha256"),
+        ({"artifacts": [artifact_left(), artifact_left()]}, "artifact_path"),
+        # The other run has that step.
+        ({"artifacts": [artifact_left(step_order=1)]}, "workflow_step_id"),
+    ],
+)
+def test_of_many_runs_none_is_recorded_where_one_cannot_be(db, given, field):
+    customer, agent = db.make_customer(), db.make_agent()
+    good = listed(agent, id=str(ID), steps=[listed_step(1)], artifacts=[artifact_left()])
+
+    with db.refused(DatabaseError) as caught:
+        db.workflow_executions.record_workflow_executions(
+            customer_id=customer.id, runs=[good, listed(agent) | given]
+        )
+
+    assert caught.value.field == field
+    assert runs_of(db, customer) == []
+    assert db.events.list_events(customer_id=customer.id, max_rows=9) == []
+
+
+@pytest.mark.parametrize(
+    "runs", [1, {}, [1], [None], [{"id": "x"}], [{"status": "x"}], [{"steps": {}}]]
+)
+def test_what_is_no_list_of_runs_is_refused(db, runs):
+    agent = db.make_agent()
+    if isinstance(runs, list):
+        runs = [listed(agent) | run if isinstance(run, dict) else run for run in runs]
+
+    with db.refused(InvalidValue):
+        db.workflow_executions.record_workflow_executions(
+            customer_id=db.make_customer().id, runs=runs
+        )
+
+
+def test_an_open_step_keeps_a_run_that_is_over_from_being_recorded(db):
+    customer, agent = db.make_customer(), db.make_agent()
+    waiting = listed_step(1, status="pending", started_at=None, completed_at=None)
+
+    with db.refused(IllegalTransition):
+        db.workflow_executions.record_workflow_executions(
+            customer_id=customer.id, runs=[listed(agent), listed(agent, steps=[waiting])]
+        )
+
+    assert runs_of(db, customer) == []
+
+
+def test_recording_no_runs_records_none(db):
+    record_many = db.workflow_executions.record_workflow_executions
+
+    assert record_many(customer_id=db.make_customer().id, runs=[]) == []
+
+
+@pytest.mark.parametrize("nothing", [{}, {"steps": None, "artifacts": None}, {"steps": []}])
+def test_a_run_may_be_recorded_without_steps_and_artifacts(db, nothing):
+    customer, agent = db.make_customer(), db.make_agent()
+
+    (row,) = db.workflow_executions.record_workflow_executions(
+        customer_id=customer.id, runs=[listed(agent, **nothing)]
+    )
+
+    detail = db.workflow_executions.get_workflow_detail(customer_id=customer.id, id=row.id)
+    assert (detail.steps, detail.artifacts) == ([], [])
+
+
+@pytest.mark.parametrize("is_retry_first", [False, True])
+def test_a_retry_may_be_recorded_together_with_what_it_retries(db, is_retry_first):
+    customer, agent = db.make_customer(), db.make_agent()
+    first, second = uuid4(), uuid4()
+    runs = [
+        listed(agent, id=str(first), status="failed", error_details=ERROR),
+        listed(agent, id=str(second), retried_from_id=str(first), attempt=2),
+    ]
+
+    db.workflow_executions.record_workflow_executions(
+        customer_id=customer.id, runs=runs[::-1] if is_retry_first else runs
+    )
+
+    lineage = db.workflow_executions.get_workflow_lineage(customer_id=customer.id, id=first)
+    assert [(row.id, row.attempt) for row in lineage] == [(first, 1), (second, 2)]
+
+
+def test_recording_runs_under_ids_of_another_customers_leaves_those_alone(db):
+    other, agent = db.make_run(id=ID), db.make_agent()
+    customer = db.make_customer()
+    before = db.workflow_executions.get_workflow_detail(**key(other))
+
+    (row,) = db.workflow_executions.record_workflow_executions(
+        customer_id=customer.id, runs=[listed(agent, id=str(ID), steps=[listed_step(9)])]
+    )
+
+    assert (row.id, row.is_new) == (ID, True)
+    assert db.workflow_executions.get_workflow_detail(**key(other)) == before
+    (mine,) = runs_of(db, customer)
+    assert [step.step_order for step in db.steps_of(mine)] == [9]
+
+
+def test_the_audit_log_tells_of_each_run_that_was_recorded(db):
+    customer, agent = db.make_customer(), db.make_agent()
+    db.execute("SET LOCAL optiinfra.actor = 'importer'")
+    runs = [listed(agent), listed(agent, status="failed", error_details=ERROR)]
+
+    made = db.workflow_executions.record_workflow_executions(customer_id=customer.id, runs=runs)
+
+    for row, run in zip(made, runs, strict=True):
+        (event,) = db.events.list_events_by_subject(
+            customer_id=customer.id, subject_id=row.id, max_rows=9
+        )
+        assert event.event_type == f"workflow_execution.{run['status']}"
+        assert (event.actor, event.agent_id) == ("importer", agent.id)
+        assert (event.data["from"], event.data["to"]) == (None, run["status"])
+
+
 def test_a_run_goes_from_start_to_completion(db):
     run = db.make_run()
 
@@ -288,6 +611,261 @@ def test_a_run_goes_from_start_to_completion(db):
     assert (completed.status, completed.output_data) == (WorkflowStatus.COMPLETED, {"savings": 1})
     assert completed.completed_at >= completed.started_at
     assert db.workflow_executions.get_workflow_execution(**key(run)) == completed
+
+
+def test_beginning_starts_a_run_and_its_first_step(db):
+    run, bystander = (db.make_run(step_names=["a", "b"]) for _ in range(2))
+
+    step = begin(db, run)
+
+    first, second = db.steps_of(run)
+    assert step == first
+    assert (step.step_name, step.status, step.retry_count) == ("a", StepStatus.RUNNING, 0)
+    assert second.status is StepStatus.PENDING
+    started = get_run(db, run)
+    assert started.status is WorkflowStatus.RUNNING
+    assert started.started_at == started.heartbeat_at == step.started_at
+    assert get_run(db, bystander) == bystander
+
+
+def test_beginning_starts_the_first_step_that_is_pending(db):
+    run = db.make_run(step_names=["skipped", "skipped too", "c", "d"])
+    for step in db.steps_of(run)[:2]:
+        db.workflow_steps.skip_workflow_step(**step_attempt(step))
+
+    assert begin(db, run).step_name == "c"
+    assert [step.status for step in db.steps_of(run)] == [
+        StepStatus.SKIPPED,
+        StepStatus.SKIPPED,
+        StepStatus.RUNNING,
+        StepStatus.PENDING,
+    ]
+
+
+def test_beginning_a_retry_starts_the_step_that_is_to_be_done_again(db):
+    run = db.make_run(step_names=["a", "b", "c"])
+    a = begin(db, run)
+    db.workflow_steps.advance_workflow_step(**step_attempt(a))
+    db.workflow_executions.fail_workflow_execution(**run_attempt(run), error_details=ERROR)
+
+    again = db.workflow_executions.retry_workflow_execution(**key(run))
+
+    assert begin(db, again).step_name == "b"
+
+
+def test_a_run_without_a_step_to_start_does_not_begin(db):
+    empty, skipped = db.make_run(step_names=[]), db.make_run()
+    finish_steps(db, skipped)
+
+    for run in (empty, skipped):
+        steps = db.steps_of(run)
+        assert begin(db, run) is None
+        assert (get_run(db, run), db.steps_of(run)) == (run, steps)
+
+
+def test_only_its_customer_begins_a_run(db):
+    run, other = db.make_run(id=ID), db.make_run(id=ID)
+
+    assert begin(db, run, customer_id=db.make_customer().id) is None
+    assert get_run(db, run) == run
+    assert begin(db, run).customer_id == run.customer_id
+    assert get_run(db, other) == other
+
+
+def test_a_run_never_begins_before_it_was_created_whatever_the_clock_says(db):
+    """The server's clock was set back after the creation."""
+    run = db.make_run(step_names=["a"])
+    for table in ("workflow_executions", "workflow_steps"):
+        db.execute(f"ALTER TABLE {table} DISABLE TRIGGER USER")
+        db.execute(f"UPDATE {table} SET created_at = now() + interval '1 hour'")
+        db.execute(f"ALTER TABLE {table} ENABLE TRIGGER USER")
+
+    step = begin(db, run)
+
+    assert step.started_at == step.created_at
+    run = get_run(db, run)
+    assert run.started_at == run.heartbeat_at == run.created_at
+
+
+def test_finishing_completes_the_last_step_and_the_run(db, last):
+    run = finish(
+        db,
+        last,
+        output_data={"savings": 60000},
+        step_output_data={"format": "pdf"},
+        artifacts=[artifact_left(metadata={"pages": 3})],
+    )
+
+    assert (run.id, run.status) == (last.workflow_execution_id, WorkflowStatus.COMPLETED)
+    assert run.output_data == {"savings": 60000}
+    assert run_of(db, last) == run
+    step = db.steps_of(run)[-1]
+    assert (step.id, step.status) == (last.id, StepStatus.COMPLETED)
+    assert step.output_data == {"format": "pdf"}
+    assert run.started_at <= step.started_at <= step.completed_at == run.completed_at
+    (artifact,) = db.artifacts_of(run)
+    assert (artifact.workflow_step_id, artifact.artifact_name) == (last.id, "Report")
+    assert (artifact.artifact_type, artifact.artifact_size_bytes) == (ArtifactType.REPORT, 1024)
+    assert (artifact.artifact_path, artifact.content_type) == (
+        "s3://bucket/report.pdf",
+        "application/pdf",
+    )
+    assert (artifact.sha256, artifact.metadata) == (ZERO_DIGEST, {"pages": 3})
+
+
+def test_finishing_with_nothing_to_say_keeps_what_was_said(db, last):
+    db.execute("UPDATE workflow_steps SET output_data = '[1]' WHERE status = 'running'")
+    db.execute("UPDATE workflow_executions SET output_data = '[2]' WHERE status = 'running'")
+
+    run = finish(db, last)
+
+    assert (run.output_data, db.steps_of(run)[-1].output_data) == ([2], [1])
+    assert db.artifacts_of(run) == []
+
+
+def test_a_run_of_which_steps_failed_can_be_finished(db):
+    run = db.make_run(step_names=["a", "b"])
+    db.workflow_steps.fail_workflow_step(
+        **step_attempt(begin(db, run)), retryable=False, error_details=ERROR
+    )
+    last = db.workflow_steps.start_workflow_step(**step_key(db.steps_of(run)[1]))
+
+    assert finish(db, last).status is WorkflowStatus.COMPLETED
+
+
+def test_only_a_running_step_finishes_its_run(db):
+    run = db.make_run(step_names=["completed", "failed", "skipped", "pending"])
+    functions = db.workflow_steps
+    _, failed, skipped, _ = db.steps_of(run)
+    functions.complete_workflow_step(**step_attempt(begin(db, run)))
+    functions.start_workflow_step(**step_key(failed))
+    functions.fail_workflow_step(**step_attempt(failed), retryable=False, error_details=ERROR)
+    functions.skip_workflow_step(**step_attempt(skipped))
+    steps, running = db.steps_of(run), get_run(db, run)
+
+    for step in steps:
+        assert finish(db, step, artifacts=[artifact_left()], output_data={"x": 1}) is None
+    assert (db.steps_of(run), get_run(db, run), db.artifacts_of(run)) == (steps, running, [])
+
+
+@pytest.mark.parametrize("end", ["fail", "cancel"])
+def test_a_run_that_is_over_is_not_finished(db, last, end):
+    arguments = {"attempt": 1, "error_details": ERROR} if end == "fail" else {"reason": "x"}
+    function = vars(db.workflow_executions)[f"{end}_workflow_execution"]
+    run = function(customer_id=last.customer_id, id=last.workflow_execution_id, **arguments)
+    steps = db.steps_of(run)
+
+    assert finish(db, last, artifacts=[artifact_left()]) is None
+    assert (get_run(db, run), db.steps_of(run), db.artifacts_of(run)) == (run, steps, [])
+
+
+def test_a_run_that_was_not_started_is_not_finished(db):
+    """A record may have a step running in a pending run."""
+    step = listed_step(1, status="running", completed_at=None)
+    times = {"started_at": None, "completed_at": None}
+    run = record(
+        db,
+        db.make_customer(),
+        db.make_agent(),
+        status=WorkflowStatus.PENDING,
+        **times,
+        steps=[step],
+    )
+    (running,) = db.steps_of(run)
+
+    assert finish(db, running) is None
+    assert (get_run(db, run), db.steps_of(run)) == (run, [running])
+
+
+def test_only_its_own_step_finishes_a_run(db, last):
+    run, steps = run_of(db, last), db.steps_of(run_of(db, last))
+    another = db.make_run(db.customers.get_customer(id=run.customer_id), step_names=["a"])
+    its_step = begin(db, another)
+
+    assert finish(db, last, customer_id=db.make_customer().id) is None
+    assert finish(db, last, id=another.id) is None
+    assert finish(db, its_step, id=run.id) is None
+    assert finish(db, last, workflow_step_id=uuid4()) is None
+    assert (run_of(db, last), db.steps_of(run)) == (run, steps)
+    assert db.steps_of(another) == [its_step]
+
+
+@pytest.mark.parametrize("became", ["retrying", "running", "completed", "run failed"])
+def test_finishing_by_an_earlier_attempt_is_stale_whatever_became_of_it(db, last, became):
+    functions = db.workflow_steps
+    functions.fail_workflow_step(
+        **step_attempt(last), retryable=True, error_details=ERROR, backoff_base_seconds=0
+    )
+    if became != "retrying":
+        again = functions.start_workflow_step(**step_key(last))
+    run = run_of(db, last)
+    if became == "completed":
+        functions.complete_workflow_step(**step_attempt(again))
+    elif became == "run failed":
+        run = db.workflow_executions.fail_workflow_execution(
+            **run_attempt(run), error_details=ERROR
+        )
+    steps = db.steps_of(run)
+
+    for setting in ("on", "off"):
+        db.execute(f"SET LOCAL enable_indexscan = {setting}")
+        db.execute(f"SET LOCAL enable_bitmapscan = {setting}")
+        with db.refused(StaleWriter):
+            finish(db, last, artifacts=[artifact_left()])
+        assert (run_of(db, last), db.steps_of(run), db.artifacts_of(run)) == (run, steps, [])
+
+
+@pytest.mark.parametrize("is_open", ["pending", "running", "retrying"])
+def test_finishing_a_run_with_another_open_step_is_refused(db, last, is_open):
+    run = run_of(db, last)
+    other = db.workflow_steps.add_workflow_step(
+        customer_id=run.customer_id, workflow_execution_id=run.id, step_name="late"
+    )
+    if is_open != "pending":
+        db.workflow_steps.start_workflow_step(**step_key(other))
+    if is_open == "retrying":
+        db.workflow_steps.fail_workflow_step(
+            **step_attempt(other), retryable=True, error_details=ERROR
+        )
+    steps = db.steps_of(run)
+
+    with db.refused(IllegalTransition) as caught:
+        finish(db, last, artifacts=[artifact_left()])
+
+    assert f"late ({is_open})" in str(caught.value)
+    assert (run_of(db, last), db.steps_of(run), db.artifacts_of(run)) == (run, steps, [])
+
+
+def test_an_artifact_that_is_there_does_not_keep_a_run_from_being_finished(db, last):
+    there = db.make_artifact(run_of(db, last), artifact_path="s3://bucket/report.pdf")
+
+    run = finish(db, last, artifacts=[artifact_left(artifact_name="Other")])
+
+    assert run.status is WorkflowStatus.COMPLETED
+    assert db.artifacts_of(run) == [there]
+
+
+@pytest.mark.parametrize(
+    ("given", "field"),
+    [
+        ({"sha256": OTHER_DIGEST}, "artifact_path"),
+        ({"artifact_name": None}, "artifact_name"),
+        ({"artifact_size_bytes": -1}, "artifact_size_bytes"),
+        ({"artifact_path": "s3://bucket/new"}, "artifact_path"),
+        ({"sha256": "00"}, "sha256"),
+        ({"sha256": "g" * 64}, "sha256"),
+    ],
+)
+def test_an_artifact_that_cannot_be_keeps_a_run_from_being_finished(db, last, given, field):
+    run, steps = run_of(db, last), db.steps_of(run_of(db, last))
+    there = db.make_artifact(run, artifact_path="s3://bucket/report.pdf")
+    new = artifact_left(artifact_path="s3://bucket/new")
+
+    with db.refused(InvalidValue) as caught:
+        finish(db, last, artifacts=[new, artifact_left(**given)])
+
+    assert caught.value.field == field
+    assert (run_of(db, last), db.steps_of(run), db.artifacts_of(run)) == (run, steps, [there])
 
 
 def test_completing_a_run_with_open_steps_is_refused(db):
@@ -345,6 +923,7 @@ def test_transitions_from_the_wrong_state_return_none_and_change_nothing(db):
     functions = db.workflow_executions
     moves = {
         "start": (functions.start_workflow_execution, {}, {WorkflowStatus.PENDING}),
+        "begin": (functions.begin_workflow_execution, {}, {WorkflowStatus.PENDING}),
         "heartbeat": (
             functions.heartbeat_workflow_execution,
             {"attempt": 1},
@@ -591,16 +1170,18 @@ def test_deleting_a_run_deletes_its_steps_and_artifacts(db):
     assert db.workflow_executions.delete_workflow_execution(**key(run)) == 0
 
 
-@pytest.mark.parametrize("end", ["complete", "fail", "cancel"])
+@pytest.mark.parametrize("end", ["complete", "finish", "fail", "cancel"])
 def test_a_run_never_ends_before_it_started_whatever_the_clock_says(db, end):
     """The server's clock was set back after the start."""
     run = db.start_run(db.make_run(step_names=["a"] if end != "complete" else []))
+    step_id = None
     for step in db.steps_of(run):
-        db.workflow_steps.start_workflow_step(**step_key(step))
+        step_id = db.workflow_steps.start_workflow_step(**step_key(step)).id
     for table in ("workflow_executions", "workflow_steps"):
         db.execute(f"UPDATE {table} SET started_at = now() + interval '1 hour'")
     arguments = {
         "complete": {"attempt": 1},
+        "finish": {"workflow_step_id": step_id, "retry_count": 0},
         "fail": {"attempt": 1, "error_details": ERROR},
         "cancel": {"reason": "x"},
     }

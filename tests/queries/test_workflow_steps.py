@@ -1,14 +1,16 @@
+import hashlib
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from psycopg import Error
 from psycopg.errors import CheckViolation, ForeignKeyViolation, UniqueViolation
 
-from optiinfra_db.errors import StaleWriter
-from optiinfra_db.generated.models import StepStatus
+from optiinfra_db.errors import InvalidValue, StaleWriter
+from optiinfra_db.generated.models import ArtifactType, StepStatus
 
-from .database import run_attempt, step_attempt, step_key
+from .database import ZERO_DIGEST, artifact_left, run_attempt, step_attempt, step_key
 
+OTHER_DIGEST = hashlib.sha256(b"other").hexdigest()
 ERROR = {"type": "Timeout", "message": "no answer in 30 s"}
 
 
@@ -140,6 +142,138 @@ def test_advancing_completes_a_step_and_starts_the_next_pending_one(db, run):
         StepStatus.SKIPPED,
         StepStatus.COMPLETED,
     ]
+
+
+def started(db, run):
+    """Start the first step of a run."""
+    return db.workflow_steps.start_workflow_step(**step_key(db.steps_of(run)[0]))
+
+
+def test_advancing_notes_what_the_step_left(db, run):
+    step = started(db, run)
+    report = artifact_left(metadata={"pages": 3})
+    chart = artifact_left(
+        artifact_type="chart",
+        artifact_name="Chart",
+        artifact_path="s3://bucket/chart.svg",
+        artifact_size_bytes=2**40,
+        content_type="image/svg+xml",
+        sha256=OTHER_DIGEST.upper(),
+    )
+
+    completed, _ = db.workflow_steps.advance_workflow_step(
+        **step_attempt(step), artifacts=[report, chart]
+    )
+
+    first, second = db.artifacts_of(run)
+    assert (first.artifact_name, first.artifact_type) == ("Report", ArtifactType.REPORT)
+    assert (first.artifact_path, first.artifact_size_bytes) == ("s3://bucket/report.pdf", 1024)
+    assert (first.content_type, first.sha256) == ("application/pdf", ZERO_DIGEST)
+    assert first.metadata == {"pages": 3}
+    assert (second.artifact_name, second.artifact_type) == ("Chart", ArtifactType.CHART)
+    assert (second.artifact_path, second.artifact_size_bytes) == ("s3://bucket/chart.svg", 2**40)
+    assert (second.content_type, second.sha256) == ("image/svg+xml", bytes.fromhex(OTHER_DIGEST))
+    assert second.metadata == {}
+    for made in (first, second):
+        assert (made.customer_id, made.workflow_execution_id) == (run.customer_id, run.id)
+        assert made.workflow_step_id == step.id
+        assert completed.completed_at <= made.created_at <= made.updated_at
+
+
+@pytest.mark.parametrize("artifacts", [None, []])
+def test_a_step_may_leave_nothing(db, run, artifacts):
+    step = started(db, run)
+
+    moved = db.workflow_steps.advance_workflow_step(**step_attempt(step), artifacts=artifacts)
+
+    assert [step.status for step in moved] == [StepStatus.COMPLETED, StepStatus.RUNNING]
+    assert db.artifacts_of(run) == []
+
+
+def test_an_artifact_with_the_same_content_that_is_there_stays_as_it_is(db, run):
+    step = started(db, run)
+    there = db.make_artifact(run, artifact_path="s3://bucket/report.pdf", metadata={"by": "hand"})
+
+    moved = db.workflow_steps.advance_workflow_step(
+        **step_attempt(step), artifacts=[artifact_left(artifact_name="Other", metadata={})]
+    )
+
+    assert len(moved) == 2
+    assert db.artifacts_of(run) == [there]
+
+
+def test_a_path_that_holds_other_content_keeps_a_step_from_advancing(db, run):
+    step = started(db, run)
+    there = db.make_artifact(run, artifact_path="s3://bucket/taken")
+    before = db.steps_of(run)
+    new = artifact_left(artifact_path="s3://bucket/new")
+    taken = artifact_left(artifact_path="s3://bucket/taken", sha256=OTHER_DIGEST)
+
+    with db.refused(InvalidValue) as caught:
+        db.workflow_steps.advance_workflow_step(**step_attempt(step), artifacts=[new, taken])
+
+    assert caught.value.field == "artifact_path"
+    assert "s3://bucket/taken" in str(caught.value)
+    assert (db.steps_of(run), db.artifacts_of(run)) == (before, [there])
+    # The path is taken in that run only.
+    other = db.start_run(db.make_run(db.customers.get_customer(id=run.customer_id)))
+    assert db.workflow_steps.advance_workflow_step(
+        **step_attempt(started(db, other)), artifacts=[taken]
+    )
+
+
+@pytest.mark.parametrize(
+    ("given", "field"),
+    [
+        ({"artifact_name": None}, "artifact_name"),
+        ({"artifact_name": ""}, "artifact_name"),
+        ({"artifact_path": None}, "artifact_path"),
+        ({"artifact_path": "x" * 1025}, "artifact_path"),
+        ({"artifact_size_bytes": None}, "artifact_size_bytes"),
+        ({"artifact_size_bytes": -1}, "artifact_size_bytes"),
+        ({"artifact_type": None}, "artifact_type"),
+        ({"artifact_type": "poem"}, "artifact_type"),
+        ({"content_type": ""}, "content_type"),
+        ({"metadata": []}, "metadata"),
+        ({"sha256": None}, "sha256"),
+        ({"sha256": "00"}, "sha256"),
+        ({"sha256": "0" * 63}, "sha256"),
+        ({"sha256": "g" * 64}, "sha256"),
+        ({"sha256": "\\x" + ZERO_DIGEST.hex()}, "sha256"),
+        ({"artifact_path": "s3://bucket/log"}, "artifact_path"),
+    ],
+)
+def test_an_artifact_that_cannot_be_keeps_a_step_from_advancing(db, run, given, field):
+    step = started(db, run)
+    before = db.steps_of(run)
+    artifacts = [artifact_left(artifact_path="s3://bucket/log"), artifact_left(**given)]
+
+    with db.refused(InvalidValue) as caught:
+        db.workflow_steps.advance_workflow_step(**step_attempt(step), artifacts=artifacts)
+
+    # Of an enum PostgreSQL names the type, and no column.
+    assert caught.value.field == (None if given.get("artifact_type") else field)
+    assert field in str(caught.value)
+    assert (db.steps_of(run), db.artifacts_of(run)) == (before, [])
+
+
+@pytest.mark.parametrize("artifacts", [artifact_left(), "report", 1, ["report"], [None]])
+def test_what_is_no_list_of_artifacts_keeps_a_step_from_advancing(db, run, artifacts):
+    step = started(db, run)
+    before = db.steps_of(run)
+
+    with db.refused(InvalidValue):
+        db.workflow_steps.advance_workflow_step(**step_attempt(step), artifacts=artifacts)
+
+    assert db.steps_of(run) == before
+
+
+def test_a_step_that_is_not_running_leaves_no_artifacts(db, run):
+    for status, step in in_each_state(db, run).items():
+        if status is not StepStatus.RUNNING:
+            arguments = step_attempt(step) | {"artifacts": [artifact_left()]}
+            assert db.workflow_steps.advance_workflow_step(**arguments) == []
+            assert db.artifacts_of(run) == []
 
 
 def test_a_retryable_failure_is_tried_again_with_growing_pauses_until_none_is_left(db, run):
