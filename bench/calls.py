@@ -34,7 +34,7 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, LiteralString
 from uuid import UUID
 
 import asyncpg
@@ -78,7 +78,7 @@ class Call:
     """A call, in the words of each client."""
 
     name: str
-    sql: str
+    sql: LiteralString
     arguments: tuple[str, ...]
     generated: Callable[..., object]
     generated_async: Callable[..., Awaitable[object]]
@@ -180,7 +180,7 @@ def _raw_cursor(url: str) -> Iterator[Client]:
 @contextlib.contextmanager
 def _default_cursor(url: str) -> Iterator[Client]:
     def calls(call: Call, keys: Sequence[Key]) -> object:
-        query = _named(call.sql, call.arguments, "%({})s")
+        query = _named(call.sql, call.arguments, "%({})s").encode()
         value: object = None
         for key in keys:
             cursor = conn.execute(query, key)
@@ -532,7 +532,8 @@ def _plan_steps(url: str, platform: data.Platform, count: int) -> list[Key]:
             ],
         )
         names = ("customer_id", "workflow_execution_id", "id")
-        return [dict(zip(names, row, strict=True)) for row in rows][:count]
+        keys: list[Key] = [dict(zip(names, row, strict=True)) for row in rows]
+        return keys[:count]
 
 
 def _check_transitions(bench: Bench, url: str) -> None:

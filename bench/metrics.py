@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, LiteralString
 
 import psycopg
 from psycopg import sql
@@ -99,7 +99,7 @@ class Copied:
         """The rows as psycopg takes them."""
         return [tuple(_plain(getattr(row, name)) for name in self.types) for row in self.rows]
 
-    def sql(self, template: str) -> sql.Composed:
+    def sql(self, template: LiteralString) -> sql.Composed:
         """Put table and columns in their places."""
         columns = sql.SQL(", ").join(map(sql.Identifier, self.types))
         return sql.SQL(template).format(table=sql.Identifier(self.table), columns=columns)
