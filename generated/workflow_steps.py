@@ -288,12 +288,14 @@ def complete_workflow_step(
 
 ADVANCE_WORKFLOW_STEP: typing.Final = """-- name: advance_workflow_step :many
 WITH run AS MATERIALIZED (
-    -- Artifacts lock the run, and that is to be before the steps, as everywhere.
+    -- Artifacts lock the run, and that is to be before the steps, as everywhere. Not without any:
+    -- who waited for the step evaluates this when the step is locked.
     SELECT
     FROM workflow_executions
     WHERE
         customer_id = $1::uuid
         AND id = $2::uuid
+        AND $3::jsonb IS NOT NULL
     FOR KEY SHARE
 ),
 
@@ -302,17 +304,17 @@ completed AS (
     SET
         status = 'completed',
         completed_at = greatest(now(), started_at),
-        output_data = coalesce($3::jsonb, output_data)
+        output_data = coalesce($4::jsonb, output_data)
     WHERE
         customer_id = $1::uuid
         AND workflow_execution_id = $2::uuid
-        AND id = $4::uuid
+        AND id = $5::uuid
         AND CASE
-            WHEN retry_count = $5
+            WHEN retry_count = $6
                 THEN
                     status = 'running'
-                    AND ($6::jsonb IS NULL OR EXISTS (SELECT FROM run))
-            ELSE refuse_stale_write('workflow_step', id, $5, retry_count)
+                    AND ($3::jsonb IS NULL OR EXISTS (SELECT FROM run))
+            ELSE refuse_stale_write('workflow_step', id, $6, retry_count)
         END
     RETURNING customer_id, workflow_execution_id, id, step_name, step_order, status, retry_count, max_retries, next_attempt_at, started_at, completed_at, input_data, output_data, error_details, metadata, created_at, updated_at
 ),
@@ -369,7 +371,7 @@ left_artifacts AS (
         clock_timestamp()
     FROM completed
     CROSS JOIN
-        jsonb_to_recordset($6::jsonb)
+        jsonb_to_recordset($3::jsonb)
             AS artifact (
                 artifact_type artifact_type,
                 artifact_name text,
@@ -384,7 +386,7 @@ left_artifacts AS (
             WHEN
                 artifact.artifact_path IN (
                     SELECT listed.value ->> 'artifact_path'
-                    FROM jsonb_array_elements($6::jsonb) AS listed (value)
+                    FROM jsonb_array_elements($3::jsonb) AS listed (value)
                     GROUP BY listed.value ->> 'artifact_path'
                     HAVING count(*) > 1
                 )
@@ -418,10 +420,10 @@ def advance_workflow_step(
     *,
     customer_id: uuid.UUID,
     workflow_execution_id: uuid.UUID,
+    artifacts: models.JSON | None = None,
     output_data: models.JSON | None = None,
     id: uuid.UUID,
     retry_count: int,
-    artifacts: models.JSON | None = None,
 ) -> list[models.WorkflowStep]:
     """Complete a running step and start the next pending one of the plan, in one statement.
 
@@ -446,10 +448,10 @@ def advance_workflow_step(
         (
             customer_id,
             workflow_execution_id,
+            _runtime.to_jsonb(artifacts),
             _runtime.to_jsonb(output_data),
             id,
             retry_count,
-            _runtime.to_jsonb(artifacts),
         ),
         _make_workflow_step,
         binary=True,

@@ -143,12 +143,14 @@ RETURNING *;
 -- @plan workflow_executions_pkey, workflow_steps_pkey, workflow_steps_step_order_key,
 --   workflow_artifacts_artifact_path_key, rows <= 4 + steps
 WITH run AS MATERIALIZED (
-    -- Artifacts lock the run, and that is to be before the steps, as everywhere.
+    -- Artifacts lock the run, and that is to be before the steps, as everywhere. Not without any:
+    -- who waited for the step evaluates this when the step is locked.
     SELECT
     FROM workflow_executions
     WHERE
         customer_id = @customer_id::uuid
         AND id = @workflow_execution_id::uuid
+        AND sqlc.narg('artifacts')::jsonb IS NOT NULL
     FOR KEY SHARE
 ),
 

@@ -168,10 +168,10 @@ async def advance_workflow_step(
     *,
     customer_id: uuid.UUID,
     workflow_execution_id: uuid.UUID,
+    artifacts: models.JSON | None = None,
     output_data: models.JSON | None = None,
     id: uuid.UUID,
     retry_count: int,
-    artifacts: models.JSON | None = None,
 ) -> list[models.WorkflowStep]:
     """Complete a running step and start the next pending one of the plan, in one statement.
 
@@ -196,10 +196,10 @@ async def advance_workflow_step(
         (
             customer_id,
             workflow_execution_id,
+            _runtime.to_jsonb(artifacts),
             _runtime.to_jsonb(output_data),
             id,
             retry_count,
-            _runtime.to_jsonb(artifacts),
         ),
         _make_workflow_step,
         binary=True,

@@ -13,7 +13,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -708,6 +708,49 @@ def test_locks_are_taken_from_the_parent_to_the_child_and_in_step_order(
             if plan.is_overdue:
                 customers.delete_customer(writers.main, id=scene.customer_id)
     assert not held_too_early, sorted(held_too_early)
+
+
+@pytest.fixture(scope="module", params=["custom", "generic"])
+def prepared(request, url):
+    """Connect with statements prepared for one call, or for all."""
+    with connect(url) as conn:
+        conn.prepare_threshold = 0
+        conn.execute(f"SET plan_cache_mode = force_{request.param}_plan")
+        yield conn
+
+
+@pytest.mark.parametrize("name", [name for name in RUN_CALLS if not name.startswith("delete_")])
+def test_who_waits_for_a_step_holds_its_run_or_does_not_come_to_need_it(
+    name, writers, orders, prepared
+):
+    """Else whoever holds the run, and waits for the step next, would wait for ever."""
+    call, locker = RUN_CALLS[name], writers.connections[0]
+    stuck = set()
+    for state, bare in RUN_PLANS.items():
+        plan = arranged(bare, call)
+        begun = orders["run"].begin(plan)
+        if orders["run"].step(plan, begun, (name, False))[1] == begun:
+            continue
+        for number in (1, 2, 3):
+            scene = arrange(writers.main, plan)
+            ids = [scene.customer_id, scene.run_id]
+            with locker.transaction():
+                with writers.gate.transaction():
+                    # A new version of it, which whoever waited looks at anew.
+                    writers.gate.execute(
+                        "UPDATE workflow_steps SET id = id WHERE customer_id = %s"
+                        f" AND workflow_execution_id = %s AND step_order = {number}",
+                        ids,
+                    )
+                    made = writers.executor.submit(call.make, prepared, scene)
+                    writers.await_queue([made], [prepared.info.backend_pid])
+                    locker.execute(f"{RUN_ROW} FOR UPDATE SKIP LOCKED", ids)
+                if wait([made], timeout=2).not_done:
+                    stuck.add(f"waited for step {number} ({state}), and then for the run")
+            made.result()
+            if plan.is_overdue:
+                customers.delete_customer(writers.main, id=scene.customer_id)
+    assert not stuck, sorted(stuck)
 
 
 def arrange_many(conn, plan, number):
