@@ -6,6 +6,7 @@ nothing behind. The full scale takes about an hour and 30 GB of disk.
 
 import argparse
 import dataclasses
+import signal
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -48,6 +49,9 @@ PLOT = ROOT / "docs" / "performance.svg"
 def main() -> int:
     """Run from the command line."""
     options = _options()
+    signal.signal(
+        signal.SIGTERM, signal.default_int_handler
+    )  # the server is to be stopped then, too
     started = datetime.now(UTC)
     scale = SCALES[options.scale]
     if options.rows:

@@ -23,7 +23,7 @@ HEADINGS = {
 """The columns of the tables."""
 
 MANY = 5
-"""More figures of one goal than these are counted, and only those that miss it are shown."""
+"""Of more figures of one goal than these only the worst are shown."""
 
 TICKS = (0.2, 0.5, 1, 2, 5, 10, 20)
 PLOTTED = {
@@ -83,16 +83,16 @@ def _lines(results: Results) -> Iterator[str]:
 
 
 def _standings(results: Results) -> Iterator[tuple[str, ...]]:
-    """Lay out the goals; of one with many figures those that miss it, and else the worst."""
+    """Lay out the goals; of one with many figures the worst."""
     for goal, found in groupby(standings(results), key=lambda standing: standing.goal):
         shown = sorted(found, key=lambda standing: standing.figure.value)
         if len(shown) > MANY:
-            missed = [standing for standing in shown if not standing.is_met]
+            met = sum(standing.is_met for standing in shown)
             yield (
                 f"{goal.measure} {goal.sign} {humane(goal.bound, goal.unit)}",
-                *(f"{len(shown) - len(missed)} of {len(shown)}", "", "", "met"),
+                *(f"{met} of {len(shown)}; the worst:", "", "", "met"),
             )
-            shown = missed or shown[-1:]
+            shown = shown[-MANY:]
         for standing in shown:
             yield (
                 f"{goal.measure} {goal.sign} {humane(goal.bound, goal.unit)}",
