@@ -87,6 +87,7 @@ def _publish(results: Results) -> int:
         )
         return 1
     results.save(path)
+    results = Results.load(path)
     report.write_page(results, PAGE)
     report.plot(results, PLOT)
     print(f"Written: {path}, {PAGE}, {PLOT}", file=sys.stderr)

@@ -5,6 +5,7 @@ import json
 import math
 import os
 import platform
+import re
 import statistics
 import subprocess
 from collections.abc import Mapping
@@ -23,6 +24,9 @@ PACKAGES = (
     *("psycopg", "psycopg-binary", "psycopg-pool", "asyncpg", "sqlalchemy", "dbos"),
     *("procrastinate", "pgqueuer", "uvloop"),
 )
+MANY = 100
+"""Samples of which all are kept."""
+
 SHOWN = (
     *("server_version", "fsync", "synchronous_commit", "full_page_writes", "wal_sync_method"),
     *("shared_buffers", "max_wal_size", "checkpoint_timeout", "autovacuum", "jit"),
@@ -47,8 +51,14 @@ class Results:
 
     @classmethod
     def of(cls, bench: Bench, started: datetime) -> Self:
-        """Take what a bench measured."""
-        return cls(_about(bench, started), bench.comparisons)
+        """Take what a bench measured; of very many samples, their distribution."""
+        comparisons = {
+            name: Comparison(
+                found.unit, {case: _thinned(samples) for case, samples in found.samples.items()}
+            )
+            for name, found in bench.comparisons.items()
+        }
+        return cls(_about(bench, started), comparisons)
 
     @classmethod
     def load(cls, path: Path) -> Self:
@@ -73,7 +83,8 @@ class Results:
             for name, found in self.comparisons.items()
         }
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({"about": self.about, "comparisons": comparisons}, indent=1))
+        text = json.dumps({"about": self.about, "comparisons": comparisons}, indent=1)
+        path.write_text(re.sub(r",\n +(?=-?[\d.])", ", ", text) + "\n")  # samples in a line
 
     def samples(self, comparison: str) -> Mapping[str, list[float]]:
         """Return the samples of each case; of none where the comparison was not made."""
@@ -98,6 +109,13 @@ def percentile(samples: list[float], share: float) -> float:
     """Return the smallest sample that so large a share of them does not exceed."""
     ordered = sorted(samples)
     return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
+
+
+def _thinned(samples: list[float]) -> list[float]:
+    """Leave of many samples those at each twentieth, from the least to the largest."""
+    if len(samples) <= MANY:
+        return samples
+    return [percentile(samples, part / 20) for part in range(21)]
 
 
 def _figure(samples: list[float]) -> Figure:

@@ -95,8 +95,8 @@ COMMENT ON COLUMN workflow_steps.updated_at IS 'When the row last changed; kept 
 
 COMMENT ON INDEX workflow_steps_pkey IS 'Serves get_workflow_step and every transition of a step.';
 COMMENT ON INDEX workflow_steps_step_order_key IS
-'One step a place. Serves list_workflow_steps, advance_workflow_step, get_workflow_detail and'
-' the progress of list_running_workflows.';
+'One step a place. Serves list_workflow_steps, begin_workflow_execution, advance_workflow_step, '
+'get_workflow_detail and the progress of list_running_workflows.';
 
 -- Without it the planner takes a run for one row, and any index that begins with its key for the
 -- primary key.

@@ -68,7 +68,8 @@ COMMENT ON COLUMN workflow_artifacts.updated_at IS 'When the row last changed; k
 COMMENT ON INDEX workflow_artifacts_pkey IS
 'Serves get_workflow_artifact, list_workflow_artifacts and get_workflow_detail.';
 COMMENT ON INDEX workflow_artifacts_artifact_path_key IS
-'One row a path in a run. Serves register_workflow_artifact.';
+'One row a path in a run. Serves register_workflow_artifact, advance_workflow_step and '
+'finish_workflow_execution.';
 
 CREATE INDEX workflow_artifacts_workflow_step_id_idx
 ON workflow_artifacts (customer_id, workflow_execution_id, workflow_step_id)

@@ -80,3 +80,8 @@ $do$;
 
 COMMENT ON INDEX workflow_executions_agent_id_id_pending_idx IS
 'The queue of an agent. Serves claim_workflow_execution.';
+COMMENT ON INDEX workflow_steps_step_order_key IS
+'One step a place. Serves list_workflow_steps, advance_workflow_step, get_workflow_detail and'
+' the progress of list_running_workflows.';
+COMMENT ON INDEX workflow_artifacts_artifact_path_key IS
+'One row a path in a run. Serves register_workflow_artifact.';
