@@ -68,9 +68,14 @@ class Scale:
     pruned: int
     """Runs that are pruned."""
 
+    @property
+    def few(self) -> int:
+        """Rounds of what takes long and hardly varies."""
+        return max(1, min(5, self.rounds // 2))
+
 
 TINY = Scale("tiny", 1, 5, 2, 2, 100, 10, (200, 400), 40, 40)
-QUICK = Scale("quick", 3, 30, 2, 20, 2_000, 60, (1_000, 3_000), 300, 500)
+QUICK = Scale("quick", 3, 20, 2, 20, 2_000, 60, (1_000, 3_000), 300, 500)
 FULL = Scale(
     *("full", 15, 300, 15, 200, 1_000_000, 600),
     *((10_000, 100_000, 1_000_000), 1_000_000, 50_000),

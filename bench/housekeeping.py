@@ -47,9 +47,6 @@ GUIDE = Path(__file__).parents[1] / "docs" / "guides" / "retention.md"
 PARTS = 5
 """In how many goes the history is pruned."""
 
-ROUNDS = 5
-"""Of what needs a lot of rows first, at most."""
-
 WRITERS = 4
 
 ROWS = """
@@ -95,7 +92,7 @@ def measure(bench: Bench) -> None:
     _prune(bench)
     _drop(bench)
     _migrate(bench)
-    for number in range(1, min(bench.scale.rounds, ROUNDS) + 1):
+    for number in range(1, bench.scale.few + 1):
         say(f"migrate with a live load: round {number}")
         _migrate_under_load(bench)
 
@@ -132,7 +129,7 @@ def _drop(bench: Bench) -> None:
         conn.execute("SET session_replication_role = replica")  # to fill it faster
         conn.execute("SET lock_timeout = '2s'")
         platform = data.platform(url)
-        for number in range(1, min(bench.scale.rounds, ROUNDS) + 1):
+        for number in range(1, bench.scale.few + 1):
             say(f"partition drop: round {number}")
             for table, comparison in DROPS.items():
                 for rows in random.sample(sizes, len(sizes)):

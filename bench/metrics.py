@@ -51,9 +51,6 @@ METRICS = {
 SERIES = AGENTS * len(METRICS)
 TAGS = ({"region": "us-east-1"}, {"region": "eu-west-1"})
 WINDOW = timedelta(days=30)
-ROUNDS = 5
-"""Of copies, at most: in each round all rows are written in each way."""
-
 # From the middle of this month to that of the next: both have their partition.
 SINCE = "SELECT date_trunc('month', now()) + interval '15 days'"
 
@@ -212,7 +209,7 @@ def _copy(bench: Bench, url: str, comparison: str, copied: Copied) -> None:
         _write(conn, copied, file)
         gc.collect()
         gc.freeze()  # or a collection in a slice would go through millions of rows
-        rounds = min(bench.scale.rounds, ROUNDS)
+        rounds = bench.scale.few
         for number in range(rounds + 1):  # the first warms up, and does not count
             say(f"{comparison}: round {number} of {rounds}")
             for name in random.sample(list(cases), len(cases)):

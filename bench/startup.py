@@ -50,7 +50,6 @@ TIMES = 12
 after five more."""
 
 CONNECTIONS = 10
-ROUNDS = 5
 
 RUN, STEP, RECOMMENDATION = (UUID(int=0x01941F29_7C00_7000_8000_000000000000 + n) for n in range(3))
 
@@ -74,8 +73,8 @@ def measure(bench: Bench) -> None:
         "sqlalchemy.orm": _import("import sqlalchemy.orm"),
         "asyncpg": _import("import asyncpg"),
     }
-    bench.compare("start-up", cases, per=1)
-    rounds = min(bench.scale.rounds, ROUNDS)  # in which memory hardly differs
+    bench.compare("start-up", cases, per=1, rounds=bench.scale.few)
+    rounds = bench.scale.few  # in which memory hardly differs
     for number in range(1, rounds + 1):
         say(f"memory: round {number} of {rounds}")
         for name, function in {"generated": "weigh_generated", "SELECT 1": "weigh_plain"}.items():

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from .conftest import EMBEDDED_VERSION
+
 ROOT = Path(__file__).parents[1]
 RESULTS = sorted((ROOT / "bench" / "results").glob("*.json"))
 
@@ -27,8 +29,10 @@ def bench(*arguments, cwd=ROOT):
 
 
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory):
+def tiny(tmp_path_factory, pytestconfig):
     """Measure everything, a little."""
+    if pytestconfig.getoption("--pg") != EMBEDDED_VERSION:
+        pytest.skip("the bench starts the embedded PostgreSQL")
     path = tmp_path_factory.mktemp("bench") / "tiny.json"
     made = bench("--scale", "tiny", "--output", str(path))
     assert made.returncode == 0, made.stderr
