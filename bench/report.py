@@ -67,13 +67,17 @@ def markdown(results: Results) -> str:
 def _lines(results: Results) -> Iterator[str]:
     about = results.about
     machine, versions = about["machine"], about["versions"]
+    yield ""
     yield (
-        f"Measured on {about['date']} at commit `{about['commit'][:10]}`, "
-        f"in {about['minutes']:.0f} minutes: {machine['cores']} cores of {machine['processor']}, "
+        f"- Measured on {about['date']} at commit `{about['commit'][:10]}`, "
+        f"in {about['minutes']:.0f} minutes."
+    )
+    yield (
+        f"- Machine: {machine['cores']} cores of {machine['processor']}, "
         f"{machine['memory_gib']} GiB, {machine['system']}."
     )
-    yield "Settings: " + ", ".join(f"{name} = {value}" for name, value in about["settings"].items())
-    yield "Versions: " + ", ".join(f"{name} {value}" for name, value in versions.items())
+    for title, named in (("Versions", versions), ("Settings", about["settings"])):
+        yield f"- {title}: {', '.join(f'{name} {value}' for name, value in named.items())}."
     for title, rows in (("Goals", _standings(results)), ("Medians", _figures(results))):
         yield ""
         yield f"| {' | '.join(HEADINGS[title])} |"
@@ -90,7 +94,7 @@ def _standings(results: Results) -> Iterator[tuple[str, ...]]:
             met = sum(standing.is_met for standing in shown)
             yield (
                 f"{goal.measure} {goal.sign} {humane(goal.bound, goal.unit)}",
-                *(f"{met} of {len(shown)}; the worst:", "", "", "met"),
+                *(f"{met} of {len(shown)} calls; the worst:", "", "", ""),
             )
             shown = shown[-MANY:]
         for standing in shown:
@@ -172,8 +176,8 @@ def _draw(axis: "Axes", title: str, bars: list[tuple[str, Figure]]) -> None:
     ]
     colours = ["#1f77b4" if value >= 1 else "#2ca02c" for value in values]
     axis.barh([case for case, _ in bars], values, xerr=errors, color=colours, height=0.7)
-    for place, value in enumerate(values):
-        axis.text(value, place, f"  {value:.2f}", va="center", fontsize=7)
+    for place, (_, figure) in enumerate(bars):
+        axis.text(figure.high, place, f"  {figure.value:.2f}", va="center", fontsize=7)
     axis.set_title(title, loc="left", fontsize=9, fontweight="bold")
     axis.set_xscale("log")
     axis.set_xticks(TICKS, [f"{tick:g}" for tick in TICKS])
