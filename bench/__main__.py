@@ -42,6 +42,9 @@ SECTIONS = {
     "size": sizes.measure,
 }
 SCALES = {scale.name: scale for scale in (TINY, QUICK, FULL)}
+WIDTH = 160
+"""Of the tables, where no terminal says."""
+
 PAGE = ROOT / "docs" / "performance.md"
 PLOT = ROOT / "docs" / "performance.svg"
 
@@ -52,6 +55,7 @@ def main() -> int:
     signal.signal(
         signal.SIGTERM, signal.default_int_handler
     )  # the server is to be stopped then, too
+    console = Console(width=None if sys.stdout.isatty() else WIDTH)
     started = datetime.now(UTC)
     scale = SCALES[options.scale]
     if options.rows:
@@ -63,10 +67,10 @@ def main() -> int:
                 SECTIONS[name](bench)
         except KeyboardInterrupt:
             print("\nInterrupted: what follows is what was measured so far.", file=sys.stderr)
-            report.show(Results.of(bench, started), Console())
+            report.show(Results.of(bench, started), console)
             return 130
         results = Results.of(bench, started)
-    report.show(results, Console())
+    report.show(results, console)
     if options.publish:
         return _publish(results)
     if options.output:

@@ -1,8 +1,12 @@
 """The benchmarks work, on sizes that tell nothing of speed; the docs show their newest results."""
 
+import dataclasses
 import json
+import os
+import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -13,6 +17,7 @@ ROOT = Path(__file__).parents[1]
 RESULTS = sorted((ROOT / "bench" / "results").glob("*.json"))
 
 sys.path.insert(0, str(ROOT))
+from bench import __main__ as main  # noqa: E402
 from bench import report  # noqa: E402
 from bench.goals import GOALS, standings  # noqa: E402
 from bench.results import Results  # noqa: E402
@@ -91,6 +96,43 @@ def test_a_part_can_be_measured(tmp_path):
         "start-up",
         "memory",
     }
+
+
+def test_results_of_uncommitted_code_are_not_published(tiny, tmp_path, monkeypatch, capsys):
+    results, _ = tiny
+    monkeypatch.chdir(tmp_path)
+    before = main.PAGE.read_text()
+    dirty = dataclasses.replace(results, about=results.about | {"is_clean": False})
+
+    assert main._publish(dirty) == 1
+
+    assert main.PAGE.read_text() == before
+    assert "uncommitted changes" in capsys.readouterr().err
+    assert Results.load(tmp_path / f"bench-{results.about['date']}.json") == dirty
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_bench_that_is_interrupted_shows_what_it_has_and_leaves_no_server(number):
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "bench", "--scale", "tiny", "startup", "call"],
+            cwd=ROOT,
+            env=os.environ | {"TMPDIR": folder},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert process.stderr
+        for line in process.stderr:
+            if "Measuring: call" in line:
+                break
+        process.send_signal(number)
+        shown, said = process.communicate(timeout=60)
+        assert process.returncode == 130, said
+        assert "Interrupted" in said
+        assert "optiinfra_db.generated" in shown
+        assert not list(Path(folder).iterdir())
 
 
 def test_what_is_unknown_is_refused():
