@@ -125,6 +125,19 @@ def test_the_least_used_statement_makes_room(api: Api, call: Callable[..., Any])
     assert {query.split()[-1] for query, _ in api.conn._prepared._names} == {b"1", b"3"}
 
 
+def test_a_psycopg_that_keeps_its_statements_elsewhere_gets_cursors(
+    api: Api, call: Callable[..., Any], runtime: ModuleType
+) -> None:
+    class Other:
+        def __getattr__(self, name: str) -> Any:
+            if name == "_prepared":
+                raise AttributeError(name)
+            return getattr(api.conn, name)
+
+    call("one", "SELECT $1::int", 1)
+    assert runtime._send(Other(), "SELECT $1::int", (1,), binary=False) is None
+
+
 def test_notifications_are_heard(
     api: Api, call: Callable[..., Any], run: Callable[..., Any]
 ) -> None:
