@@ -75,7 +75,7 @@ class Scale:
 
 
 TINY = Scale("tiny", 1, 5, 2, 2, 100, 10, (200, 400), 40, 40)
-QUICK = Scale("quick", 3, 20, 2, 20, 2_000, 60, (1_000, 3_000), 300, 500)
+QUICK = Scale("quick", 3, 20, 2, 20, 2_000, 60, (1_000, 3_000), 300, 300)
 FULL = Scale(
     *("full", 15, 300, 15, 200, 1_000_000, 600),
     *((10_000, 100_000, 1_000_000), 1_000_000, 50_000),
@@ -188,7 +188,7 @@ def running(scale: Scale) -> Iterator[Bench]:
         try:
             embedded.start(server.data_dir, options=SETTINGS)
             server.ensure_database("bench_template")
-            migrate.migrate(server.url("bench_template"))
+            migrate.migrate(server.url("bench_template"), say=lambda _: None)
             with psycopg.connect(server.url("bench_template"), autocommit=True) as conn:
                 for name in ("fsync", "synchronous_commit", "full_page_writes"):
                     if conn.execute(f"SHOW {name}".encode()).fetchone() != ("on",):
