@@ -98,6 +98,15 @@ def test_an_error_is_that_of_a_cursor_and_the_connection_goes_on(call: Callable[
     assert call("one", "SELECT 1 / $1::int", 1) == 1
 
 
+def test_an_error_is_readable_in_another_encoding(
+    call: Callable[..., Any], run: Callable[..., Any]
+) -> None:
+    run("execute", "SET client_encoding = latin1")
+    assert call("one", "SELECT $1::text::int", "1") == 1
+    with pytest.raises(psycopg.errors.InvalidTextRepresentation, match="ü"):
+        call("one", "SELECT $1::text::int", "ü")
+
+
 def test_a_transaction_is_begun_where_there_is_none(
     api: Api, call: Callable[..., Any], run: Callable[..., Any]
 ) -> None:

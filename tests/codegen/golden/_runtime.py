@@ -170,7 +170,7 @@ def _loaded(
     """Return the rows of what came of a statement, `last` at most."""
     (result,) = results
     if result.status != _TUPLES_OK:
-        raise psycopg.errors.error_from_result(result)
+        raise psycopg.errors.error_from_result(result, encoding=transformer.encoding)
     transformer.set_pgresult(result)
     rows = result.ntuples
     return transformer.load_rows(0, rows if last is None else min(rows, last), tuple)
