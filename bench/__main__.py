@@ -27,7 +27,7 @@ from bench import (
     startup,
 )
 from bench.harness import FULL, QUICK, TINY, running
-from bench.results import FOLDER, ROOT, Results
+from bench.results import FOLDER, ROOT, Results, checkout
 
 SECTIONS = {
     "call": calls.measure,
@@ -56,7 +56,7 @@ def main() -> int:
         signal.SIGTERM, signal.default_int_handler
     )  # the server is to be stopped then, too
     console = Console(width=None if sys.stdout.isatty() else WIDTH)
-    started = datetime.now(UTC)
+    started, code = datetime.now(UTC), checkout()
     scale = SCALES[options.scale]
     if options.rows:
         scale = dataclasses.replace(scale, histories=tuple(sorted(options.rows)))
@@ -67,9 +67,9 @@ def main() -> int:
                 SECTIONS[name](bench)
         except KeyboardInterrupt:
             print("\nInterrupted: what follows is what was measured so far.", file=sys.stderr)
-            report.show(Results.of(bench, started), console)
+            report.show(Results.of(bench, started, code), console)
             return 130
-        results = Results.of(bench, started)
+        results = Results.of(bench, started, code)
     report.show(results, console)
     if options.publish:
         return _publish(results)

@@ -43,6 +43,19 @@ class Figure:
 
 
 @dataclasses.dataclass(frozen=True)
+class Checkout:
+    """What code is there: a commit, and what was changed since."""
+
+    commit: str
+    changes: str
+
+
+def checkout() -> Checkout:
+    """Look at what code is there."""
+    return Checkout(_git("rev-parse", "HEAD"), _git("status", "--porcelain"))
+
+
+@dataclasses.dataclass(frozen=True)
 class Results:
     """The samples of a run of the bench, and its circumstances."""
 
@@ -50,15 +63,18 @@ class Results:
     comparisons: dict[str, Comparison]
 
     @classmethod
-    def of(cls, bench: Bench, started: datetime) -> Self:
-        """Take what a bench measured; of very many samples, their distribution."""
+    def of(cls, bench: Bench, started: datetime, code: Checkout) -> Self:
+        """Take what a bench measured; of very many samples, their distribution.
+
+        `code` is what was checked out when it started.
+        """
         comparisons = {
             name: Comparison(
                 found.unit, {case: _thinned(samples) for case, samples in found.samples.items()}
             )
             for name, found in bench.comparisons.items()
         }
-        return cls(_about(bench, started), comparisons)
+        return cls(_about(bench, started, code), comparisons)
 
     @classmethod
     def load(cls, path: Path) -> Self:
@@ -124,13 +140,13 @@ def _figure(samples: list[float]) -> Figure:
     return Figure(middle, low, high)
 
 
-def _about(bench: Bench, started: datetime) -> dict[str, Any]:
+def _about(bench: Bench, started: datetime, code: Checkout) -> dict[str, Any]:
     with psycopg.connect(bench.server.url("postgres"), autocommit=True) as conn:
         shown = {name: _shown(conn, name) for name in SHOWN}
     return {
         "date": started.date().isoformat(),
-        "commit": _git("rev-parse", "HEAD"),
-        "is_clean": not _git("status", "--porcelain"),
+        "commit": code.commit,
+        "is_clean": code == checkout() and not code.changes,
         "minutes": round((datetime.now(UTC) - started).total_seconds() / 60, 1),
         "scale": dataclasses.asdict(bench.scale),
         "machine": {
