@@ -196,6 +196,7 @@ LANGUAGE plpgsql
 AS $$
 DECLARE
     open_steps text;
+    open_step record;
     error jsonb := NEW.error_details;
 BEGIN
     IF TG_OP = 'UPDATE' THEN
@@ -221,7 +222,8 @@ BEGIN
                     'message', coalesce(NEW.metadata ->> 'cancel_reason', 'cancelled')
                 );
             END IF;
-            WITH open_step AS MATERIALIZED (
+            -- One by one, in their order, which a join would not keep to.
+            FOR open_step IN
                 SELECT id
                 FROM workflow_steps
                 WHERE
@@ -230,29 +232,29 @@ BEGIN
                     AND status IN ('pending', 'running', 'retrying')
                 ORDER BY step_order
                 FOR NO KEY UPDATE
-            )
-            UPDATE workflow_steps AS step
-            SET
-                status = CASE step.status
-                    WHEN 'running' THEN 'failed'
-                    ELSE 'skipped'
-                END::step_status,
-                completed_at = greatest(NEW.completed_at, step.started_at),
-                next_attempt_at = NULL,
-                error_details = CASE step.status
-                    WHEN 'running' THEN error
-                    ELSE step.error_details
-                END,
-                -- A retry of the run does it, and not what was skipped on purpose.
-                metadata = CASE step.status
-                    WHEN 'running' THEN step.metadata
-                    ELSE step.metadata || '{"closed_with_run": true}'
-                END
-            FROM open_step
-            WHERE
-                step.customer_id = NEW.customer_id
-                AND step.workflow_execution_id = NEW.id
-                AND step.id = open_step.id;
+            LOOP
+                UPDATE workflow_steps AS step
+                SET
+                    status = CASE step.status
+                        WHEN 'running' THEN 'failed'
+                        ELSE 'skipped'
+                    END::step_status,
+                    completed_at = greatest(NEW.completed_at, step.started_at),
+                    next_attempt_at = NULL,
+                    error_details = CASE step.status
+                        WHEN 'running' THEN error
+                        ELSE step.error_details
+                    END,
+                    -- A retry of the run does it, and not what was skipped on purpose.
+                    metadata = CASE step.status
+                        WHEN 'running' THEN step.metadata
+                        ELSE step.metadata || '{"closed_with_run": true}'
+                    END
+                WHERE
+                    step.customer_id = NEW.customer_id
+                    AND step.workflow_execution_id = NEW.id
+                    AND step.id = open_step.id;
+            END LOOP;
         END IF;
     END IF;
 
