@@ -148,12 +148,14 @@ def _send(
     pgconn = conn.pgconn
     if pgconn.pipeline_status or not (conn.autocommit or pgconn.transaction_status != _IDLE):
         return None
-    transformer = psycopg.adapt.Transformer(_Context(conn))
-    params = transformer.dump_sequence(args, [_AUTO] * len(args))
     try:
         names = conn._prepared._names
     except AttributeError:  # a psycopg that keeps them elsewhere
         return None
+    if not names:  # as behind PgBouncer, where nothing is prepared
+        return None
+    transformer = psycopg.adapt.Transformer(_Context(conn))
+    params = transformer.dump_sequence(args, [_AUTO] * len(args))
     key = (_encoded(sql), transformer.types or ())
     name = names.get(key)
     if name is None:
