@@ -52,9 +52,8 @@ PLOT = ROOT / "docs" / "performance.svg"
 def main() -> int:
     """Run from the command line."""
     options = _options()
-    signal.signal(
-        signal.SIGTERM, signal.default_int_handler
-    )  # the server is to be stopped then, too
+    # The server is to be stopped then, too.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     console = Console(width=None if sys.stdout.isatty() else WIDTH)
     started, code = datetime.now(UTC), checkout()
     scale = SCALES[options.scale]

@@ -22,10 +22,6 @@ class Goal:
 
     unit: str = "x"
 
-    def is_met(self, figure: Figure) -> bool:
-        """Say whether a figure keeps to the bound."""
-        return figure.value <= self.bound if self.sign == "<=" else figure.value >= self.bound
-
 
 @dataclass(frozen=True)
 class Standing:
@@ -38,7 +34,8 @@ class Standing:
     @property
     def is_met(self) -> bool:
         """Say whether the figure keeps to the bound."""
-        return self.goal.is_met(self.figure)
+        value, bound = self.figure.value, self.goal.bound
+        return value <= bound if self.goal.sign == "<=" else value >= bound
 
 
 def standings(results: Results) -> list[Standing]:

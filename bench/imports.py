@@ -106,8 +106,8 @@ def targeting(bench: Bench) -> Iterator[Target]:
 def fill(url: str) -> data.Platform:
     """Write a customer, an agent and some history of theirs, and tell the planner.
 
-    A session keeps the plans of triggers. Those that it makes while the tables are empty read them
-    as a whole, and so take longer with each run, until autovacuum analyses the tables.
+    A session keeps the plans that it makes while the tables are empty, and those may read all rows
+    of the customer, until autovacuum analyses the tables.
     """
     platform = data.platform(url)
     with connect(url) as conn:

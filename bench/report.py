@@ -89,17 +89,15 @@ def _lines(results: Results) -> Iterator[str]:
 def _standings(results: Results) -> Iterator[tuple[str, ...]]:
     """Lay out the goals; of one with many figures the worst."""
     for goal, found in groupby(standings(results), key=lambda standing: standing.goal):
+        wanted = f"{goal.measure} {goal.sign} {humane(goal.bound, goal.unit)}"
         shown = sorted(found, key=lambda standing: standing.figure.value)
         if len(shown) > MANY:
             met = sum(standing.is_met for standing in shown)
-            yield (
-                f"{goal.measure} {goal.sign} {humane(goal.bound, goal.unit)}",
-                *(f"{met} of {len(shown)} calls; the worst:", "", "", ""),
-            )
+            yield wanted, f"{met} of {len(shown)} calls; the worst:", "", "", ""
             shown = shown[-MANY:]
         for standing in shown:
             yield (
-                f"{goal.measure} {goal.sign} {humane(goal.bound, goal.unit)}",
+                wanted,
                 standing.label,
                 humane(standing.figure.value, goal.unit),
                 _spread(standing.figure, goal.unit),
