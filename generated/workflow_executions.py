@@ -41,6 +41,7 @@ __all__ = [
     "RETRY_FAILED_WORKFLOW_EXECUTIONS",
     "RETRY_WORKFLOW_EXECUTION",
     "START_WORKFLOW_EXECUTION",
+    "TIME_OUT_WORKFLOW_EXECUTION",
     "TIME_OUT_WORKFLOW_EXECUTIONS",
     "GetWorkflowDetailRow",
     "GetWorkflowTimelineRow",
@@ -80,6 +81,7 @@ __all__ = [
     "retry_failed_workflow_executions",
     "retry_workflow_execution",
     "start_workflow_execution",
+    "time_out_workflow_execution",
     "time_out_workflow_executions",
 ]
 
@@ -132,12 +134,15 @@ planned AS (
         created.id,
         step.step_name,
         step.step_order,
-        coalesce($8::integer, 3),
+        coalesce(step.max_retries, $8::integer, 3),
         coalesce(step.input_data, '{}')
     FROM created
     CROSS JOIN
-        unnest($9::text[], $10::jsonb[])
-        WITH ORDINALITY AS step (step_name, input_data, step_order)
+        unnest(
+            $9::text[],
+            $10::jsonb[],
+            $11::integer[]
+        ) WITH ORDINALITY AS step (step_name, input_data, max_retries, step_order)
     WHERE created.is_new
 )
 
@@ -198,11 +203,12 @@ def create_workflow_execution(
     max_retries: int | None = None,
     step_names: list[str],
     step_input_data: list[models.JSON] | None = None,
+    step_max_retries: list[int] | None = None,
 ) -> models.WorkflowExecution:
     """Create a pending run together with its planned steps, in the order of step_names;
-    step_input_data (one a step, {} where missing) and max_retries (of each step, 3 unless given)
-    may be left out. With an id that is taken already, nothing is written and the run that is there
-    is returned, so that a caller may safely try again.
+    step_input_data (one a step, {} where missing), step_max_retries (one a step) and max_retries
+    (of the other steps, 3 unless given) may be left out. With an id that is taken already, nothing
+    is written and the run that is there is returned, so that a caller may safely try again.
 
     @plan workflow_executions_pkey, rows <= 1
     """
@@ -220,6 +226,7 @@ def create_workflow_execution(
             max_retries,
             step_names,
             _runtime.each_json(_runtime.to_jsonb, step_input_data, 1),
+            step_max_retries,
         ),
         _make_workflow_execution,
     )
@@ -908,7 +915,8 @@ class WorkflowSummary:
     """A row of `list_workflow_executions`, `list_workflow_executions_by_status`,
     `list_open_workflow_executions`, `list_workflow_executions_by_type`,
     `list_workflow_executions_by_agent`, `get_workflow_lineage`, `heartbeat_workflow_execution`,
-    `time_out_workflow_executions`, `retry_failed_workflow_executions`.
+    `time_out_workflow_execution`, `time_out_workflow_executions`,
+    `retry_failed_workflow_executions`.
     """
 
     customer_id: uuid.UUID
@@ -2635,6 +2643,59 @@ def cancel_workflow_execution(
         CANCEL_WORKFLOW_EXECUTION,
         (reason, customer_id, id, actor),
         _make_workflow_execution,
+    )
+
+
+TIME_OUT_WORKFLOW_EXECUTION: typing.Final = """-- name: time_out_workflow_execution :one
+UPDATE workflow_executions
+SET
+    status = 'timeout',
+    completed_at = greatest(now(), started_at),
+    error_details = jsonb_build_object(
+        'type', 'DeadlineExceeded',
+        'message', format('not over by its deadline, %s', deadline_at)
+    )
+WHERE
+    customer_id = $1
+    AND id = $2
+    AND status IN ('pending', 'running')
+    -- Not bare, so that the planner takes the key and not the index of deadlines.
+    AND coalesce(deadline_at, 'infinity') < now()
+RETURNING
+    customer_id,
+    id,
+    agent_id,
+    workflow_type,
+    status,
+    attempt,
+    retried_from_id,
+    started_at,
+    heartbeat_at,
+    completed_at,
+    deadline_at,
+    created_at,
+    updated_at
+"""
+
+
+def time_out_workflow_execution(
+    conn: psycopg.Connection[typing.Any],
+    *,
+    customer_id: uuid.UUID,
+    id: uuid.UUID,
+) -> WorkflowSummary | None:
+    """Move a run that is past its deadline_at from pending or running to timeout, as
+    time_out_workflow_executions does, for the executor that keeps watch over its own. None where
+    its deadline has not come, or it has none, or was over.
+
+    @plan workflow_executions_pkey, workflow_executions_customer_id_id_open_idx,
+      workflow_executions_id_customer_id_running_idx, rows <= 1
+    """
+    return _runtime.one(
+        conn,
+        TIME_OUT_WORKFLOW_EXECUTION,
+        (customer_id, id),
+        _make_workflow_summary,
     )
 
 

@@ -1,8 +1,8 @@
 -- name: create_workflow_execution :one
 -- Create a pending run together with its planned steps, in the order of step_names;
--- step_input_data (one a step, {} where missing) and max_retries (of each step, 3 unless given) may
--- be left out. With an id that is taken already, nothing is written and the run that is there is
--- returned, so that a caller may safely try again.
+-- step_input_data (one a step, {} where missing), step_max_retries (one a step) and max_retries (of
+-- the other steps, 3 unless given) may be left out. With an id that is taken already, nothing is
+-- written and the run that is there is returned, so that a caller may safely try again.
 -- @returns exactly one
 --
 -- @plan workflow_executions_pkey, rows <= 1
@@ -43,12 +43,15 @@ planned AS (
         created.id,
         step.step_name,
         step.step_order,
-        coalesce(sqlc.narg('max_retries')::integer, 3),
+        coalesce(step.max_retries, sqlc.narg('max_retries')::integer, 3),
         coalesce(step.input_data, '{}')
     FROM created
     CROSS JOIN
-        unnest(@step_names::text[], sqlc.narg('step_input_data')::jsonb[])
-        WITH ORDINALITY AS step (step_name, input_data, step_order)
+        unnest(
+            @step_names::text[],
+            sqlc.narg('step_input_data')::jsonb[],
+            sqlc.narg('step_max_retries')::integer[]
+        ) WITH ORDINALITY AS step (step_name, input_data, max_retries, step_order)
     WHERE created.is_new
 )
 
@@ -1613,6 +1616,43 @@ WHERE
     AND workflow_executions.id = @id
     AND workflow_executions.status IN ('pending', 'running')
 RETURNING workflow_executions.*;
+
+-- name: time_out_workflow_execution :one
+-- Move a run that is past its deadline_at from pending or running to timeout, as
+-- time_out_workflow_executions does, for the executor that keeps watch over its own. None where its
+-- deadline has not come, or it has none, or was over.
+-- @row WorkflowSummary
+--
+-- @plan workflow_executions_pkey, workflow_executions_customer_id_id_open_idx,
+--   workflow_executions_id_customer_id_running_idx, rows <= 1
+UPDATE workflow_executions
+SET
+    status = 'timeout',
+    completed_at = greatest(now(), started_at),
+    error_details = jsonb_build_object(
+        'type', 'DeadlineExceeded',
+        'message', format('not over by its deadline, %s', deadline_at)
+    )
+WHERE
+    customer_id = @customer_id
+    AND id = @id
+    AND status IN ('pending', 'running')
+    -- Not bare, so that the planner takes the key and not the index of deadlines.
+    AND coalesce(deadline_at, 'infinity') < now()
+RETURNING
+    customer_id,
+    id,
+    agent_id,
+    workflow_type,
+    status,
+    attempt,
+    retried_from_id,
+    started_at,
+    heartbeat_at,
+    completed_at,
+    deadline_at,
+    created_at,
+    updated_at;
 
 -- name: time_out_workflow_executions :many
 -- Move up to max_rows runs to timeout that are past their deadline_at, and, where

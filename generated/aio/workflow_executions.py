@@ -39,6 +39,7 @@ from ..workflow_executions import (
     RETRY_FAILED_WORKFLOW_EXECUTIONS,
     RETRY_WORKFLOW_EXECUTION,
     START_WORKFLOW_EXECUTION,
+    TIME_OUT_WORKFLOW_EXECUTION,
     TIME_OUT_WORKFLOW_EXECUTIONS,
     GetWorkflowDetailRow,
     GetWorkflowTimelineRow,
@@ -89,6 +90,7 @@ __all__ = [
     "RETRY_FAILED_WORKFLOW_EXECUTIONS",
     "RETRY_WORKFLOW_EXECUTION",
     "START_WORKFLOW_EXECUTION",
+    "TIME_OUT_WORKFLOW_EXECUTION",
     "TIME_OUT_WORKFLOW_EXECUTIONS",
     "GetWorkflowDetailRow",
     "GetWorkflowTimelineRow",
@@ -128,6 +130,7 @@ __all__ = [
     "retry_failed_workflow_executions",
     "retry_workflow_execution",
     "start_workflow_execution",
+    "time_out_workflow_execution",
     "time_out_workflow_executions",
 ]
 
@@ -145,11 +148,12 @@ async def create_workflow_execution(
     max_retries: int | None = None,
     step_names: list[str],
     step_input_data: list[models.JSON] | None = None,
+    step_max_retries: list[int] | None = None,
 ) -> models.WorkflowExecution:
     """Create a pending run together with its planned steps, in the order of step_names;
-    step_input_data (one a step, {} where missing) and max_retries (of each step, 3 unless given)
-    may be left out. With an id that is taken already, nothing is written and the run that is there
-    is returned, so that a caller may safely try again.
+    step_input_data (one a step, {} where missing), step_max_retries (one a step) and max_retries
+    (of the other steps, 3 unless given) may be left out. With an id that is taken already, nothing
+    is written and the run that is there is returned, so that a caller may safely try again.
 
     @plan workflow_executions_pkey, rows <= 1
     """
@@ -167,6 +171,7 @@ async def create_workflow_execution(
             max_retries,
             step_names,
             _runtime.each_json(_runtime.to_jsonb, step_input_data, 1),
+            step_max_retries,
         ),
         _make_workflow_execution,
     )
@@ -787,6 +792,27 @@ async def cancel_workflow_execution(
         CANCEL_WORKFLOW_EXECUTION,
         (reason, customer_id, id, actor),
         _make_workflow_execution,
+    )
+
+
+async def time_out_workflow_execution(
+    conn: psycopg.AsyncConnection[typing.Any],
+    *,
+    customer_id: uuid.UUID,
+    id: uuid.UUID,
+) -> WorkflowSummary | None:
+    """Move a run that is past its deadline_at from pending or running to timeout, as
+    time_out_workflow_executions does, for the executor that keeps watch over its own. None where
+    its deadline has not come, or it has none, or was over.
+
+    @plan workflow_executions_pkey, workflow_executions_customer_id_id_open_idx,
+      workflow_executions_id_customer_id_running_idx, rows <= 1
+    """
+    return await _runtime.async_one(
+        conn,
+        TIME_OUT_WORKFLOW_EXECUTION,
+        (customer_id, id),
+        _make_workflow_summary,
     )
 
 

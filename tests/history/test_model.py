@@ -609,6 +609,18 @@ class History(RuleBasedStateMachine):
             error = "HeartbeatLost" if run in silent else "DeadlineExceeded"
             self.move_run(run, "timeout", error=error)
 
+    @rule(aim=aims, is_foreign=rarely)
+    def time_out_one(self, aim, is_foreign):
+        run = self.aim_at_run(aim, lambda run: run.deadline and not run.is_over)
+        row = self.call(
+            workflow_executions.time_out_workflow_execution, None, **self.key(run, is_foreign)
+        )
+        is_late = run.deadline is not None and run.deadline < self.now
+        moves = is_late and not (run.is_over or run.is_deleted or is_foreign)
+        assert (row is not None) == moves
+        if moves:
+            self.move_run(run, "timeout", error="DeadlineExceeded")
+
     @rule(aim=aims, is_foreign=rarely, from_step=st.sampled_from([None] * 4 + [1, 2, 3]))
     def retry(self, aim, is_foreign, from_step):
         run = self.aim_at_run(aim, lambda run: run.status in {"failed", "timeout", "cancelled"})

@@ -186,6 +186,11 @@ RUN_CALLS = calls(
         instead=lambda *_: [],
         needs_overdue=True,
     ),
+    Call(
+        "time_out_one",
+        of_run(workflow_executions.time_out_workflow_execution),
+        needs_overdue=True,
+    ),
     Call("retry", of_run(workflow_executions.retry_workflow_execution), can_repeat=True),
     Call(
         "retry_failed",

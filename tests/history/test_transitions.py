@@ -1344,6 +1344,10 @@ CALLS = {
             lambda conn, _: workflow_executions.time_out_workflow_executions(conn, max_rows=1),
             {"pending": "timeout", "running": "timeout"},
         ),
+        "time_out_one": (
+            run_call(workflow_executions.time_out_workflow_execution),
+            {"pending": "timeout", "running": "timeout"},
+        ),
         "time_out_silent": (
             lambda conn, _: workflow_executions.time_out_workflow_executions(
                 conn, max_rows=100, heartbeat_timeout=timedelta(hours=1)

@@ -436,6 +436,9 @@ CASES: Mapping[str, Case | list[Case]] = {
     },
     "workflow_executions.retry_workflow_execution": lambda s: s.failed_run(),
     "workflow_executions.start_workflow_execution": lambda s: s.run("pending"),
+    "workflow_executions.time_out_workflow_execution": lambda s: _key(
+        s.row("workflow_executions", "status = 'running' AND deadline_at < now()")
+    ),
     "workflow_steps.add_workflow_step": lambda s: s.of_run("running") | {"step_name": "extra"},
     "workflow_steps.advance_workflow_step": [
         lambda s: s.step("running") | {"retry_count": 0},

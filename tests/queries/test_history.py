@@ -227,6 +227,31 @@ def test_overdue_runs_time_out_with_the_reason_and_close_their_steps(db):
     assert states(db, fresh) == ["running", "pending"]
 
 
+def test_an_executor_times_out_its_own_run_once_it_is_late(db):
+    late, waiting, other = (db.make_run(step_names=["a", "b"]) for _ in range(3))
+    endless = db.make_run()
+    for run in (late, other, endless):
+        db.start_run(run)
+    db.workflow_steps.start_workflow_step(**step_key(db.steps_of(late)[0]))
+    time_out = db.workflow_executions.time_out_workflow_execution
+    db.execute("UPDATE workflow_executions SET deadline_at = now() + interval '1 minute'")
+    assert time_out(**key(late)) is None
+    db.execute("UPDATE workflow_executions SET deadline_at = now() - interval '1 minute'")
+    db.execute(f"UPDATE workflow_executions SET deadline_at = NULL WHERE id = '{endless.id}'")
+
+    assert time_out(**key(endless)) is None
+    for run in (late, waiting):
+        row = time_out(**key(run))
+        assert (row.id, row.status) == (run.id, WorkflowStatus.TIMEOUT)
+        assert time_out(**key(run)) is None
+
+    found = db.workflow_executions.get_workflow_execution(**key(late))
+    assert found.error_details["type"] == "DeadlineExceeded"
+    assert states(db, late) == ["failed", "skipped"]
+    assert states(db, waiting) == ["skipped", "skipped"]
+    assert states(db, other) == ["pending", "pending"]
+
+
 def test_who_cancels_is_in_the_audit_log(db):
     run, other = db.make_run(), db.make_run()
     db.execute("SET LOCAL optiinfra.actor = 'scheduler'")

@@ -139,6 +139,14 @@ def last(db):
     return step
 
 
+def test_each_step_of_a_plan_may_have_retries_of_its_own(db):
+    run = db.make_run(step_names=["a", "b", "c"], step_max_retries=[0, None], max_retries=7)
+
+    assert [step.max_retries for step in db.steps_of(run)] == [0, 7, 7]
+    with db.refused(CheckViolation, "workflow_steps_max_retries_check"):
+        db.make_run(step_names=["a"], step_max_retries=[-1])
+
+
 def test_a_run_is_created_with_its_planned_steps(db):
     run = db.make_run(step_names=["a", "b"], step_input_data=[{"x": 1}, {"y": [2]}], max_retries=5)
 
