@@ -108,7 +108,7 @@ class CopyAgentMetricsParams:
     recorded_at: datetime.datetime
     metric_value: float
     metric_type: models.MetricType
-    tags: models.JSON
+    tags: dict[str, typing.Any]
 
 
 def _copy_agent_metrics_values(params: CopyAgentMetricsParams) -> _runtime.Row:

@@ -189,7 +189,7 @@ def update_customer(
     api_key_hash: bytes | None = None,
     plan: models.CustomerPlan | None = None,
     status: models.CustomerStatus | None = None,
-    metadata: models.JSON | None = None,
+    metadata: dict[str, typing.Any] | None = None,
     id: uuid.UUID,
 ) -> models.Customer | None:
     """Change what is given and leave the rest as it is.

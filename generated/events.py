@@ -154,7 +154,7 @@ class CopyEventsParams:
     subject_type: str | None = None
     subject_id: uuid.UUID | None = None
     actor: str
-    data: models.JSON
+    data: dict[str, typing.Any]
 
 
 def _copy_events_values(params: CopyEventsParams) -> _runtime.Row:

@@ -203,9 +203,9 @@ class Agent:
     """When the agent last sent a heartbeat, or registered again; NULL before that."""
     endpoint: str | None
     """URL at which the agent is reached; NULL where it only calls out."""
-    capabilities: JSON
+    capabilities: list[typing.Any]
     """List of what the agent announces that it can do; what is configured is in agent_capabilities."""
-    metadata: JSON
+    metadata: dict[str, typing.Any]
     """Free-form object: host, region, build, ..."""
     created_at: datetime.datetime
     """When the row was written."""
@@ -227,7 +227,7 @@ class AgentCapability:
     """Version of the capability."""
     enabled: bool
     """Whether it may be used."""
-    config: JSON
+    config: dict[str, typing.Any]
     """Object with its settings."""
     description: str
     """What it does, for people."""
@@ -275,7 +275,7 @@ class AgentMetric:
     """The value; finite."""
     metric_type: MetricType
     """How the value is to be read."""
-    tags: JSON
+    tags: dict[str, typing.Any]
     """Object of what tells series apart: region, model, ..."""
     created_at: datetime.datetime
     """When the row was written."""
@@ -297,15 +297,15 @@ class AgentState:
     """Tenant of the run that it works on; NULL where it works on none."""
     current_workflow_id: uuid.UUID | None
     """The run that it works on; NULL where it works on none, or that one was deleted."""
-    active_workflows: JSON
+    active_workflows: list[typing.Any]
     """List of the ids of the runs that it has in hand."""
-    locks: JSON
+    locks: dict[str, typing.Any]
     """Object of the resources that it has locked, by name: token, acquired_at, expires_at; written by
     acquire_agent_lock, extend_agent_lock and release_agent_lock.
     """
-    resource_usage: JSON
+    resource_usage: dict[str, typing.Any]
     """Object of what it uses: cpu_percent, memory_mb, ..."""
-    metadata: JSON
+    metadata: dict[str, typing.Any]
     """Free-form object."""
     created_at: datetime.datetime
     """When the row was written."""
@@ -358,7 +358,7 @@ class Customer:
     """What the customer pays for."""
     status: CustomerStatus
     """Whether the platform works for this customer."""
-    metadata: JSON
+    metadata: dict[str, typing.Any]
     """Free-form object: region, industry, contract, ..."""
     created_at: datetime.datetime
     """When the row was written."""
@@ -390,7 +390,7 @@ class Event:
     """Id of what it is about; no foreign key, as it outlives its subject."""
     actor: str
     """Who did it: the setting optiinfra.actor, else the database user."""
-    data: JSON
+    data: dict[str, typing.Any]
     """Object with what else is to be known."""
     xact_id: int
     """The transaction that wrote it; gives an order of reading that skips no late commit."""
@@ -426,7 +426,7 @@ class Optimization:
     """What it really improved, as a multiplier; NULL where not yet known."""
     error: str | None
     """Why it failed; kept when it is rolled back."""
-    result: JSON
+    result: dict[str, typing.Any]
     """Object with what was done."""
     created_at: datetime.datetime
     """When the row was written."""
@@ -468,7 +468,7 @@ class Recommendation:
     """When it was approved."""
     executed_at: datetime.datetime | None
     """When carrying it out ended, well or badly."""
-    data: JSON
+    data: dict[str, typing.Any]
     """Object with what carries it out needs to know."""
     created_at: datetime.datetime
     """When the row was written."""
@@ -500,7 +500,7 @@ class WorkflowArtifact:
     """Media type of the content: application/pdf, ..."""
     sha256: bytes
     """SHA-256 of the content, 32 bytes."""
-    metadata: JSON
+    metadata: dict[str, typing.Any]
     """Free-form object: pages, dimensions, format, ..."""
     created_at: datetime.datetime
     """When the row was written."""
@@ -538,11 +538,11 @@ class WorkflowExecution:
     """What the run was asked to do."""
     output_data: JSON
     """What came of it."""
-    error_details: JSON | None
+    error_details: dict[str, typing.Any] | None
     """Object that says why it failed or timed out (type, message, step, retryable, ...); NULL unless
     it did.
     """
-    metadata: JSON
+    metadata: dict[str, typing.Any]
     """Free-form object: trigger, trace id, cancel_reason, ..."""
     created_at: datetime.datetime
     """When the row was written."""
@@ -580,9 +580,9 @@ class WorkflowStep:
     """What the step works on."""
     output_data: JSON
     """What came of it."""
-    error_details: JSON | None
+    error_details: dict[str, typing.Any] | None
     """Object that says why its latest failed attempt failed (type, message, ...)."""
-    metadata: JSON
+    metadata: dict[str, typing.Any]
     """Free-form object: carried_over_from (the step of the run before, in a retry), closed_with_run
     (skipped because the run ended), ...
     """

@@ -276,7 +276,7 @@ RETURNING customer_id, workflow_execution_id, id, workflow_step_id, artifact_typ
 def update_workflow_artifact_metadata(
     conn: psycopg.Connection[typing.Any],
     *,
-    metadata: models.JSON,
+    metadata: dict[str, typing.Any],
     customer_id: uuid.UUID,
     workflow_execution_id: uuid.UUID,
     id: uuid.UUID,

@@ -417,7 +417,7 @@ def record_workflow_execution(
     deadline_at: datetime.datetime | None = None,
     input_data: models.JSON | None = None,
     output_data: models.JSON | None = None,
-    error_details: models.JSON | None = None,
+    error_details: dict[str, typing.Any] | None = None,
     metadata: models.JSON | None = None,
     created_at: datetime.datetime | None = None,
     steps: models.JSON,
@@ -1835,7 +1835,7 @@ class ListFailedWorkflowsRow:
     """When it was started; NULL while pending."""
     completed_at: datetime.datetime | None
     """When it ended, however it ended; NULL before."""
-    error_details: models.JSON | None
+    error_details: dict[str, typing.Any] | None
     """Object that says why it failed or timed out (type, message, step, retryable, ...); NULL unless
     it did.
     """
@@ -1845,7 +1845,7 @@ class ListFailedWorkflowsRow:
     """What it does, 1 to 255 characters: collect_metrics, ..."""
     failed_step_order: int | None
     """Place in the plan, from 1; unique in the run."""
-    failed_step_error_details: models.JSON | None
+    failed_step_error_details: dict[str, typing.Any] | None
     """Object that says why its latest failed attempt failed (type, message, ...)."""
 
 
@@ -1957,7 +1957,7 @@ class ListFailedWorkflowsByCustomerRow:
     """When it was started; NULL while pending."""
     completed_at: datetime.datetime | None
     """When it ended, however it ended; NULL before."""
-    error_details: models.JSON | None
+    error_details: dict[str, typing.Any] | None
     """Object that says why it failed or timed out (type, message, step, retryable, ...); NULL unless
     it did.
     """
@@ -1967,7 +1967,7 @@ class ListFailedWorkflowsByCustomerRow:
     """What it does, 1 to 255 characters: collect_metrics, ..."""
     failed_step_order: int | None
     """Place in the plan, from 1; unique in the run."""
-    failed_step_error_details: models.JSON | None
+    failed_step_error_details: dict[str, typing.Any] | None
     """Object that says why its latest failed attempt failed (type, message, ...)."""
 
 

@@ -274,7 +274,8 @@ def _overridden(found: PyType | None, override: Override) -> PyType:
         return found
     made = ("", "")
     if found.base in ("json", "jsonb"):
-        made = ("_runtime.json_reader", annotation)
+        if not annotation.startswith(("dict[", "list[")):  # which is what JSON gives
+            made = ("_runtime.json_reader", annotation)
     elif annotation in _BUILTIN_ANNOTATIONS or (imports and _CLASS.fullmatch(annotation)):
         made = ("_runtime.reader", annotation)
     name = annotation.removeprefix(f"{override.py_import}.")

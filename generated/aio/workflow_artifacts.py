@@ -164,7 +164,7 @@ async def list_artifacts_by_type(
 async def update_workflow_artifact_metadata(
     conn: psycopg.AsyncConnection[typing.Any],
     *,
-    metadata: models.JSON,
+    metadata: dict[str, typing.Any],
     customer_id: uuid.UUID,
     workflow_execution_id: uuid.UUID,
     id: uuid.UUID,

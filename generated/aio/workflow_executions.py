@@ -192,7 +192,7 @@ async def record_workflow_execution(
     deadline_at: datetime.datetime | None = None,
     input_data: models.JSON | None = None,
     output_data: models.JSON | None = None,
-    error_details: models.JSON | None = None,
+    error_details: dict[str, typing.Any] | None = None,
     metadata: models.JSON | None = None,
     created_at: datetime.datetime | None = None,
     steps: models.JSON,
