@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from optiinfra_db.generated.constraints import Constraint
+    from optiinfra_db.generated.models import WorkflowExecution
 
 
 class OptiInfraError(Exception):
@@ -101,10 +102,49 @@ class InvalidCursor(OptiInfraError, ValueError):
     exit_code = 2
 
 
+class InvalidSpec(OptiInfraError, ValueError):
+    """A file that describes a workflow is wrong.
+
+    Its text has a line for each problem: file, line, field, and what to do.
+    """
+
+    exit_code = 2
+
+
 class CursorAhead(OptiInfraError):
     """The cursor of the change feed is from another server, or from a time that this one lost."""
 
     exit_code = 4
+
+
+class ArtifactStoreError(OptiInfraError):
+    """The content of an artifact could not be written to its store, or read from there.
+
+    Its text names the path. No row was written.
+    """
+
+
+class WorkflowOver(OptiInfraError):
+    """A run that is being recorded was ended by somebody else: stop working on it.
+
+    `run` is the run as it ended.
+    """
+
+    def __init__(self, message: str, run: "WorkflowExecution") -> None:
+        super().__init__(message)
+        self.run = run
+
+
+class WorkflowCancelled(WorkflowOver):
+    """A run that is being recorded was cancelled."""
+
+
+class WorkflowTimedOut(WorkflowOver):
+    """A run that is being recorded is past its deadline, or was taken for dead."""
+
+
+class WorkflowInUse(OptiInfraError):
+    """A run is being executed by somebody else, or is over: it cannot be taken."""
 
 
 class DatabaseError(OptiInfraError):

@@ -1,11 +1,11 @@
-"""Configuration from the environment: OPTIINFRA_DATABASE_URL and OPTIINFRA_DATA_DIR."""
+"""Configuration from the environment: OPTIINFRA_DATABASE_URL and its like."""
 
 import re
 from pathlib import Path
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
-from pydantic import SecretStr, field_validator
+from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from optiinfra_db.errors import InvalidURL
@@ -24,10 +24,25 @@ class Settings(BaseSettings):
     data_dir: Path | None = None
     """Where the embedded server keeps its data; without it, a directory of the user's."""
 
+    artifacts_url: str | None = None
+    """Where the recorder stores artifacts, unless it is told: a folder or a URL of fsspec."""
+
     @field_validator("database_url")
     @classmethod
     def _check_url(cls, value: SecretStr | None) -> SecretStr | None:
         return value and SecretStr(checked_url(value.get_secret_value()))
+
+
+class Limits(BaseSettings):
+    """How large JSON may be that is written. An empty variable counts as not set."""
+
+    model_config = SettingsConfigDict(env_prefix="OPTIINFRA_", env_ignore_empty=True, frozen=True)
+
+    max_json_bytes: int = Field(default=16 * 2**20, ge=1024, lt=2**28)
+    """Bytes of JSON text that one value may take; beyond 256 MiB PostgreSQL refuses it itself."""
+
+    max_json_depth: int = Field(default=100, ge=1, le=200)
+    """How many containers may be in each other; Python's own readers refuse some hundreds."""
 
 
 def checked_url(url: str) -> str:

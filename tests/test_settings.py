@@ -5,7 +5,7 @@ import pytest
 from pydantic import ValidationError
 
 from optiinfra_db.errors import InvalidURL, OptiInfraError
-from optiinfra_db.settings import Settings, checked_url
+from optiinfra_db.settings import Limits, Settings, checked_url
 
 SECRET = "hunter2"
 
@@ -95,6 +95,32 @@ def test_an_empty_variable_counts_as_not_set(monkeypatch):
 def test_the_data_directory_is_configured(monkeypatch):
     monkeypatch.setenv("OPTIINFRA_DATA_DIR", "/some/where")
     assert Settings().data_dir == Path("/some/where")
+
+
+def test_the_limits_of_json_are_configured(monkeypatch):
+    monkeypatch.setenv("OPTIINFRA_DATABASE_URL", "mysql://is-of-no-interest")
+    monkeypatch.setenv("OPTIINFRA_MAX_JSON_BYTES", "")
+    assert (Limits().max_json_bytes, Limits().max_json_depth) == (16 * 1024 * 1024, 100)
+
+    monkeypatch.setenv("OPTIINFRA_MAX_JSON_BYTES", "65536")
+    monkeypatch.setenv("OPTIINFRA_MAX_JSON_DEPTH", "20")
+    assert (Limits().max_json_bytes, Limits().max_json_depth) == (65536, 20)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("OPTIINFRA_MAX_JSON_BYTES", "0"),
+        ("OPTIINFRA_MAX_JSON_BYTES", "1 MB"),
+        ("OPTIINFRA_MAX_JSON_BYTES", str(2**28)),
+        ("OPTIINFRA_MAX_JSON_DEPTH", "0"),
+        ("OPTIINFRA_MAX_JSON_DEPTH", "201"),
+    ],
+)
+def test_a_limit_beyond_what_can_be_written_and_read_is_refused(monkeypatch, variable, value):
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(ValidationError):
+        Limits()
 
 
 def test_all_errors_have_one_base_and_an_exit_code():
