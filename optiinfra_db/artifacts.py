@@ -1,0 +1,648 @@
+"""The content of artifacts: stored so that it is whole or not there, verified, and cleaned up.
+
+A row of workflow_artifacts says where content lies, how large it is and what its digest is;
+`store_content` writes that content and returns what the row needs. A store is a folder, or a URL
+that fsspec knows: s3://bucket/prefix (with `optiinfra-db[s3]`), memory://. Content comes first, its
+row second: what fails in between leaves content without a row, which `find_orphans` lists.
+"""
+
+import asyncio
+import errno
+import hashlib
+import io
+import mimetypes
+import os
+import re
+import sys
+import tempfile
+import unicodedata
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from os import PathLike
+from pathlib import Path, PurePosixPath
+from secrets import token_hex
+from typing import Any, BinaryIO, cast
+from uuid import UUID
+
+from psycopg import AsyncConnection, Connection
+
+from optiinfra_db.errors import ArtifactStoreError
+from optiinfra_db.generated import workflow_artifacts
+from optiinfra_db.generated.aio import workflow_artifacts as workflow_artifacts_async
+from optiinfra_db.generated.models import ArtifactType, WorkflowArtifact
+
+__all__ = [
+    "ArtifactCheck",
+    "ArtifactProblem",
+    "Orphans",
+    "StoredContent",
+    "check_artifacts",
+    "find_orphans",
+    "find_orphans_async",
+    "store_content",
+    "verify_artifacts",
+    "verify_artifacts_async",
+]
+
+Options = Mapping[str, Any] | None
+Write = Callable[[bytes], object]
+
+_CHUNK_BYTES = 2**20
+_PART_BYTES = 2**24  # of an upload: S3 takes 10,000, so this reaches to 156 GiB
+_PAGE_ROWS = 1000
+_MAX_PATH = 1024  # of workflow_artifacts.artifact_path, in characters
+_MAX_NAME_BYTES = 200  # file systems take 255
+_MAX_SUFFIX_BYTES = 20
+
+_URL = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<rest>.*)", re.DOTALL)
+_NO_URL = re.compile(r"[^/]*::.*://|[A-Za-z][A-Za-z0-9+.-]*://.*::|[A-Za-z][A-Za-z0-9+.-]+:/[^/]")
+_SECRET_NAME = r"(?:secret|signature|sig|token|password|passwd|key|credential)"
+_SHORT_WORD = 3  # letters: taken for a secret, it would take much else out of a text
+_SECRET_IN_URL = re.compile(
+    rf"[^/@:]*:(?!\d*(?:/|$)).*@|.*[?&;][^=&;]*{_SECRET_NAME}[^=&;]*=", re.DOTALL | re.IGNORECASE
+)
+_CREDENTIALS = re.compile(r"://[^/\s@]*@")
+_UNSAFE = re.compile(r"[^\w.+-]|^\.")
+
+
+@dataclass(frozen=True, slots=True)
+class StoredContent:
+    """Where content was stored and what it is: what register_workflow_artifact takes."""
+
+    path: str
+    """A URL, or an absolute file path."""
+    size_bytes: int
+    sha256: bytes
+    """32 bytes."""
+    content_type: str
+
+
+class ArtifactProblem(StrEnum):
+    """What is wrong with the content of an artifact."""
+
+    MISSING = "missing"
+    """There is nothing at its path."""
+    WRONG_SIZE = "wrong_size"
+    """It is longer or shorter than its row says."""
+    WRONG_DIGEST = "wrong_digest"
+    """It is as long as its row says, and different."""
+    UNREADABLE = "unreadable"
+    """It cannot be told: no permission, no network, no library for its store."""
+
+
+@dataclass(frozen=True, slots=True)
+class ArtifactCheck:
+    """What came of checking the content of an artifact."""
+
+    artifact: WorkflowArtifact
+    problem: ArtifactProblem | None
+    """None where the content is what the row says."""
+    detail: str
+    """The problem in a sentence; empty where there is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Orphans:
+    """Rows without content, and content without a row."""
+
+    rows: list[WorkflowArtifact]
+    """Rows whose content is not there."""
+    contents: list[str]
+    """Paths of contents that no row of the customer points at."""
+    unreadable: list[ArtifactCheck]
+    """Rows of which it cannot be told, and why not."""
+
+
+Found = tuple[ArtifactProblem | None, str]
+Look = Callable[[WorkflowArtifact, Any, str], Found]
+
+
+def store_content(
+    *,
+    data: bytes | None = None,
+    file: str | PathLike[str] | BinaryIO | None = None,
+    path: str | PathLike[str] | None = None,
+    directory: str | PathLike[str] | None = None,
+    name: str,
+    customer_id: UUID,
+    workflow_execution_id: UUID,
+    content_type: str | None = None,
+    taken: Mapping[str, bytes] | None = None,
+    storage_options: Options = None,
+) -> StoredContent:
+    """Write content, `data` or all of `file`, to a store; return what is to be noted in its row.
+
+    It goes to `path` where that is given. Else it goes below `directory`, to a path made of the
+    customer, the run, the digest and the name: the same content comes to the same path, so storing
+    it again is safe, and other content of the same name to another one. What is at the path already
+    is replaced, unless the path is one of those `taken`, whose content has the SHA-256 given there:
+    then other content is refused.
+
+    The content is whole and durable when this returns. Where it fails, or is interrupted, nothing
+    of it is at the path, and what was there before still is. Files are read in pieces, those for a
+    directory twice, file objects from where they stand.
+
+    A content type that is not given is guessed from the ends of path and name. `storage_options`
+    are those of the file system of fsspec, for which its own configuration counts as well; a path
+    on disk has none.
+
+    Raises ArtifactStoreError.
+    """
+    with _opened(data, file) as source:
+        if path is not None:
+            expected, target = None, _absolute(path)
+            digest = (taken or {}).get(target)
+            if digest is not None and _measured(source)[1] != digest:
+                raise ArtifactStoreError(
+                    f"The content of {name!r} was not written to {target}, where other content of "
+                    "the run is. Choose another path, or leave it out."
+                )
+        elif directory is not None:
+            expected = _measured(source)
+            start = expected[1].hex()[:12]
+            target = _below(directory, customer_id, workflow_execution_id, start, _safe(name))
+        else:
+            raise ArtifactStoreError(
+                f"There is no place for the content of {name!r}. Give a path, or a folder or URL "
+                "to put it below, such as s3://bucket/prefix (OPTIINFRA_ARTIFACTS_URL)."
+            )
+        _check_path(target)
+        with (
+            _failures(f"The content of {name!r} could not be written to {target}", storage_options),
+            _writing(target, storage_options) as write,
+        ):
+            written = _copy(_content(source), write)
+            if expected not in (None, written):
+                raise ArtifactStoreError(
+                    f"The content of {name!r} changed while it was read, and was not written to "
+                    f"{target}. Store it when nobody writes to it any more."
+                )
+    return StoredContent(target, *written, content_type or _guessed_type(target, name))
+
+
+def verify_artifacts(
+    conn: Connection[Any],
+    *,
+    customer_id: UUID,
+    workflow_execution_id: UUID,
+    storage_options: Options = None,
+) -> list[ArtifactCheck]:
+    """Read the content of all artifacts of a run, and compare it to their rows; oldest first."""
+    artifacts = workflow_artifacts.list_workflow_artifacts(
+        conn, customer_id=customer_id, workflow_execution_id=workflow_execution_id
+    )
+    return list(check_artifacts(artifacts, storage_options=storage_options))
+
+
+async def verify_artifacts_async(
+    conn: AsyncConnection[Any],
+    *,
+    customer_id: UUID,
+    workflow_execution_id: UUID,
+    storage_options: Options = None,
+) -> list[ArtifactCheck]:
+    """Do what `verify_artifacts` does, reading in a thread."""
+    artifacts = await workflow_artifacts_async.list_workflow_artifacts(
+        conn, customer_id=customer_id, workflow_execution_id=workflow_execution_id
+    )
+    return [
+        await asyncio.to_thread(_check, artifact, _compared, storage_options)
+        for artifact in artifacts
+    ]
+
+
+def check_artifacts(
+    artifacts: Iterable[WorkflowArtifact], *, storage_options: Options = None
+) -> Iterator[ArtifactCheck]:
+    """Read the content of each artifact, compare it to the row, and yield what came of it.
+
+    It goes one by one, so that a caller can show how far it is, or stop.
+    """
+    for artifact in artifacts:
+        yield _check(artifact, _compared, storage_options)
+
+
+def find_orphans(
+    conn: Connection[Any],
+    *,
+    customer_id: UUID,
+    directory: str | PathLike[str],
+    older_than: timedelta = timedelta(hours=1),
+    storage_options: Options = None,
+) -> Orphans:
+    """List the rows of a customer that have no content, and the content that has no row.
+
+    Content is looked for where `store_content` puts it below `directory`, the leftovers of writers
+    that were killed included. What is younger than `older_than` may be about to get its row, and is
+    left out. All rows of the customer are looked at, wherever their content is. Nothing is changed.
+
+    Raises ArtifactStoreError where the directory cannot be listed.
+    """
+    contents = _contents(directory, customer_id, storage_options)
+    rows = list(_rows(conn, customer_id))  # after the contents, which have got theirs by now
+    return _orphans(contents, rows, older_than, storage_options)
+
+
+async def find_orphans_async(
+    conn: AsyncConnection[Any],
+    *,
+    customer_id: UUID,
+    directory: str | PathLike[str],
+    older_than: timedelta = timedelta(hours=1),
+    storage_options: Options = None,
+) -> Orphans:
+    """Do what `find_orphans` does, looking at the store in a thread."""
+    contents = await asyncio.to_thread(_contents, directory, customer_id, storage_options)
+    rows = [row async for row in _rows_async(conn, customer_id)]
+    return await asyncio.to_thread(_orphans, contents, rows, older_than, storage_options)
+
+
+# Paths
+
+
+def _absolute(path: str | PathLike[str]) -> str:
+    """Return a path as rows have it: a URL, or a file path that is the same for every process."""
+    text = os.fspath(path)
+    if _NO_URL.match(text):
+        raise ArtifactStoreError(
+            "The path is a chain of URLs (::), or a URL that has lost a slash in a pathlib.Path. "
+            "Give the URL of the content itself, as text."
+        )
+    url = _URL.fullmatch(text)
+    if url is None or url["scheme"].lower() in {"file", "local"}:
+        local = Path(url["rest"] if url else text)
+        return str(local.expanduser() if local.parts[:1] == ("~",) else local.absolute())
+    if _SECRET_IN_URL.match(url["rest"]):
+        raise ArtifactStoreError(
+            f"The path is a {url['scheme']}:// URL with a password, key or signature in it, which "
+            "would be kept in the database. Leave it out, and give it as storage_options, or in "
+            "the configuration of fsspec or of the store."
+        )
+    return f"{url['scheme'].lower()}://{url['rest'].rstrip('/')}"
+
+
+def _below(directory: str | PathLike[str], *parts: object) -> str:
+    # Of / and memory:// the last slash goes as well, and comes back.
+    return "/".join([_absolute(directory).removesuffix("/"), *map(str, parts)])
+
+
+def _safe(name: str) -> str:
+    """Return a name as the last part of a path: percent-encoded, but for letters and digits."""
+
+    def encoded(match: re.Match[str]) -> str:
+        return "".join(f"%{byte:02X}" for byte in match[0].encode("utf-8", "surrogatepass"))
+
+    safe = PurePosixPath(_UNSAFE.sub(encoded, name))
+    suffix = safe.suffix if len(safe.suffix.encode()) <= _MAX_SUFFIX_BYTES else ""
+    stem = safe.name.removesuffix(suffix).encode()[: _MAX_NAME_BYTES - len(suffix.encode())]
+    return stem.decode(errors="ignore") + suffix
+
+
+def _check_path(path: str) -> None:
+    """Refuse what a row cannot have."""
+    if len(path) > _MAX_PATH:
+        raise ArtifactStoreError(
+            f"The path {path[:80]}... has {len(path):,} characters, and {_MAX_PATH:,} are the "
+            "limit. Choose a shorter one."
+        )
+    if path.endswith("/"):
+        raise ArtifactStoreError(f"The path {path} ends with no name. Give content a name.")
+    if any(unicodedata.category(character) in {"Cc", "Cs"} for character in path):
+        raise ArtifactStoreError(
+            f"The path {path!r} has control characters, or bytes that are no text. Choose another."
+        )
+
+
+def _guessed_type(*names: str) -> str:
+    for name in names:
+        content_type, encoding = mimetypes.guess_type("_" + PurePosixPath(name).name)
+        if encoding is not None:
+            return "application/gzip" if encoding == "gzip" else f"application/x-{encoding}"
+        if content_type is not None:
+            return content_type
+    return "application/octet-stream"
+
+
+# What is to be stored
+
+
+@contextmanager
+def _opened(data: bytes | None, file: str | PathLike[str] | BinaryIO | None) -> Iterator[BinaryIO]:
+    """Provide content as a file that can be read twice."""
+    if (data is None) == (file is None) or isinstance(file, io.TextIOBase):
+        raise TypeError("store_content takes data, or a file: a path or an open binary file")
+    if data is not None:
+        yield io.BytesIO(data)
+    elif isinstance(file, str | PathLike):
+        with _unreadable(file):
+            opened = Path(file).open("rb")  # noqa: SIM115 -- it is closed below
+        with opened:
+            yield opened
+    elif file is not None and file.seekable():
+        yield file
+    else:
+        with tempfile.TemporaryFile() as copy:
+            with _unreadable(file):
+                _copy(_chunks(file), copy.write)
+                copy.seek(0)
+            yield cast("BinaryIO", copy)
+
+
+@contextmanager
+def _unreadable(source: object) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        raise ArtifactStoreError(f"The content cannot be read: {error} ({source!r}).") from error
+
+
+def _content(source: BinaryIO) -> Iterator[bytes]:
+    with _unreadable(source):
+        yield from _chunks(source)
+
+
+def _chunks(source: Any) -> Iterator[bytes]:  # noqa: ANN401
+    while chunk := source.read(_CHUNK_BYTES):
+        yield chunk
+
+
+def _measured(source: BinaryIO) -> tuple[int, bytes]:
+    """Return size and SHA-256 of what is still to be read, and go back."""
+    with _unreadable(source):
+        start = source.tell()
+        measured = _copy(_chunks(source))
+        source.seek(start)
+    return measured
+
+
+def _copy(chunks: Iterable[bytes], write: Write = lambda _: None) -> tuple[int, bytes]:
+    """Write the chunks; return their size and SHA-256."""
+    size, digest = 0, hashlib.sha256()
+    for chunk in chunks:
+        write(chunk)
+        digest.update(chunk)
+        size += len(chunk)
+    return size, digest.digest()
+
+
+# Stores
+
+
+def _store(path: str, options: Options) -> tuple[Any, str]:
+    """Return the file system of fsspec that has a path, and what it calls the path."""
+    import fsspec  # noqa: PLC0415 -- it takes 70 ms, and writing to disk does without
+
+    absolute = _absolute(path)
+    if _URL.match(absolute) is None:
+        return fsspec.filesystem("file"), absolute
+    with _failures(f"The store of {absolute} cannot be used", options):
+        fs, inner = fsspec.url_to_fs(absolute, **options or {})
+    return fs, inner
+
+
+def _writing(path: str, options: Options) -> AbstractContextManager[Write]:
+    """Provide what writes content, which is at its path once all has gone well, and not before."""
+    return _file(Path(path)) if _URL.match(path) is None else _object(path, options)
+
+
+@contextmanager
+def _file(path: Path) -> Iterator[Write]:
+    _make_directory(path.parent)
+    temporary = path.with_name(f".{token_hex(8)}.part")
+    try:
+        with temporary.open("xb") as file:
+            yield file.write
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
+    _sync(path.parent)
+
+
+def _make_directory(path: Path) -> None:
+    if not path.is_dir():
+        _make_directory(path.parent)
+        path.mkdir(exist_ok=True)
+        _sync(path.parent)
+
+
+def _sync(directory: Path) -> None:
+    """Make the names in a directory survive a power failure."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # some file systems have no such thing
+            raise
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _object(url: str, options: Options) -> Iterator[Write]:
+    fs, path = _store(url, options)
+    if "memory" in fs.protocol:  # where what is opened is there at once, and empty
+        buffer = io.BytesIO()
+        yield buffer.write
+        fs.pipe_file(path, buffer.getvalue())
+        return
+    file = fs.open(path, "wb", block_size=_PART_BYTES)
+    try:
+        yield file.write
+        file.close()
+    except BaseException:
+        with suppress(Exception):
+            file.closed = True  # or the garbage collector would close it, which completes it
+            file.discard()
+        raise
+
+
+# Checks
+
+
+def _check(artifact: WorkflowArtifact, look: Look, options: Options) -> ArtifactCheck:
+    path = artifact.artifact_path
+    try:
+        fs, inner = _store(path, options)
+        with _failures(f"{path} cannot be read", options):
+            try:
+                problem, detail = look(artifact, fs, inner)
+            except (FileNotFoundError, NotADirectoryError):
+                problem, detail = ArtifactProblem.MISSING, f"There is nothing at {path}."
+    except ArtifactStoreError as error:
+        problem, detail = ArtifactProblem.UNREADABLE, str(error)
+    return ArtifactCheck(artifact, problem, detail)
+
+
+def _compared(artifact: WorkflowArtifact, fs: Any, path: str) -> Found:  # noqa: ANN401
+    """Compare content to its row; it is read only where its size is right."""
+    size, digest = _size(fs, path), b""
+    if size == artifact.artifact_size_bytes:
+        with fs.open(path, "rb", block_size=_PART_BYTES) as file:
+            size, digest = _copy(_chunks(file))
+    if size != artifact.artifact_size_bytes:
+        return ArtifactProblem.WRONG_SIZE, (
+            f"{artifact.artifact_path} has {size:,} bytes, and not the "
+            f"{artifact.artifact_size_bytes:,} that were stored."
+        )
+    if digest != artifact.sha256:
+        return ArtifactProblem.WRONG_DIGEST, (
+            f"{artifact.artifact_path} has the SHA-256 {digest.hex()}, and not the "
+            f"{artifact.sha256.hex()} of what was stored."
+        )
+    return None, ""
+
+
+def _present(_: WorkflowArtifact, fs: Any, path: str) -> Found:  # noqa: ANN401
+    _size(fs, path)
+    return None, ""
+
+
+def _size(fs: Any, path: str) -> int:  # noqa: ANN401
+    fs.invalidate_cache()  # of what it has listed before
+    info = fs.info(path)
+    if info["type"] == "directory":
+        raise FileNotFoundError
+    return int(info["size"])
+
+
+# Orphans
+
+
+def _contents(
+    directory: str | PathLike[str], customer_id: UUID, options: Options
+) -> dict[object, str]:
+    """Return the paths of all content of a customer below a directory, each by its place."""
+    root = _below(directory, customer_id)
+    fs, inner = _store(root, options)
+    with _failures(f"{root} cannot be listed", options):
+        if _URL.match(root) is None:
+            Path(root).parent.stat()  # where that is missing, it may be a disk that is not mounted
+        fs.invalidate_cache()
+        names = sorted(fs.find(inner))
+    paths = [root + name.removeprefix(inner) for name in names]
+    return {_place(path, options): path for path in paths}
+
+
+def _place(path: str, options: Options) -> object:
+    """Return what two paths have in common if they lead to the same content; None if unknown."""
+    try:
+        fs, inner = _store(path, options)
+    except ArtifactStoreError:
+        return None
+    return type(fs), os.path.realpath(inner) if "file" in fs.protocol else inner
+
+
+def _rows(conn: Connection[Any], customer_id: UUID) -> Iterator[WorkflowArtifact]:
+    for artifact_type in ArtifactType:
+        before_id = None
+        while page := workflow_artifacts.list_artifacts_by_type(
+            conn,
+            customer_id=customer_id,
+            artifact_type=artifact_type,
+            before_id=before_id,
+            max_rows=_PAGE_ROWS,
+        ):
+            yield from page
+            before_id = page[-1].id
+
+
+async def _rows_async(
+    conn: AsyncConnection[Any], customer_id: UUID
+) -> AsyncIterator[WorkflowArtifact]:
+    for artifact_type in ArtifactType:
+        before_id = None
+        while page := await workflow_artifacts_async.list_artifacts_by_type(
+            conn,
+            customer_id=customer_id,
+            artifact_type=artifact_type,
+            before_id=before_id,
+            max_rows=_PAGE_ROWS,
+        ):
+            for row in page:
+                yield row
+            before_id = page[-1].id
+
+
+def _orphans(
+    contents: Mapping[object, str],
+    rows: Iterable[WorkflowArtifact],
+    older_than: timedelta,
+    options: Options,
+) -> Orphans:
+    before = datetime.now(UTC) - older_than
+    places = [(row, _place(row.artifact_path, options)) for row in rows]
+    known = {place for _, place in places}
+    checks = [_check(row, _present, options) for row, place in places if place not in contents]
+    return Orphans(
+        rows=[check.artifact for check in checks if check.problem is ArtifactProblem.MISSING],
+        contents=[
+            path
+            for place, path in contents.items()
+            if place not in known and _is_older(path, before, options)
+        ],
+        unreadable=[check for check in checks if check.problem is ArtifactProblem.UNREADABLE],
+    )
+
+
+def _is_older(path: str, time: datetime, options: Options) -> bool:
+    fs, inner = _store(path, options)
+    with _failures(f"{path} cannot be looked at", options):
+        try:
+            return bool(fs.modified(inner) < time)
+        except (FileNotFoundError, IsADirectoryError):  # deleted meanwhile; a mark of a folder
+            return False
+
+
+# Errors
+
+
+@contextmanager
+def _failures(what: str, options: Options) -> Iterator[None]:
+    """Raise what goes wrong with a store as an error that says what to do, and tells no secret."""
+    try:
+        yield
+    except ArtifactStoreError:
+        raise
+    except Exception as error:
+        reason = (
+            isinstance(error, OSError) and error.strerror
+        ) or f"{type(error).__name__}: {error}"
+        shown = _without_secrets(reason, options)
+        cause = error if shown == reason else None
+        text = " ".join(shown.split()).rstrip(".: ")
+        raise ArtifactStoreError(f"{what}: {text}. {_advice(error)}") from cause
+
+
+def _advice(error: Exception) -> str:
+    match error:
+        case ImportError():
+            return "Install what is missing: for s3://, pip install 'optiinfra-db[s3]'."
+        case PermissionError():
+            return "See that this process, with the credentials it has, may do that."
+        case FileNotFoundError() | NotADirectoryError() | FileExistsError() | IsADirectoryError():
+            return "Correct the path, or create the bucket or folder that is missing."
+        case OSError(errno=errno.ENOSPC | errno.EDQUOT | errno.EFBIG):
+            return "Make room there, then try again."
+        case _:
+            return "Check the address, options and credentials of the store, then try again."
+
+
+def _without_secrets(text: str, options: Options) -> str:
+    config = sys.modules.get("fsspec.config")  # not imported for a failure of a disk
+    for secret in _secrets({"given": options or {}, "configured": config.conf if config else {}}):
+        text = text.replace(secret, "***")
+    return _CREDENTIALS.sub("://***@", text)
+
+
+def _secrets(options: Mapping[str, Any]) -> Iterator[str]:
+    for name, value in options.items():
+        if isinstance(value, Mapping):
+            yield from _secrets(value)
+        elif re.search(_SECRET_NAME, name, re.IGNORECASE) and len(str(value)) > _SHORT_WORD:
+            yield str(value)
