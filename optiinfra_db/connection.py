@@ -8,16 +8,21 @@ a session is shared, leave them out and use `SET LOCAL` in a transaction.
 
 import asyncio
 import os
+import random
 import sys
-from typing import TYPE_CHECKING
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import psycopg
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.rows import tuple_row
 
-from optiinfra_db.errors import DatabaseUnreachable
+from optiinfra_db.errors import DatabaseUnreachable, typed_errors
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from uuid import UUID
 
     from psycopg import AsyncConnection, Connection
@@ -39,17 +44,7 @@ def connect(
     `actor` is written to the audit log as who did it. Raises InvalidURL, NoDatabaseConfigured,
     DatabaseUnreachable.
     """
-    conninfo = _conninfo(resolve_url(url))
-    try:
-        conn = psycopg.connect(conninfo, autocommit=True)
-    except psycopg.Error as error:
-        raise _unreachable(conninfo, error) from None
-    try:
-        conn.execute(_session(actor, customer_id))
-    except BaseException:
-        conn.close()
-        raise
-    return conn
+    return _connected(_conninfo(resolve_url(url)), _session(actor, customer_id))
 
 
 async def connect_async(
@@ -57,14 +52,99 @@ async def connect_async(
 ) -> "AsyncConnection[TupleRow]":
     """Open an asynchronous connection; otherwise as `connect`."""
     conninfo = _conninfo(await asyncio.to_thread(resolve_url, url))
+    return await _connected_async(conninfo, _session(actor, customer_id))
+
+
+@dataclass(frozen=True)
+class Session:
+    """How to open another connection like one: same database and user, same actor and customer."""
+
+    conninfo: str = field(repr=False)
+    """With the password, if there is one."""
+    actor: str | None
+    customer_id: str | None
+    search_path: str
+    prepare_threshold: int | None
+
+    @classmethod
+    def of(cls, conn: "Connection[Any]") -> "Session":
+        """Return that of a connection. Raises ConnectionLost where that does not answer."""
+        with typed_errors(), conn.cursor(row_factory=tuple_row) as cursor:
+            return cls._made(conn, cursor.execute(_SETTINGS).fetchone())
+
+    @classmethod
+    async def of_async(cls, conn: "AsyncConnection[Any]") -> "Session":
+        """Return what `of` does."""
+        with typed_errors():
+            cursor = conn.cursor(row_factory=tuple_row)
+            await cursor.execute(_SETTINGS)
+            return cls._made(conn, await cursor.fetchone())
+
+    @classmethod
+    def _made(
+        cls, conn: "Connection[Any] | AsyncConnection[Any]", settings: tuple[Any, ...] | None
+    ) -> "Session":
+        assert settings is not None
+        actor, customer_id, search_path = settings
+        password = {"password": conn.info.password} if conn.info.password else {}
+        conninfo = make_conninfo(conn.info.dsn, **password)
+        return cls(conninfo, actor, customer_id, search_path, conn.prepare_threshold)
+
+    def connect(self) -> "Connection[TupleRow]":
+        """Open a connection. Raises DatabaseUnreachable."""
+        conn = _connected(_conninfo(self.conninfo), self._statement())
+        conn.prepare_threshold = self.prepare_threshold
+        return conn
+
+    async def connect_async(self) -> "AsyncConnection[TupleRow]":
+        """Open an asynchronous connection. Raises DatabaseUnreachable."""
+        conn = await _connected_async(_conninfo(self.conninfo), self._statement())
+        conn.prepare_threshold = self.prepare_threshold
+        return conn
+
+    def _statement(self) -> sql.Composed:
+        session = _session(self.actor or None, self.customer_id or None)
+        return session + _SEARCH_PATH.format(self.search_path, self.search_path)
+
+
+_SETTINGS = """
+SELECT
+    current_setting('optiinfra.actor', true),
+    current_setting('optiinfra.customer_id', true),
+    current_setting('search_path')
+"""
+# Only where it differs: a pooler would hand what is set to others.
+_SEARCH_PATH = sql.SQL(
+    "; SELECT set_config('search_path', {}, false) WHERE current_setting('search_path') != {}"
+)
+
+
+def _connected(conninfo: str, session: sql.Composed) -> "Connection[TupleRow]":
+    try:
+        conn = psycopg.connect(conninfo, autocommit=True)
+    except psycopg.Error as error:
+        raise _unreachable(conninfo, error) from None
+    try:
+        conn.execute(session)
+    except BaseException as error:
+        conn.close()
+        if isinstance(error, psycopg.OperationalError):
+            raise _unreachable(conninfo, error) from None
+        raise
+    return conn
+
+
+async def _connected_async(conninfo: str, session: sql.Composed) -> "AsyncConnection[TupleRow]":
     try:
         conn = await psycopg.AsyncConnection.connect(conninfo, autocommit=True)
     except psycopg.Error as error:
         raise _unreachable(conninfo, error) from None
     try:
-        await conn.execute(_session(actor, customer_id))
-    except BaseException:
+        await conn.execute(session)
+    except BaseException as error:
         await conn.close()
+        if isinstance(error, psycopg.OperationalError):
+            raise _unreachable(conninfo, error) from None
         raise
     return conn
 
@@ -134,6 +214,16 @@ def pool_async(
     )
 
 
+def pauses(give_up_seconds: float) -> "Iterator[float]":
+    """Yield the seconds to wait before each attempt to connect again, until it is too late."""
+    over = time.monotonic() + give_up_seconds
+    yield 0
+    pause = 0.1
+    while (left := over - time.monotonic()) > 0:
+        yield min(left, pause * random.uniform(0.5, 1))  # not all at once
+        pause = min(2 * pause, 10)
+
+
 def resolve_url(url: str | None = None) -> str:
     """Return the URL of the database to use: that given, that configured, the embedded server's.
 
@@ -168,7 +258,7 @@ def configured_url(url: str | None = None) -> str | None:
 _RESET = sql.SQL("RESET SESSION AUTHORIZATION; RESET ALL; ")
 
 
-def _session(actor: str | None, customer_id: "UUID | None") -> sql.Composed:
+def _session(actor: str | None, customer_id: "UUID | str | None") -> sql.Composed:
     """Return the statement that prepares a session.
 
     Not the startup parameter `options`, which PgBouncer refuses.

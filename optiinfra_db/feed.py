@@ -7,10 +7,8 @@ promised, how late events come, and what to do after dump and restore.
 """
 
 import asyncio
-import random
 import threading
-import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from contextlib import aclosing, closing, suppress
 from dataclasses import dataclass
 from typing import Any, Generic, Self, TypeVar
@@ -19,7 +17,7 @@ from uuid import UUID
 import psycopg
 from psycopg import AsyncConnection, Connection
 
-from optiinfra_db.connection import connect, connect_async, resolve_url
+from optiinfra_db.connection import connect, connect_async, pauses, resolve_url
 from optiinfra_db.errors import CursorAhead, DatabaseError, DatabaseUnreachable, InvalidCursor
 from optiinfra_db.generated import events
 from optiinfra_db.generated.aio import events as events_async
@@ -153,15 +151,6 @@ class _Feed(Generic[S]):
         """Say whether what failed was the connection, and not the first attempt to have one."""
         return self._was_connected if conn is None else conn.closed
 
-    def _delays(self) -> Iterator[float]:
-        """Yield the seconds to wait before each attempt to connect again, until it is too late."""
-        over = time.monotonic() + self._give_up_seconds
-        yield 0
-        delay = 0.1
-        while (left := over - time.monotonic()) > 0:
-            yield min(left, delay * random.uniform(0.5, 1))  # not all readers at once
-            delay = min(2 * delay, 10)
-
     def _given_up(self, error: Exception) -> DatabaseUnreachable:
         return DatabaseUnreachable(
             f"The change feed lost its connection and gave up after {self._give_up_seconds:g} s, "
@@ -252,7 +241,7 @@ class Feed(_Feed[threading.Event]):
                 if not self._is_lost(self._conn):
                     raise
                 self._disconnect()
-                delays = delays or self._delays()
+                delays = delays or pauses(self._give_up_seconds)
                 delay = next(delays, None)
                 if delay is None:
                     raise self._given_up(error) from error
@@ -348,7 +337,7 @@ class AsyncFeed(_Feed[asyncio.Event]):
                 if not self._is_lost(self._conn):
                     raise
                 await self._disconnect()
-                delays = delays or self._delays()
+                delays = delays or pauses(self._give_up_seconds)
                 delay = next(delays, None)
                 if delay is None:
                     raise self._given_up(error) from error

@@ -1,0 +1,168 @@
+"""How the recorder reaches the database: two connections that survive being lost."""
+
+import asyncio
+import importlib
+import os
+import socket
+import threading
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar
+
+import psycopg
+from psycopg import AsyncConnection, Connection
+from psycopg.pq import TransactionStatus
+
+from optiinfra_db.connection import Session
+from optiinfra_db.errors import typed_errors
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_IN_TRANSACTION = (TransactionStatus.INTRANS, TransactionStatus.INERROR)
+
+
+class SyncBackend:
+    """A connection, or its successor."""
+
+    def __init__(self, conn: Connection[Any] | None, session: Session) -> None:
+        self.session = session
+        self._conn = conn
+        self._is_own = conn is None
+        self._turn = threading.RLock()
+
+    @classmethod
+    def of(cls, conn: Connection[Any]) -> Self:
+        """Return one that goes on with a connection like this one, should it be lost."""
+        return cls(conn, Session.of(conn))
+
+    @property
+    def conn(self) -> Connection[Any]:
+        """The connection in use."""
+        assert self._conn is not None, "it is opened by the first query"
+        return self._conn
+
+    @property
+    def is_in_transaction(self) -> bool:
+        """Whether what is written is part of a transaction of the caller's."""
+        if self._conn is None:
+            return False
+        return not self._conn.autocommit or self._conn.info.transaction_status in _IN_TRANSACTION
+
+    async def query(
+        self,
+        function: Callable[Concatenate[Connection[Any], P], T],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        if self._conn is None:
+            await self.reconnect()
+        return function(self.conn, *args, **kwargs)
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[None]:
+        with typed_errors(), self.conn.transaction():
+            yield
+
+    @asynccontextmanager
+    async def turn(self) -> AsyncIterator[None]:
+        with self._turn:
+            yield
+
+    async def reconnect(self) -> None:
+        with self._turn:  # several steps may have lost it
+            if self._conn is None or self._conn.closed:
+                self.close()
+                self._conn = self.session.connect()
+                self._is_own = True
+
+    async def sleep(self, seconds: float) -> None:
+        time.sleep(seconds)
+
+    async def in_thread(self, function: Callable[[], T]) -> T:
+        return function()
+
+    def interrupt(self) -> None:
+        """End what another thread waits for."""
+        if self._conn is not None:
+            with (
+                suppress(OSError, psycopg.Error),
+                socket.socket(fileno=os.dup(self._conn.fileno())) as stream,
+            ):
+                stream.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """Close the connection if it is not the caller's."""
+        if self._is_own and self._conn is not None:
+            self._conn.close()
+
+
+class AsyncBackend:
+    """A connection, or its successor, for asynchronous code."""
+
+    def __init__(self, conn: AsyncConnection[Any] | None, session: Session) -> None:
+        self.session = session
+        self._conn = conn
+        self._is_own = conn is None
+        self._turn = asyncio.Lock()
+        self._reconnecting = asyncio.Lock()
+
+    @classmethod
+    async def of(cls, conn: AsyncConnection[Any]) -> Self:
+        """Return one that goes on with a connection like this one, should it be lost."""
+        return cls(conn, await Session.of_async(conn))
+
+    @property
+    def conn(self) -> AsyncConnection[Any]:
+        """The connection in use."""
+        assert self._conn is not None, "it is opened by the first query"
+        return self._conn
+
+    @property
+    def is_in_transaction(self) -> bool:
+        """Whether what is written is part of a transaction of the caller's."""
+        if self._conn is None:
+            return False
+        return not self._conn.autocommit or self._conn.info.transaction_status in _IN_TRANSACTION
+
+    async def query(
+        self,
+        function: Callable[Concatenate[Connection[Any], P], T],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        if self._conn is None:
+            await self.reconnect()
+        twins = importlib.import_module(function.__module__.replace("generated.", "generated.aio."))
+        result: T = await getattr(twins, function.__name__)(self.conn, *args, **kwargs)
+        return result
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[None]:
+        with typed_errors():
+            async with self.conn.transaction():
+                yield
+
+    @asynccontextmanager
+    async def turn(self) -> AsyncIterator[None]:
+        async with self._turn:
+            yield
+
+    async def reconnect(self) -> None:
+        async with self._reconnecting:  # several steps may have lost it
+            if self._conn is None or self._conn.closed:
+                await self.close()
+                self._conn = await self.session.connect_async()
+                self._is_own = True
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+    async def in_thread(self, function: Callable[[], T]) -> T:
+        return await asyncio.to_thread(function)
+
+    async def close(self) -> None:
+        """Close the connection if it is not the caller's."""
+        if self._is_own and self._conn is not None:
+            await self._conn.close()
