@@ -65,6 +65,7 @@ from ._recorder import (
     Terminated,
     as_spec,
     bound,
+    check_function,
     run_now,
     step_options,
     with_input,
@@ -305,7 +306,8 @@ def step(
     the type it is annotated to return. In a resumed run, a step that is done is not done again: it
     returns what it returned. Where nothing is recorded the function is just called.
 
-    The step is named after the function unless `name` says otherwise. One that raises one of
+    The step is named after the function unless `name` says otherwise; called again in the same run,
+    it is another step, collect#2. One that raises one of
     `retry_on` is tried again, up to `retries` times, after `backoff_seconds`, doubled each time.
     """
     if function is None:
@@ -313,7 +315,12 @@ def step(
             step, name=name, retries=retries, retry_on=retry_on, backoff_seconds=backoff_seconds
         )
     how = step_options(
-        function, name=name, retries=retries, retry_on=retry_on, backoff_seconds=backoff_seconds
+        function,
+        is_async=False,
+        name=name,
+        retries=retries,
+        retry_on=retry_on,
+        backoff_seconds=backoff_seconds,
     )
 
     @functools.wraps(function)
@@ -340,6 +347,7 @@ class Workflow(Generic[T]):
     def __init__(
         self, function: Callable[[Run], T], spec: WorkflowSpec, options: RecordOptions
     ) -> None:
+        check_function(function, is_async=False)
         functools.update_wrapper(self, function)
         self.spec = spec
         self._function = function

@@ -4,8 +4,10 @@ It is written once, as coroutines over a `Backend` that runs the queries. The as
 awaits; the synchronous one never does, so that `run_now` gets through a coroutine in one go.
 """
 
+import inspect
 import logging
 import signal
+from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, contextmanager, suppress
 from contextvars import ContextVar
@@ -131,23 +133,40 @@ class StepOptions(Generic[T]):
 def step_options(
     function: Callable[..., Any],
     *,
+    is_async: bool,
     name: str | None,
     retries: int,
     retry_on: type[Exception] | tuple[type[Exception], ...],
     backoff_seconds: float,
 ) -> StepOptions[Any]:
     """Return the options of a step, with the type that its function is annotated to return."""
+    check_function(function, is_async=is_async)
+    name = name or getattr(function, "__name__", None)
+    if name is None:
+        raise TypeError(f"@step: {function!r} has no name of its own: give one, name=...")
+    if retries < 0 or backoff_seconds < 0:
+        raise ValueError("@step: retries and backoff_seconds are 0 or more")
     try:
         returned = get_type_hints(function).get("return", Any)
     except Exception:  # a name that is only there for type checkers
         returned = Any
     return StepOptions(
-        name=name or function.__name__,
+        name=name,
         retries=retries,
         retry_on=retry_on if isinstance(retry_on, tuple) else (retry_on,),
         backoff_seconds=backoff_seconds,
         result=TypeAdapter(Any if returned is Any else returned),
     )
+
+
+def check_function(function: Callable[..., Any], *, is_async: bool) -> None:
+    """Refuse a function that the other recorder is for, or none."""
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        raise TypeError(f"{function!r} is a generator function: return a list instead")
+    if inspect.iscoroutinefunction(function) and not is_async:
+        raise TypeError(f"{function!r} is asynchronous: import from optiinfra_db.workflows.aio")
+    if is_async and not inspect.iscoroutinefunction(function):
+        raise TypeError(f"{function!r} is not `async def`: import from optiinfra_db.workflows")
 
 
 def checked_json(field: str, value: object) -> JSON:
@@ -257,6 +276,8 @@ class Recorder:
     """Steps that were started with the end of the one before, and are not being worked on yet."""
     _busy: set[UUID] = field(default_factory=set)
     _retry_at: dict[UUID, float] = field(default_factory=dict)
+    _calls: Counter[str] = field(default_factory=Counter)
+    """How often a function with @step was called, by its name."""
     _has_given_up: bool = False
 
     @property
@@ -559,12 +580,18 @@ class Recorder:
     async def perform(
         self, how: "StepOptions[T]", attempt: Callable[[WorkflowStep], Awaitable[T]]
     ) -> T:
-        """Do a step by a function, as often as it may be tried; return what it returned."""
-        if done := self.done(how.name):
-            self._log(logging.INFO, "step_done", "step %s is done already", how.name, step=done)
+        """Do a step by a function, as often as it may be tried; return what it returned.
+
+        The second call of a function is another step, as it is when the run is resumed.
+        """
+        self._calls[how.name] += 1
+        number = self._calls[how.name]
+        name = how.name if number == 1 else f"{how.name}#{number}"
+        if done := self.done(name):
+            self._log(logging.INFO, "step_done", "step %s is done already", name, step=done)
             return how.load(done.output_data)
         while True:
-            step = await self.start(how.name, retries=max(how.retries, DEFAULT_RETRIES))
+            step = await self.start(name, retries=max(how.retries, DEFAULT_RETRIES))
             try:
                 value = await attempt(step)
             except Exception as error:

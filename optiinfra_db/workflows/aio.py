@@ -54,6 +54,7 @@ from ._recorder import (
     Terminated,
     as_spec,
     bound,
+    check_function,
     run_now,
     step_options,
     with_input,
@@ -248,7 +249,12 @@ def step(
             step, name=name, retries=retries, retry_on=retry_on, backoff_seconds=backoff_seconds
         )
     how = step_options(
-        function, name=name, retries=retries, retry_on=retry_on, backoff_seconds=backoff_seconds
+        function,
+        is_async=True,
+        name=name,
+        retries=retries,
+        retry_on=retry_on,
+        backoff_seconds=backoff_seconds,
     )
 
     @functools.wraps(function)
@@ -273,6 +279,7 @@ class Workflow(Generic[T]):
     def __init__(
         self, function: Callable[[Run], Awaitable[T]], spec: WorkflowSpec, options: RecordOptions
     ) -> None:
+        check_function(function, is_async=True)
         functools.update_wrapper(self, function)
         self.spec = spec
         self._function = function

@@ -3,6 +3,7 @@
 # ruff: noqa: PT012, SIM117 -- the block is what is tested
 
 import asyncio
+import functools
 import logging
 import random
 import time
@@ -24,7 +25,7 @@ from optiinfra_db.errors import (
 )
 from optiinfra_db.generated import workflow_executions, workflow_steps
 from optiinfra_db.generated.models import WorkflowStatus, WorkflowType
-from optiinfra_db.workflows import StepSpec, WorkflowSpec
+from optiinfra_db.workflows import StepSpec, WorkflowSpec, aio
 
 
 class Trouble(Exception):  # noqa: N818
@@ -339,6 +340,62 @@ async def test_a_step_outside_of_a_run_is_a_function(rec):
         rec.current_run()
     with pytest.raises(LookupError, match="no step is being worked on"):
         rec.current_step()
+
+
+async def test_a_function_called_again_is_another_step(rec, made):
+    called = []
+
+    @rec.step
+    async def collect(region):
+        called.append(region)
+        if region == "fails once" and called.count(region) == 1:
+            raise Trouble("x")
+        return region
+
+    @rec.workflow(COST)
+    async def work(run):
+        regions = [await collect(region) for region in ("eu", "us", "fails once", "asia")]
+        async with run.step("report"):
+            return regions
+
+    with pytest.raises(Trouble):
+        await work(**made.of)
+    regions = await work.resume(made.runs()[0].id, customer_id=made.customer_id)
+
+    assert regions == ["eu", "us", "fails once", "asia"]
+    assert called == ["eu", "us", "fails once", "fails once", "asia"]
+    assert [name for name, _ in made.steps()] == [
+        "collect",
+        "collect#2",
+        "collect#3",
+        "collect#4",
+        "report",
+    ]
+
+
+def test_functions_that_cannot_be_steps_are_refused():
+    async def asynchronous():
+        pass
+
+    def generator():
+        yield 1
+
+    def plain(run):
+        pass
+
+    for decorate, function, told in (
+        (workflows.step, asynchronous, r"import from optiinfra_db\.workflows\.aio"),
+        (workflows.step, generator, "is a generator function"),
+        (workflows.workflow(COST), asynchronous, r"optiinfra_db\.workflows\.aio"),
+        (aio.step, plain, "is not `async def`"),
+        (aio.workflow(COST), plain, "is not `async def`"),
+        (workflows.step, functools.partial(plain, 1), "has no name of its own"),
+    ):
+        with pytest.raises(TypeError, match=told):
+            decorate(function)
+    for wrong in ({"retries": -1}, {"backoff_seconds": -1}):
+        with pytest.raises(ValueError, match="0 or more"):
+            workflows.step(**wrong)(plain)
 
 
 async def test_what_is_no_json_fails_its_step_by_field(rec, made):
