@@ -1748,10 +1748,10 @@ ORDER BY id;
 
 -- name: retry_workflow_execution :one
 -- Retry a run that failed, timed out or was cancelled: a new pending run with attempt + 1 and
--- retried_from_id, and its steps. Those before the first that failed, or was still open when the
--- run ended, are carried over, as skipped steps with their outputs (carried_over_from in their
--- metadata); that one and those after it are pending again. from_step, the step_order of another
--- one, says to begin there.
+-- retried_from_id, and its steps. What was completed, and all before the first step that failed or
+-- was still open when the run ended, is carried over, as skipped steps with their outputs
+-- (carried_over_from in their metadata); the others are pending again. from_step, the step_order of
+-- a step, says to begin there instead: it and all after it are pending.
 -- A deadline stays as long after the creation as it was, unless deadline_at says otherwise. A run
 -- is retried once: retrying it again returns the run that already does, as it is, whatever the
 -- arguments (retry that one, in turn).
@@ -1859,6 +1859,13 @@ planned AS (
                         OR workflow_steps.metadata ? 'closed_with_run'
                     ) OVER (),
                     2147483647
+                )
+                OR (
+                    sqlc.narg('from_step')::integer IS NULL
+                    AND (
+                        workflow_steps.status = 'completed'
+                        OR workflow_steps.metadata ? 'carried_over_from'
+                    )
                 ) AS is_done
             FROM workflow_steps
             WHERE
@@ -1995,7 +2002,9 @@ planned AS (
                         OR workflow_steps.metadata ? 'closed_with_run'
                     ) OVER (),
                     2147483647
-                ) AS is_done
+                )
+                OR workflow_steps.status = 'completed'
+                OR workflow_steps.metadata ? 'carried_over_from' AS is_done
             FROM workflow_steps
             WHERE
                 workflow_steps.customer_id = retry.customer_id

@@ -854,13 +854,13 @@ async def retry_workflow_execution(
     deadline_at: datetime.datetime | None = None,
 ) -> models.WorkflowExecution | None:
     """Retry a run that failed, timed out or was cancelled: a new pending run with attempt + 1 and
-    retried_from_id, and its steps. Those before the first that failed, or was still open when the
-    run ended, are carried over, as skipped steps with their outputs (carried_over_from in their
-    metadata); that one and those after it are pending again. from_step, the step_order of another
-    one, says to begin there. A deadline stays as long after the creation as it was, unless
-    deadline_at says otherwise. A run is retried once: retrying it again returns the run that
-    already does, as it is, whatever the arguments (retry that one, in turn). None where the run is
-    unknown, not over, or completed.
+    retried_from_id, and its steps. What was completed, and all before the first step that failed or
+    was still open when the run ended, is carried over, as skipped steps with their outputs
+    (carried_over_from in their metadata); the others are pending again. from_step, the step_order
+    of a step, says to begin there instead: it and all after it are pending. A deadline stays as
+    long after the creation as it was, unless deadline_at says otherwise. A run is retried once:
+    retrying it again returns the run that already does, as it is, whatever the arguments (retry
+    that one, in turn). None where the run is unknown, not over, or completed.
 
     Raises InvalidValue where the run has no step from_step.
 

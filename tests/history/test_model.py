@@ -662,7 +662,8 @@ class History(RuleBasedStateMachine):
                 for key, value in step.metadata.items()
                 if key not in {"carried_over_from", "closed_with_run"}
             }
-            if step.order < begin_at:
+            is_done = step.status == "completed" or "carried_over_from" in step.metadata
+            if step.order < begin_at or (from_step is None and is_done):
                 again.status = "skipped"
                 again.output = step.output
                 again.metadata["carried_over_from"] = str(step.id)

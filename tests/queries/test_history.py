@@ -115,6 +115,32 @@ def test_what_was_cancelled_or_timed_out_can_be_retried(db, ending):
     assert states(db, again) == done + ["pending"] * (2 - len(done))
 
 
+def test_what_completed_out_of_order_is_carried_over_too(db):
+    """Steps overlap, or are done in another order than the plan's: none is done twice for that."""
+    run = db.start_run(db.make_run(step_names=["a", "b", "c", "d"]))
+    a, b, _, d = db.steps_of(run)
+    for step in (a, d):
+        started = db.workflow_steps.start_workflow_step(**step_key(step))
+        db.workflow_steps.complete_workflow_step(
+            **step_attempt(started), output_data=step.step_name
+        )
+    db.workflow_steps.start_workflow_step(**step_key(b))
+    db.workflow_executions.fail_workflow_execution(**run_attempt(run), error_details=ERROR)
+
+    again = retry(db, run)
+    assert states(db, again) == ["skipped", "pending", "pending", "skipped"]
+    assert [step.output_data for step in db.steps_of(again)] == ["a", {}, {}, "d"]
+
+    db.start_run(again)
+    db.workflow_executions.fail_workflow_execution(**run_attempt(again), error_details=ERROR)
+    third = retry(db, again)
+    assert states(db, third) == ["skipped", "pending", "pending", "skipped"]
+    assert db.steps_of(third)[3].output_data == "d"
+    db.start_run(third)
+    db.workflow_executions.fail_workflow_execution(**run_attempt(third), error_details=ERROR)
+    assert states(db, retry(db, third, from_step=2)) == ["skipped"] + ["pending"] * 3
+
+
 def test_a_run_without_steps_can_be_retried(db):
     assert db.steps_of(retry(db, failed_run(db, done=0, of=0))) == []
 
