@@ -43,10 +43,12 @@ from uuid import UUID
 from psycopg import Connection
 from uuid_utils.compat import uuid7
 
+from optiinfra_db.generated import workflow_executions
 from optiinfra_db.generated.models import (
     JSON,
     ArtifactType,
     WorkflowArtifact,
+    WorkflowExecution,
     WorkflowStep,
     WorkflowType,
 )
@@ -198,8 +200,9 @@ class Run(BaseRun):
     def step(self, name: str, *, input_data: JSON = None) -> Iterator["Step"]:
         """Do a step: it is completed at the end of the block, or failed by what that raises.
 
-        A step of the plan may be done out of its order; one that is not in the plan is added to its
-        end, with `input_data`. Raises WorkflowInUse where it is done already, or being done.
+        A step of the plan may be done out of its order, and has its input from there; one that is
+        not in the plan is added to its end, with `input_data`. Raises WorkflowInUse where it is
+        done already, or being done.
         """
         row = run_now(self._recorder.start(name, input_data=input_data))
         step = Step(row)
@@ -368,6 +371,21 @@ class Workflow(Generic[T]):
             conn, customer_id=customer_id, agent_id=agent_id, spec=spec, id=id, **self._options
         ) as run:
             return self.execute(run)
+
+    def enqueue(
+        self,
+        conn: Connection[Any],
+        *,
+        customer_id: UUID,
+        agent_id: UUID,
+        input_data: JSON = None,
+        id: UUID | None = None,
+    ) -> WorkflowExecution:
+        """Create a run for a worker to claim, and return it. With an id that is taken, that run."""
+        spec = with_input(self.spec, input_data)
+        return workflow_executions.create_workflow_execution(
+            conn, customer_id=customer_id, agent_id=agent_id, id=id, **spec.parameters()
+        )
 
     def resume(
         self,

@@ -60,7 +60,7 @@ from optiinfra_db.generated.models import (
     WorkflowStep,
     WorkflowType,
 )
-from optiinfra_db.payloads import ErrorDetails, JsonObject, Name, check_json, dump, parse
+from optiinfra_db.payloads import ErrorDetails, JsonObject, Name, check_json, dump, parse, redact
 from optiinfra_db.settings import Settings
 from optiinfra_db.specs import StepSpec, WorkflowSpec
 from optiinfra_db.telemetry import current_trace_id
@@ -225,13 +225,21 @@ class Terminated(SystemExit):
         super().__init__(128 + signal.SIGTERM)
 
 
+def _only(error: Exception) -> Exception:
+    """Return the error that a group of one is about, as tasks raise them."""
+    while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
+
+
 def interruption(error: BaseException) -> str:
     """Say what interrupted a run."""
     if isinstance(error, Terminated):
         return "the executor was terminated (SIGTERM)"
     if isinstance(error, KeyboardInterrupt):
         return "the executor was interrupted (Ctrl-C)"
-    return f"the executor was interrupted ({type(error).__name__})"
+    said = redact(": ".join([type(error).__name__, *map(str, error.args)]))
+    return f"the executor was interrupted ({said})"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -324,6 +332,7 @@ class Recorder:
                     start = workflow_executions.start_workflow_execution
                     is_begun = await query(start, **self._key) is not None
                 await self._read()
+                self.is_ours = is_begun  # before the end of the transaction: see _cancel
             return is_begun
 
         # With an answer lost on the way, the run that is running already is this one.
@@ -332,18 +341,20 @@ class Recorder:
                 f"There is a run {self.id} already, which is {self.run.status}. "
                 "Go on with it by resume(), or give another id, or none."
             )
-        self.is_ours = True
+        self.is_ours = True  # also by an attempt whose answer was lost
         self._log(logging.INFO, "started", "run started")
 
     async def claim(self, agent_id: UUID) -> bool:
         """Take the oldest run that waits for the agent; return whether there was one."""
-        run = await self.backend.query(
-            workflow_executions.claim_workflow_execution, agent_id=agent_id
-        )
-        if run is None:
-            return False
-        self.customer_id, self.id, self.is_ours = run.customer_id, run.id, True
-        await self._insistently(self._read)
+        async with self.backend.transaction():
+            run = await self.backend.query(
+                workflow_executions.claim_workflow_execution, agent_id=agent_id
+            )
+            if run is None:
+                return False
+            self.customer_id, self.id = run.customer_id, run.id
+            await self._read()
+            self.is_ours = True  # before the end of the transaction: see _cancel
         self._log(logging.INFO, "claimed", "run claimed")
         return True
 
@@ -365,7 +376,9 @@ class Recorder:
                 )
             run = self.run
         if run.status == WorkflowStatus.PENDING:
+            self.is_ours = True
             if await self._call(workflow_executions.start_workflow_execution, **self._key) is None:
+                self.is_ours = False
                 raise WorkflowInUse(f"Run {run.id} was taken by another worker at this moment.")
         else:
             self._refuse_if_alive(heartbeat_timeout)
@@ -548,20 +561,23 @@ class Recorder:
     ) -> bool:
         """Note that a step failed; return whether it may be tried again, when that is so."""
         self._busy.discard(step.id)
-        details = ErrorDetails.of(error, step=step.step_name, retryable=retryable)
-        row = await self._call(
-            workflow_steps.fail_workflow_step,
-            **self._of_run,
-            id=step.id,
-            retry_count=step.retry_count,
-            retryable=retryable,
-            backoff_base_seconds=backoff_seconds,
-            error_details=dump(details),
-        )
+        details = dump(ErrorDetails.of(error, step=step.step_name, retryable=retryable))
+        key = {**self._of_run, "id": step.id}
+        if self.backend.is_in_transaction:
+            backoff_seconds = 0  # where the time stands still
+        row = None
+        with suppress(StaleWriter):  # which it is also where an answer was lost: see below
+            row = await self._call(
+                workflow_steps.fail_workflow_step,
+                **key,
+                retry_count=step.retry_count,
+                retryable=retryable,
+                backoff_base_seconds=backoff_seconds,
+                error_details=details,
+            )
         if row is None:
-            key = {**self._of_run, "id": step.id}
             row = await self._call(workflow_steps.get_workflow_step, **key)
-            if row is None or row.status == StepStatus.RUNNING:
+            if row is None or row.error_details != details:
                 raise await self._over()
         self._note(row)
         if row.status == StepStatus.RETRYING:
@@ -569,11 +585,11 @@ class Recorder:
             pause = row.next_attempt_at - row.updated_at  # both by the clock of the database
             self._retry_at[step.id] = monotonic() + pause.total_seconds()
             message = "step %s failed, attempt %s: %s: %s"
-            attempt = (row.step_name, row.retry_count, details.type, details.message)
+            attempt = (row.step_name, row.retry_count, details["type"], details["message"])
             self._log(logging.WARNING, "step_retrying", message, *attempt, step=row)
             return True
         message = "step %s failed: %s: %s"
-        reason = (row.step_name, details.type, details.message)
+        reason = (row.step_name, details["type"], details["message"])
         self._log(logging.ERROR, "step_failed", message, *reason, step=row)
         return False
 
@@ -782,7 +798,7 @@ class Recorder:
             return
         try:
             if isinstance(error, Exception):
-                await self._fail(ErrorDetails.of(error, step=self._failed_step()))
+                await self._fail(ErrorDetails.of(_only(error), step=self._failed_step()))
                 if self._run and self.options.requeue >= self.run.attempt:
                     await self._requeue()
             else:
@@ -808,6 +824,13 @@ class Recorder:
             self._log(logging.WARNING, "requeued", message, retry.id, retry.attempt)
 
     async def _cancel(self, reason: str) -> None:
+        """Cancel the run, unless it was never begun.
+
+        Who is interrupted at the end of a transaction does not know whether it took effect.
+        """
+        run = await self._call(workflow_executions.get_workflow_execution, **self._key)
+        if run is None or run.status == WorkflowStatus.PENDING:
+            return
         await self._call(workflow_executions.cancel_workflow_execution, **self._key, reason=reason)
         self._log(logging.WARNING, "cancelled", "run cancelled: %s", reason)
 

@@ -20,7 +20,15 @@ import asyncio
 import functools
 import signal
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Iterable,
+    Iterator,
+    Mapping,
+)
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from dataclasses import replace
@@ -32,10 +40,12 @@ from uuid import UUID
 from psycopg import AsyncConnection
 from uuid_utils.compat import uuid7
 
+from optiinfra_db.generated.aio import workflow_executions
 from optiinfra_db.generated.models import (
     JSON,
     ArtifactType,
     WorkflowArtifact,
+    WorkflowExecution,
     WorkflowStep,
     WorkflowType,
 )
@@ -221,7 +231,9 @@ def current_step() -> Step:
 
 
 @overload
-def step(function: Callable[P, Awaitable[T]], /) -> Callable[P, Awaitable[T]]: ...
+def step(
+    function: Callable[P, Coroutine[Any, Any, T]], /
+) -> Callable[P, Coroutine[Any, Any, T]]: ...
 
 
 @overload
@@ -231,11 +243,11 @@ def step(
     retries: int = 0,
     retry_on: type[Exception] | tuple[type[Exception], ...] = Exception,
     backoff_seconds: float = 1,
-) -> Callable[[Callable[P, Awaitable[T]]], Callable[P, Awaitable[T]]]: ...
+) -> Callable[[Callable[P, Coroutine[Any, Any, T]]], Callable[P, Coroutine[Any, Any, T]]]: ...
 
 
 def step(
-    function: Callable[P, Awaitable[T]] | None = None,
+    function: Callable[P, Coroutine[Any, Any, T]] | None = None,
     /,
     *,
     name: str | None = None,
@@ -301,6 +313,21 @@ class Workflow(Generic[T]):
         ) as run:
             return await self.execute(run)
 
+    async def enqueue(
+        self,
+        conn: AsyncConnection[Any],
+        *,
+        customer_id: UUID,
+        agent_id: UUID,
+        input_data: JSON = None,
+        id: UUID | None = None,
+    ) -> WorkflowExecution:
+        """Create a run for a worker to claim, and return it. With an id that is taken, that run."""
+        spec = with_input(self.spec, input_data)
+        return await workflow_executions.create_workflow_execution(
+            conn, customer_id=customer_id, agent_id=agent_id, id=id, **spec.parameters()
+        )
+
     async def resume(
         self,
         conn: AsyncConnection[Any],
@@ -356,10 +383,7 @@ async def _recording(recorder: Recorder) -> AsyncIterator[Run]:
             await recorder.end(error)
             raise
         except BaseException as error:
-            interruption = Terminated() if is_terminated() else error
-            await _end_in_thread(recorder, interruption)
-            if interruption is not error:
-                raise interruption from error
+            await _end_in_thread(recorder, Terminated() if is_terminated() else error)
             raise
         finally:
             await cast("AsyncBackend", recorder.backend).close()
@@ -420,7 +444,10 @@ _terminated: set["asyncio.Task[Any]"] = set()
 
 @contextmanager
 def _cancelled_by_sigterm() -> Iterator[Callable[[], bool]]:
-    """Cancel the task on SIGTERM, in the main thread and unless somebody handles it."""
+    """Cancel the task on SIGTERM, in the main thread and unless somebody handles it.
+
+    The event loop exits when the last of those that were cancelled has recorded its end.
+    """
     task = asyncio.current_task()
     assert task is not None
     loop = asyncio.get_running_loop()
@@ -435,6 +462,9 @@ def _cancelled_by_sigterm() -> Iterator[Callable[[], bool]]:
             _terminated.add(watched)
             watched.cancel()
 
+    def leave() -> None:
+        raise Terminated
+
     if not _watched:
         loop.add_signal_handler(signal.SIGTERM, terminate)
     _watched.add(task)
@@ -442,6 +472,8 @@ def _cancelled_by_sigterm() -> Iterator[Callable[[], bool]]:
         yield lambda: task in _terminated
     finally:
         _watched.discard(task)
-        _terminated.discard(task)
         if not _watched:
             loop.remove_signal_handler(signal.SIGTERM)
+            if _terminated:
+                _terminated.clear()
+                loop.call_soon(leave)

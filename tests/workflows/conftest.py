@@ -140,6 +140,9 @@ class _SyncWorkflow:
     async def resume(self, *args, **kwargs):
         return self._made.resume(self._rec.conn, *args, **kwargs)
 
+    async def enqueue(self, **kwargs):
+        return self._made.enqueue(self._rec.conn, **kwargs)
+
     async def execute(self, run):
         return self._made.execute(run._run)
 
@@ -217,6 +220,9 @@ class _AsyncWorkflow:
 
     async def resume(self, *args, **kwargs):
         return await self._made.resume(self._rec.conn, *args, **kwargs)
+
+    async def enqueue(self, **kwargs):
+        return await self._made.enqueue(self._rec.conn, **kwargs)
 
     async def execute(self, run):
         return await self._made.execute(run)

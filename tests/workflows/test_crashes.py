@@ -20,6 +20,7 @@ import pytest
 
 from optiinfra_db import connect, connect_async, embedded, workflows
 from optiinfra_db.errors import ConnectionLost, DatabaseUnreachable
+from optiinfra_db.generated import workflow_executions
 from optiinfra_db.generated.models import WorkflowStatus, WorkflowType
 from optiinfra_db.migrate import migrate
 from optiinfra_db.workflows import aio
@@ -165,7 +166,8 @@ def test_a_process_that_handles_sigterm_is_left_alone(made):
     process, run_id = child(textwrap.dedent(script) + textwrap.dedent(SYNC), made)
 
     assert ended(process, signal.SIGTERM)[0] == 7
-    assert made.run(run_id).metadata["cancel_reason"] == "the executor was interrupted (SystemExit)"
+    reason = made.run(run_id).metadata["cancel_reason"]
+    assert reason == "the executor was interrupted (SystemExit: 7)"
 
 
 def test_the_handler_of_sigterm_is_put_back(made):
@@ -200,6 +202,43 @@ async def test_a_task_that_is_cancelled_cancels_its_run(made):
             await task
         assert [other for other in asyncio.all_tasks() if "heartbeats" in other.get_name()] == []
     assert made.run().status is WorkflowStatus.CANCELLED
+
+
+@pytest.mark.parametrize("way", ["claim", "record"])
+async def test_whenever_a_task_is_cancelled_no_run_is_left_running(made, way):
+    """At any of the moments, too, at which the run is there and its block is not."""
+    left = 0
+    for moment in range(60):
+        if way == "claim":
+            made.planned("a")
+
+        async def work(connected):
+            async with await connect_async(made.url) as conn:
+                connected.set()
+                if way == "claim":
+                    block = aio.claim_workflow(conn, agent_id=made.agent_id)
+                else:
+                    block = aio.record_workflow(
+                        conn, **made.of, workflow_type=WorkflowType.COST_ANALYSIS, steps=["a"]
+                    )
+                async with block:
+                    await asyncio.sleep(1)
+
+        connected = asyncio.Event()
+        task = asyncio.create_task(work(connected))
+        await connected.wait()
+        await asyncio.sleep(moment * 0.0003)
+        task.cancel("enough")
+        with suppress(asyncio.CancelledError):
+            await task
+        statuses = [run.status for run in made.runs()]
+        assert WorkflowStatus.RUNNING not in statuses, moment
+        left += WorkflowStatus.CANCELLED in statuses
+        for run in made.runs():
+            workflow_executions.delete_workflow_execution(
+                made.conn, customer_id=made.customer_id, id=run.id
+            )
+    assert left > 5
 
 
 # The server

@@ -111,6 +111,18 @@ async def test_an_exception_between_steps_fails_the_run(rec, made):
     assert made.steps() == [("a", "completed"), ("b", "failed")]
 
 
+async def test_the_error_of_a_run_is_that_of_its_only_task(rec, made):
+    with pytest.raises(ExceptionGroup):
+        async with rec.record_workflow(**plan(made, "a")) as run:
+            try:
+                async with run.step("a"):
+                    raise Trouble("x")
+            except Trouble as error:
+                raise ExceptionGroup("of a TaskGroup", [error]) from None
+
+    assert made.run().error_details["type"] == "Trouble"
+
+
 async def test_a_failed_step_that_is_caught_does_not_fail_the_run(rec, made):
     async with rec.record_workflow(**plan(made, "a", "b")) as run:
         with pytest.raises(Trouble):
@@ -128,7 +140,11 @@ async def test_an_error_that_cannot_be_printed_is_recorded_all_the_same(rec, mad
         def __str__(self):
             raise RuntimeError("no text")
 
-    for error in (Broken(), ValueError("a\0b\ud800"), ExceptionGroup("many", [Trouble("x")])):
+    for error in (
+        Broken(),
+        ValueError("a\0b\ud800"),
+        ExceptionGroup("many", [Trouble("x"), Trouble("y")]),
+    ):
         with pytest.raises(type(error)):
             async with rec.record_workflow(**plan(made, "a")) as run, run.step("a"):
                 raise error
@@ -601,6 +617,24 @@ async def test_an_executor_that_was_replaced_stops(rec, made):
 # Claim and resume
 
 
+async def test_a_workflow_is_put_into_the_queue(rec, made):
+    @rec.step
+    async def double(n: int) -> int:
+        return 2 * n
+
+    @rec.workflow(COST, steps=[double], deadline=timedelta(hours=1))
+    async def work(run):
+        return await double(run.input_data["n"])
+
+    run = await work.enqueue(**made.of, input_data={"n": 4})
+    assert (await work.enqueue(**made.of, id=run.id)).id == run.id
+    assert (run.status, run.input_data, len(made.runs())) == ("pending", {"n": 4}, 1)
+
+    async with rec.claim_workflow(agent_id=made.agent_id) as claimed:
+        assert await work.execute(claimed) == 8
+    assert made.run(run.id).output_data == 8
+
+
 async def test_a_worker_claims_the_oldest_run(rec, made):
     first, second = made.planned("a", "b", input_data={"n": 1}), made.planned("a")
 
@@ -738,6 +772,24 @@ async def test_a_run_may_be_part_of_a_transaction(rec, made):
     else:
         rec.conn.rollback()
     assert made.runs() == []
+
+
+async def test_in_a_transaction_where_time_stands_still_retries_do_not_wait(rec, made):
+    called = []
+
+    @rec.step(retries=2, backoff_seconds=3600)
+    async def collect():
+        called.append(1)
+        if len(called) < 3:
+            raise Trouble("x")
+
+    if rec.is_async:
+        await rec.conn.set_autocommit(False)
+    else:
+        rec.conn.autocommit = False
+    async with rec.record_workflow(**plan(made, "collect")):
+        await collect()
+    assert len(called) == 3
 
 
 # Logging and telemetry
