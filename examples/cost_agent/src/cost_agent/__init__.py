@@ -1,0 +1,1 @@
+"""A sample agent: finds idle GPUs and recommends to release them."""
