@@ -6,9 +6,7 @@ template database, for 50 to 80 ms.
 """
 
 import os
-import shutil
 import signal
-import tempfile
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +22,7 @@ from pytest_postgresql.executors import NoopExecutor
 from pytest_postgresql.janitor import DatabaseJanitor
 
 from optiinfra_db import connect, connect_async, embedded
+from optiinfra_db.pytest_plugin import FORGETFUL, throwaway_directory
 
 from .contract_plugin import Contract
 
@@ -63,9 +62,6 @@ def _no_ambient_database() -> Iterator[None]:
         yield
 
 
-FORGETFUL = {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "off"}
-
-
 @contextmanager
 def running_server(
     version: str, options: Mapping[str, str] = FORGETFUL
@@ -74,13 +70,8 @@ def running_server(
     bin_dir = None if version == EMBEDDED_VERSION else Path(f"/usr/lib/postgresql/{version}/bin")
     if bin_dir and not bin_dir.exists():
         pytest.exit(f"PostgreSQL {version} is not installed: there is no {bin_dir}", returncode=5)
-    directory = Path(tempfile.mkdtemp(prefix="optiinfra-test-"))
-    directory.chmod(0o755)
-    try:
+    with throwaway_directory() as directory:
         yield embedded.start(directory, bin_dir=bin_dir, options=options)
-    finally:
-        embedded.find(directory, bin_dir=bin_dir).stop()
-        shutil.rmtree(directory)
 
 
 @pytest.fixture(scope="session")
