@@ -1,7 +1,9 @@
 """A workflow of 5 steps and 3 artifacts, recorded while it runs: durable at each transition.
 
 "generated" is this package's functions on an autocommit connection: seven statements, each of which
-is a commit, since a step ends in the one in which the next starts. "pgbench" is the limit: the same
+is a commit, since a step ends in the one in which the next starts. "recorder" is what most people
+write instead, `optiinfra_db.workflows`, which also stores the content of the artifacts (in memory),
+notes each of them when it is there, and has a thread for heartbeats. "pgbench" is the limit: the same
 seven prepared statements from C. "orm" is SQLAlchemy's ORM on the same tables, with the same
 triggers: a session a run, in which each transition is set on the object and committed. In "orm,
 objects kept" a commit does not expire objects, which spares it a SELECT before most transitions;
@@ -40,6 +42,7 @@ from bench.harness import Bench
 from optiinfra_db import connect
 from optiinfra_db.generated import workflow_executions, workflow_steps
 from optiinfra_db.generated.models import StepStatus, WorkflowStatus
+from optiinfra_db.workflows import record_workflow
 
 CONNECTIONS = (1, 8)
 WARM = 10  # runs of pgbench before what counts: it prepares the statements anew in each slice
@@ -87,6 +90,27 @@ def record(conn: psycopg.Connection[Any], platform: data.Platform) -> None:
         artifacts=left_by(len(data.STEPS) - 1, run.id),
         output_data=data.OUTPUT,
     )
+
+
+def record_with_recorder(conn: psycopg.Connection[Any], platform: data.Platform) -> None:
+    """Record a run with the recorder."""
+    with record_workflow(
+        conn,
+        customer_id=platform.customer_id,
+        agent_id=platform.agent_id,
+        workflow_type=data.WORKFLOW_TYPE,
+        steps=data.STEPS,
+        input_data=data.INPUT,
+        store="memory://artifacts",
+    ) as run:
+        for place, name in enumerate(data.STEPS):
+            with run.step(name) as step:
+                for artifact in data.ARTIFACTS:
+                    if artifact.step == place:
+                        content = artifact.suffix.encode()
+                        run.artifact(artifact.type, artifact.name, data=content, step=step)
+                step.output_data = data.STEP_OUTPUT
+        run.output_data = data.OUTPUT
 
 
 def left_by(place: int, run_id: UUID | str) -> list[dict[str, Any]]:
@@ -309,6 +333,10 @@ def measure(bench: Bench) -> None:
             for _ in range(bench.scale.runs):
                 record(conns[number], platform)
 
+        def recorded(number: int) -> None:
+            for _ in range(bench.scale.runs):
+                record_with_recorder(conns[number], platform)
+
         def mapped(_: int, *, is_kept: bool = False, is_sparing: bool = False) -> None:
             for _ in range(bench.scale.runs):
                 with Session(engine, expire_on_commit=not is_kept) as session:
@@ -339,6 +367,7 @@ def measure(bench: Bench) -> None:
                 f"run, {number} connection{'s' if number > 1 else ''}",
                 {
                     "generated": at_once(number, generated),
+                    "recorder": at_once(number, recorded),
                     "pgbench": limit(number),
                     "orm": at_once(number, mapped),
                     "orm, objects kept": at_once(number, partial(mapped, is_kept=True)),
@@ -351,7 +380,7 @@ def measure(bench: Bench) -> None:
             )
 
         runs = (bench.scale.rounds + 1) * bench.scale.runs * sum(CONNECTIONS)
-        imports.check(url, runs, A_RUN)
+        imports.check(url, 2 * runs, A_RUN)
         imports.check(url_of_orm, 3 * runs, A_RUN)
         warm = (bench.scale.rounds + 1) * WARM * sum(CONNECTIONS)
         imports.check(url_of_limit, runs + warm, A_RUN)

@@ -4,6 +4,7 @@ recipes.md, questions.md, feed.md and history.md have tests of their own; plans.
 begins.
 """
 
+import logging
 import os
 import re
 import subprocess
@@ -15,10 +16,12 @@ from pathlib import Path
 import pytest
 
 from optiinfra_db import connect, embedded
+from optiinfra_db.artifacts import verify_artifacts
 from optiinfra_db.generated import customers, recommendations, workflow_executions
 from optiinfra_db.generated.models import WorkflowStatus
 from optiinfra_db.migrate import migrate
 from optiinfra_db.seed import ATLAS, COST, INDIE, QUALITY_RUN, seed
+from optiinfra_db.telemetry import OptiInfraInstrumentor
 
 from .conftest import running_server
 
@@ -97,11 +100,52 @@ def test_every_page_is_in_the_navigation():
         "guides/sync-and-async.md",
         "guides/errors.md",
         "guides/pgbouncer.md",
+        "guides/payloads.md",
+        "guides/artifacts.md",
     ],
 )
 def test_what_a_guide_shows_says_something(page, run, conn, capfd):
     run_page(page, run)
     assert capfd.readouterr().out
+
+
+def test_the_guide_to_testing_is_a_suite_that_passes(tmp_path):
+    shown = [text for language, text in blocks("guides/testing.md") if language == "python"]
+    (tmp_path / "test_guide.py").write_text("\n".join(shown))
+    options = ["-o", "asyncio_mode=auto", "-o", "asyncio_default_fixture_loop_scope=function"]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", *options, "-p", "no:cacheprovider", tmp_path],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert " 4 passed" in done.stdout, done.stdout
+
+
+def test_the_guide_to_telemetry_traces(run, conn, capfd):
+    try:
+        run_page("guides/telemetry.md", run)
+    finally:
+        OptiInfraInstrumentor().uninstrument()
+        logging.basicConfig(force=True, handlers=[])
+    assert capfd.readouterr().out
+
+
+def test_the_recorder_records_what_its_guide_shows(run, conn, capfd, monkeypatch, tmp_path):
+    run_page("guides/recorder.md", run)
+
+    runs = workflow_executions.list_workflow_executions(conn, customer_id=ATLAS, max_rows=5)
+    assert [found.status for found in runs] == [WorkflowStatus.COMPLETED] * 5
+    assert capfd.readouterr().out.splitlines() == [
+        "{'savings': 70800}",
+        "{'savings': 60000}",
+        "{'savings': 70800}",
+        "cost_analysis {'savings': 70800}",
+    ]
+    assert (tmp_path / "reports" / "cost.md").read_text() == "# Savings\n"
+    checks = verify_artifacts(conn, customer_id=ATLAS, workflow_execution_id=runs[-1].id)
+    assert [check.problem for check in checks] == [None]
 
 
 def test_the_run_of_the_guide_is_recorded(run, conn):

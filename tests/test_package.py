@@ -1,9 +1,11 @@
 """What is built can be installed and works without the checkout."""
 
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
+import tempfile
 import zipfile
 from pathlib import Path
 
@@ -69,3 +71,37 @@ def test_the_wheel_installs_one_package_that_works_from_any_folder(
         text=True,
     )
     assert Path(where.strip()).parent.parent == tmp_path
+
+
+@pytest.fixture
+def passable_path():
+    """Make a folder that the user who runs PostgreSQL for root gets into, which tmp_path is not."""
+    with tempfile.TemporaryDirectory(prefix="optiinfra-sample-") as path:
+        Path(path).chmod(0o755)
+        yield Path(path)
+
+
+def test_the_sample_project_passes_against_the_wheel(dist, passable_path):
+    """As a reader of its README would do it, in an environment that has nothing else."""
+    (wheel,) = dist.glob("*.whl")
+    project = passable_path / "cost_agent"
+    shutil.copytree(
+        ROOT / "examples" / "cost_agent",
+        project,
+        ignore=shutil.ignore_patterns(".*", "__pycache__"),
+    )
+    python = project / ".venv" / "bin" / "python"
+    commands = [
+        [sys.executable, "-m", "venv", ".venv"],
+        [
+            *(python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"),
+            f"optiinfra-db[test] @ {wheel.as_uri()}",
+            *("--editable", ".[test]"),
+        ],
+        [python, "-m", "pytest", "-p", "no:cacheprovider"],
+        [python, "-c", "import optiinfra_db; print(optiinfra_db.__file__)"],
+    ]
+    for command in commands:
+        done = subprocess.run(command, cwd=project, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert Path(done.stdout.strip()).is_relative_to(project)

@@ -32,7 +32,8 @@ def test_every_target_and_variable_of_the_sources_is_explained():
 
 
 @pytest.mark.parametrize("snippet", SNIPPETS, ids=lambda text: text.splitlines()[0])
-def test_the_snippets_run(snippet, database_url, monkeypatch, capsys):
+def test_the_snippets_run(snippet, database_url, monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("OPTIINFRA_DATABASE_URL", database_url)
     with connect() as conn:
         seed(conn)
