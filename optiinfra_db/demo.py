@@ -1,12 +1,10 @@
 """The main job of the package, shown: record a workflow and read the history back.
 
-A cost analysis of the sample metrics, step by step through the generated functions, and what an
-operator sees of it: the board of all runs, and this one in detail.
+A cost analysis of the sample metrics, as an agent records it, and what an operator sees of it: the
+board of all runs, and this one in detail.
 """
 
-import hashlib
 import json
-import tempfile
 from datetime import datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -28,11 +26,11 @@ from optiinfra_db.generated import (
     models,
     recommendations,
     workflow_executions,
-    workflow_steps,
 )
 from optiinfra_db.generated.models import ArtifactType, RecommendationPriority, WorkflowType
 from optiinfra_db.migrate import migrate
 from optiinfra_db.seed import ATLAS, COST, seed
+from optiinfra_db.workflows import record_workflow
 
 Connection = psycopg.Connection[Any]
 
@@ -80,117 +78,71 @@ def run(url: str, psql_command: str, artifacts_dir: Path) -> None:
 def _analyze_cost(conn: Connection, artifacts_dir: Path) -> UUID:
     """Do a small cost analysis of the sample customer, recording every step; return the run."""
     artifacts_dir.mkdir(parents=True, exist_ok=True)
-    # Before the run is created: one that cannot leave a file is not begun.
-    folder = Path(tempfile.mkdtemp(dir=artifacts_dir))
-    run = workflow_executions.create_workflow_execution(
+    with record_workflow(
         conn,
         customer_id=ATLAS,
         agent_id=COST,
         workflow_type=WorkflowType.COST_ANALYSIS,
-        step_names=STEPS,
+        steps=STEPS,
         input_data={"period": "last_30_days"},
         metadata={"trigger": "demo"},
-    )
-    first_step = workflow_executions.begin_workflow_execution(conn, customer_id=ATLAS, id=run.id)
-    assert first_step is not None, "nobody else knows of the run yet"
-    try:
-        _do_steps(conn, first_step, folder.rename(artifacts_dir / str(run.id)))
-    except BaseException as error:
-        details = {"type": type(error).__name__, "message": str(error)}
-        workflow_executions.fail_workflow_execution(
-            conn, customer_id=ATLAS, id=run.id, attempt=run.attempt, error_details=details
-        )
-        raise
+        store=artifacts_dir,
+    ) as run:
+        with run.step("collect_metrics") as step:
+            utilization = _latest(conn, "gpu_utilization_percent")
+            monthly_cost = _latest(conn, "monthly_cost_usd")
+            step.output_data = {"metrics": ["gpu_utilization_percent", "monthly_cost_usd"]}
+
+        with run.step("analyze_gpu_usage") as step:
+            idle_percent = 100 - utilization
+            step.output_data = {"utilization_percent": utilization, "idle_percent": idle_percent}
+
+        with run.step("analyze_cost") as step:
+            savings = round(monthly_cost * idle_percent / 100 * 0.75, 2)
+            step.output_data = {"monthly_cost_usd": monthly_cost, "potential_savings_usd": savings}
+
+        with run.step("recommend") as step:
+            recommendation = recommendations.create_recommendation(
+                conn,
+                customer_id=ATLAS,
+                agent_id=COST,
+                workflow_execution_id=run.id,
+                type="rightsize_gpu",
+                title=f"Release idle GPUs ({idle_percent:.0f} % of their time)",
+                estimated_savings=Decimal(str(savings)),
+                confidence_score=0.8,
+                priority=RecommendationPriority.HIGH,
+            )
+            content = {"title": recommendation.title, "savings_usd": savings}
+            run.artifact(
+                ArtifactType.RECOMMENDATION,
+                "recommendation.json",
+                data=json.dumps(content, indent=2).encode(),
+                step=step,
+            )
+            step.output_data = {"recommendations": 1}
+
+        with run.step("write_report") as step:
+            report = (
+                f"# Cost analysis\n\nGPUs are idle {idle_percent:.1f} % of the time. "
+                f"{savings:,.2f} of {monthly_cost:,.2f} USD a month can be saved.\n"
+            )
+            run.artifact(
+                ArtifactType.REPORT,
+                "report.md",
+                data=report.encode(),
+                content_type="text/markdown",
+                step=step,
+            )
+            step.output_data = {"format": "markdown"}
+        run.output_data = {"potential_savings_usd": savings}
     return run.id
-
-
-def _do_steps(conn: Connection, step: models.WorkflowStep, folder: Path) -> None:
-    """Work through the plan of a run whose first step was started."""
-    run_id = step.workflow_execution_id
-
-    def advance(output: dict[str, object], *artifacts: dict[str, object]) -> None:
-        """Complete the step, with what came of it and what it left, and go on to the next."""
-        nonlocal step
-        _, step = workflow_steps.advance_workflow_step(
-            conn,
-            customer_id=ATLAS,
-            workflow_execution_id=run_id,
-            id=step.id,
-            retry_count=step.retry_count,
-            output_data=output,
-            artifacts=artifacts,
-        )
-
-    utilization = _latest(conn, "gpu_utilization_percent")
-    monthly_cost = _latest(conn, "monthly_cost_usd")
-    advance({"metrics": ["gpu_utilization_percent", "monthly_cost_usd"]})
-
-    idle_percent = 100 - utilization
-    advance({"utilization_percent": utilization, "idle_percent": idle_percent})
-
-    savings = round(monthly_cost * idle_percent / 100 * 0.75, 2)
-    advance({"monthly_cost_usd": monthly_cost, "potential_savings_usd": savings})
-
-    recommendation = recommendations.create_recommendation(
-        conn,
-        customer_id=ATLAS,
-        agent_id=COST,
-        workflow_execution_id=run_id,
-        type="rightsize_gpu",
-        title=f"Release idle GPUs ({idle_percent:.0f} % of their time)",
-        estimated_savings=Decimal(str(savings)),
-        confidence_score=0.8,
-        priority=RecommendationPriority.HIGH,
-    )
-    advance(
-        {"recommendations": 1},
-        _store(
-            folder / "recommendation.json",
-            json.dumps({"title": recommendation.title, "savings_usd": savings}, indent=2),
-            artifact_type=ArtifactType.RECOMMENDATION,
-            content_type="application/json",
-        ),
-    )
-
-    report = _store(
-        folder / "report.md",
-        f"# Cost analysis\n\nGPUs are idle {idle_percent:.1f} % of the time. "
-        f"{savings:,.2f} of {monthly_cost:,.2f} USD a month can be saved.\n",
-        artifact_type=ArtifactType.REPORT,
-        content_type="text/markdown",
-    )
-    workflow_executions.finish_workflow_execution(
-        conn,
-        customer_id=ATLAS,
-        id=run_id,
-        workflow_step_id=step.id,
-        retry_count=step.retry_count,
-        output_data={"potential_savings_usd": savings},
-        step_output_data={"format": "markdown"},
-        artifacts=[report],
-    )
 
 
 def _latest(conn: Connection, metric_name: str) -> float:
     metric = agent_metrics.get_latest_agent_metric(conn, agent_id=COST, metric_name=metric_name)
     assert metric is not None, "the sample data holds it"
     return metric.metric_value
-
-
-def _store(
-    path: Path, text: str, *, artifact_type: ArtifactType, content_type: str
-) -> dict[str, object]:
-    """Write a file, and return what is to be noted of it."""
-    content = text.encode()
-    path.write_bytes(content)
-    return {
-        "artifact_type": artifact_type,
-        "artifact_name": path.name,
-        "artifact_path": str(path),
-        "artifact_size_bytes": len(content),
-        "content_type": content_type,
-        "sha256": hashlib.sha256(content).hexdigest(),
-    }
 
 
 def _board(conn: Connection, width: int) -> Table:
