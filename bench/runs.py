@@ -3,8 +3,8 @@
 "generated" is this package's functions on an autocommit connection: seven statements, each of which
 is a commit, since a step ends in the one in which the next starts. "recorder" is what most people
 write instead, `optiinfra_db.workflows`, which also stores the content of the artifacts (in memory),
-notes each of them when it is there, and has a thread for heartbeats. "pgbench" is the limit: the same
-seven prepared statements from C. "orm" is SQLAlchemy's ORM on the same tables, with the same
+notes each of them when it is there, and has a thread for heartbeats. "pgbench" is the limit: the
+same seven prepared statements from C. "orm" is SQLAlchemy's ORM on the same tables, with the same
 triggers: a session a run, in which each transition is set on the object and committed. In "orm,
 objects kept" a commit does not expire objects, which spares it a SELECT before most transitions;
 "orm, 7 commits" also commits no more often than we do. "dbos" is a DBOS workflow, whose steps do
