@@ -7,7 +7,7 @@ awaits; the synchronous one never does, so that `run_now` gets through a corouti
 import inspect
 import logging
 import signal
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, contextmanager, suppress
 from contextvars import ContextVar
@@ -279,7 +279,9 @@ class Recorder:
     is_over: bool = False
     """Whether a heartbeat found that somebody ended the run."""
     _run: WorkflowExecution | None = None
-    steps: list[WorkflowStep] = field(default_factory=list)
+    steps: dict[UUID, WorkflowStep] = field(default_factory=dict)
+    """Each as it was last seen, in the order of the plan."""
+    _named: dict[str, list[UUID]] = field(default_factory=lambda: defaultdict(list))
     _ahead: set[UUID] = field(default_factory=set)
     """Steps that were started with the end of the one before, and are not being worked on yet."""
     _busy: set[UUID] = field(default_factory=set)
@@ -387,7 +389,7 @@ class Recorder:
             )
             if beat is None:
                 raise await self._over()
-            for step in self.steps:
+            for step in list(self.steps.values()):
                 if step.status == StepStatus.RUNNING:
                     await self._put_back(step)
         await self._insistently(self._read)
@@ -439,10 +441,14 @@ class Recorder:
                 field="id",
             )
         self._run = run
-        self.steps = await self.backend.query(workflow_steps.list_workflow_steps, **self._of_run)
+        rows = await self.backend.query(workflow_steps.list_workflow_steps, **self._of_run)
+        self.steps.clear()
+        self._named.clear()
+        for row in rows:
+            self._note(row)
         self._ahead = {
             step.id
-            for step in self.steps
+            for step in self.steps.values()
             if step.status == StepStatus.RUNNING and step.id not in self._busy
         }
 
@@ -450,7 +456,7 @@ class Recorder:
 
     def find(self, name: str) -> WorkflowStep | None:
         """Return the step of that name: the first that is open, else the last."""
-        found = [step for step in self.steps if step.step_name == name]
+        found = [self.steps[step_id] for step_id in self._named[name]]
         is_open = (step for step in found if step.status in _OPEN_STEP)
         return next(is_open, found[-1] if found else None)
 
@@ -548,7 +554,7 @@ class Recorder:
                 rows = await self._call(workflow_steps.advance_workflow_step, **end)
             if not rows:
                 await self._insistently(self._read)
-                rows = [found for found in self.steps if found.id == step.id]
+                rows = [found for found in self.steps.values() if found.id == step.id]
                 if not rows or rows[0].status != StepStatus.COMPLETED:
                     raise await self._over()
             for row in rows:
@@ -675,11 +681,9 @@ class Recorder:
 
     def _note(self, row: WorkflowStep) -> None:
         """Keep a step as it is now."""
-        for place, step in enumerate(self.steps):
-            if step.id == row.id:
-                self.steps[place] = row
-                return
-        self.steps.append(row)
+        if row.id not in self.steps:
+            self._named[row.step_name].append(row.id)
+        self.steps[row.id] = row
 
     # Artifacts
 
@@ -774,7 +778,7 @@ class Recorder:
         """Complete the run; what of its plan was not done is skipped."""
         await self.check()
         output = checked_json("output_data", output_data)
-        for step in self.steps:
+        for step in list(self.steps.values()):
             if step.status in _OPEN_STEP:
                 await self._skip(step)
         row = await self._call(
@@ -835,7 +839,7 @@ class Recorder:
         self._log(logging.WARNING, "cancelled", "run cancelled: %s", reason)
 
     def _failed_step(self) -> str | None:
-        failed = (step for step in self.steps if step.status == StepStatus.FAILED)
+        failed = (step for step in self.steps.values() if step.status == StepStatus.FAILED)
         return next((step.step_name for step in failed), None)
 
     # The database
@@ -941,7 +945,7 @@ class BaseRun:
     @property
     def step_names(self) -> list[str]:
         """The plan, in its order; steps that were added come last."""
-        return [step.step_name for step in self._recorder.steps]
+        return [step.step_name for step in self._recorder.steps.values()]
 
     def is_done(self, step_name: str) -> bool:
         """Whether a step is completed, in this run or in one that it retries."""

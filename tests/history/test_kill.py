@@ -164,7 +164,9 @@ class Executor:
             self.ask(after, fail, conn, **key, **options)
         elif choice < 0.7 and number < len(STEPS):
             left = [ARTIFACT | {"artifact_path": str(number)}]
-            after = run.with_step(number, "completed").with_step(number + 1, "running")
+            after = run.with_step(number, "completed")
+            if following := [n for n in open_steps_of(after) if n > number]:
+                after = after.with_step(following[0], "running")
             after = after.leaving(number)
             self.ask(after, workflow_steps.advance_workflow_step, conn, **key, artifacts=left)
         elif choice < 0.7 and all(status != "failed" for status, _ in run.steps):
@@ -185,8 +187,9 @@ class Executor:
 
     def retry(self, conn, run, key):
         """Retry a run; which id the new one gets is only known from the answer."""
-        failed = [status for status, _ in run.steps].index("failed")
-        steps = (("skipped", 0),) * failed + (("pending", 0),) * (len(STEPS) - failed)
+        # What is skipped in a run that failed was carried over to it.
+        is_done = [status in ("completed", "skipped") for status, _ in run.steps]
+        steps = tuple(("skipped" if done else "pending", 0) for done in is_done)
         self.asked = Known(run.id, run.attempt + 1, steps=steps)
         made = workflow_executions.retry_workflow_execution(conn, **key)
         self.acknowledge(replace(self.asked, id=made.id))
