@@ -13,17 +13,17 @@ import sys
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 import psycopg
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.rows import tuple_row
 
-from optiinfra_db.errors import DatabaseUnreachable, typed_errors
+from optiinfra_db.errors import DatabaseUnreachable, InvalidValue, typed_errors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from uuid import UUID
 
     from psycopg import AsyncConnection, Connection
     from psycopg.rows import TupleRow
@@ -36,7 +36,7 @@ _announced: set[str] = set()
 
 
 def connect(
-    url: str | None = None, *, actor: str | None = None, customer_id: "UUID | None" = None
+    url: str | None = None, *, actor: str | None = None, customer_id: UUID | None = None
 ) -> "Connection[TupleRow]":
     """Open a connection; use it in a `with` block, which closes it.
 
@@ -48,7 +48,7 @@ def connect(
 
 
 async def connect_async(
-    url: str | None = None, *, actor: str | None = None, customer_id: "UUID | None" = None
+    url: str | None = None, *, actor: str | None = None, customer_id: UUID | None = None
 ) -> "AsyncConnection[TupleRow]":
     """Open an asynchronous connection; otherwise as `connect`."""
     conninfo = _conninfo(await asyncio.to_thread(resolve_url, url))
@@ -89,6 +89,15 @@ class Session:
         password = {"password": conn.info.password} if conn.info.password else {}
         conninfo = make_conninfo(conn.info.dsn, **password)
         return cls(conninfo, actor, customer_id, search_path, conn.prepare_threshold)
+
+    def customer(self) -> UUID:
+        """Return the customer whom the connection is for. Raises InvalidValue if nobody."""
+        if not self.customer_id:
+            raise InvalidValue(
+                "customer_id: whose run is it? Give customer_id, or connect(customer_id=...).",
+                field="customer_id",
+            )
+        return UUID(self.customer_id)
 
     def connect(self) -> "Connection[TupleRow]":
         """Open a connection. Raises DatabaseUnreachable."""
@@ -153,7 +162,7 @@ def pool(
     url: str | None = None,
     *,
     actor: str | None = None,
-    customer_id: "UUID | None" = None,
+    customer_id: UUID | None = None,
     min_size: int = 1,
     max_size: int = 10,
 ) -> "ConnectionPool[Connection[TupleRow]]":
@@ -187,7 +196,7 @@ def pool_async(
     url: str | None = None,
     *,
     actor: str | None = None,
-    customer_id: "UUID | None" = None,
+    customer_id: UUID | None = None,
     min_size: int = 1,
     max_size: int = 10,
 ) -> "AsyncConnectionPool[AsyncConnection[TupleRow]]":
@@ -258,7 +267,7 @@ def configured_url(url: str | None = None) -> str | None:
 _RESET = sql.SQL("RESET SESSION AUTHORIZATION; RESET ALL; ")
 
 
-def _session(actor: str | None, customer_id: "UUID | str | None") -> sql.Composed:
+def _session(actor: str | None, customer_id: UUID | str | None) -> sql.Composed:
     """Return the statement that prepares a session.
 
     Not the startup parameter `options`, which PgBouncer refuses.

@@ -148,7 +148,7 @@ def resume(
     conn: Connection[Any],
     run_id: UUID,
     *,
-    customer_id: UUID,
+    customer_id: UUID | None = None,
     heartbeat_timeout: timedelta = timedelta(seconds=60),
     **options: Unpack[RecordOptions],
 ) -> Iterator["Run"]:
@@ -159,12 +159,14 @@ def resume(
     what the old executor writes from then on is refused (StaleWriter). A pending run is started. Of
     one that failed, timed out or was cancelled, a retry is made and started, and `run.id` is the
     retry's. What is done is not done again: functions with @step return what they returned;
-    otherwise ask `run.is_done`.
+    otherwise ask `run.is_done`. The customer is that of the connection unless it is given.
 
     Raises WorkflowInUse where its executor may be alive, or where it is completed, or was retried
     already; InvalidValue where there is no such run; else as `record_workflow`.
     """
-    recorder = Recorder(SyncBackend.of(conn), Options(**options), customer_id, run_id)
+    backend = SyncBackend.of(conn)
+    owner = customer_id or backend.session.customer()
+    recorder = Recorder(backend, Options(**options), owner, run_id)
     with _recording(recorder) as run:
         run_now(recorder.take_over(heartbeat_timeout))
         with _alive(recorder, run):
@@ -392,7 +394,7 @@ class Workflow(Generic[T]):
         conn: Connection[Any],
         run_id: UUID,
         *,
-        customer_id: UUID,
+        customer_id: UUID | None = None,
         heartbeat_timeout: timedelta = timedelta(seconds=60),
     ) -> T:
         """Go on with a run, as `resume` does, and return what the function returned."""

@@ -130,12 +130,14 @@ async def resume(
     conn: AsyncConnection[Any],
     run_id: UUID,
     *,
-    customer_id: UUID,
+    customer_id: UUID | None = None,
     heartbeat_timeout: timedelta = timedelta(seconds=60),
     **options: Unpack[RecordOptions],
 ) -> AsyncIterator["Run"]:
     """Do what `optiinfra_db.workflows.resume` does."""
-    recorder = Recorder(await AsyncBackend.of(conn), Options(**options), customer_id, run_id)
+    backend = await AsyncBackend.of(conn)
+    owner = customer_id or backend.session.customer()
+    recorder = Recorder(backend, Options(**options), owner, run_id)
     async with _recording(recorder) as run:
         await recorder.take_over(heartbeat_timeout)
         async with _alive(recorder, run):
@@ -333,7 +335,7 @@ class Workflow(Generic[T]):
         conn: AsyncConnection[Any],
         run_id: UUID,
         *,
-        customer_id: UUID,
+        customer_id: UUID | None = None,
         heartbeat_timeout: timedelta = timedelta(seconds=60),
     ) -> T:
         """Go on with a run, as `resume` does, and return what the function returned."""

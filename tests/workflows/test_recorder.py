@@ -746,6 +746,18 @@ async def test_a_pending_run_can_be_resumed(rec, made):
     assert made.run(planned.id).status is WorkflowStatus.COMPLETED
 
 
+async def test_a_run_is_resumed_for_the_customer_of_the_connection(rec, made):
+    planned = made.planned("a")
+    with pytest.raises(InvalidValue, match="whose run is it"):
+        async with rec.resume(planned.id):
+            pass
+    setting = f"SET optiinfra.customer_id = '{made.customer_id}'"
+    await rec.conn.execute(setting) if rec.is_async else rec.conn.execute(setting)
+    async with rec.resume(planned.id):
+        pass
+    assert made.run(planned.id).status is WorkflowStatus.COMPLETED
+
+
 async def test_a_run_that_is_not_there_cannot_be_resumed(rec, made):
     other = made.planned("a")
     for run_id, customer_id in ((uuid4(), made.customer_id), (other.id, uuid4())):
