@@ -12,6 +12,7 @@ import random
 import sys
 import time
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -65,6 +66,8 @@ class Session:
     customer_id: str | None
     search_path: str
     prepare_threshold: int | None
+    clock_ahead: timedelta
+    """How far the clock of the server was ahead of this machine's, about."""
 
     @classmethod
     def of(cls, conn: "Connection[Any]") -> "Session":
@@ -85,10 +88,12 @@ class Session:
         cls, conn: "Connection[Any] | AsyncConnection[Any]", settings: tuple[Any, ...] | None
     ) -> "Session":
         assert settings is not None
-        actor, customer_id, search_path = settings
+        actor, customer_id, search_path, server_time = settings
+        clock_ahead = server_time - datetime.now(UTC)
         password = {"password": conn.info.password} if conn.info.password else {}
         conninfo = make_conninfo(conn.info.dsn, **password)
-        return cls(conninfo, actor, customer_id, search_path, conn.prepare_threshold)
+        threshold = conn.prepare_threshold
+        return cls(conninfo, actor, customer_id, search_path, threshold, clock_ahead)
 
     def customer(self) -> UUID:
         """Return the customer whom the connection is for. Raises InvalidValue if nobody."""
@@ -120,7 +125,8 @@ _SETTINGS = """
 SELECT
     current_setting('optiinfra.actor', true),
     current_setting('optiinfra.customer_id', true),
-    current_setting('search_path')
+    current_setting('search_path'),
+    clock_timestamp()
 """
 # Only where it differs: a pooler would hand what is set to others.
 _SEARCH_PATH = sql.SQL(

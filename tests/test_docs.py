@@ -135,8 +135,10 @@ def test_the_guide_to_telemetry_traces(run, conn, capfd):
 def test_the_recorder_records_what_its_guide_shows(run, conn, capfd, monkeypatch, tmp_path):
     run_page("guides/recorder.md", run)
 
-    runs = workflow_executions.list_workflow_executions(conn, customer_id=ATLAS, max_rows=5)
-    assert [found.status for found in runs] == [WorkflowStatus.COMPLETED] * 5
+    runs = workflow_executions.list_workflow_executions(conn, customer_id=ATLAS, max_rows=6)
+    statuses = [WorkflowStatus.COMPLETED] * 6
+    statuses[3] = WorkflowStatus.FAILED  # the one that died
+    assert [found.status for found in runs] == statuses
     assert capfd.readouterr().out.splitlines() == [
         "{'savings': 70800}",
         "{'savings': 60000}",

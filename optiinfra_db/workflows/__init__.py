@@ -26,6 +26,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import replace
 from datetime import timedelta
 from os import PathLike
 from typing import (
@@ -43,6 +44,7 @@ from uuid import UUID
 from psycopg import Connection
 from uuid_utils.compat import uuid7
 
+from optiinfra_db.connection import Session
 from optiinfra_db.generated import workflow_executions
 from optiinfra_db.generated.models import (
     JSON,
@@ -68,6 +70,7 @@ from ._recorder import (
     as_spec,
     bound,
     check_function,
+    current,
     run_now,
     step_options,
     with_input,
@@ -93,7 +96,6 @@ __all__ = [
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_run: ContextVar["Run | None"] = ContextVar("optiinfra_db.run", default=None)
 _step: ContextVar["Step | None"] = ContextVar("optiinfra_db.step", default=None)
 
 
@@ -154,12 +156,11 @@ def resume(
 ) -> Iterator["Run"]:
     """Go on with a run after a crash, from its first open step.
 
-    A running run is taken from its executor, if that gave no sign of life for `heartbeat_timeout`
-    (by the clock of this machine): the step that it was at is put back and counts one retry, and
-    what the old executor writes from then on is refused (StaleWriter). A pending run is started. Of
-    one that failed, timed out or was cancelled, a retry is made and started, and `run.id` is the
-    retry's. What is done is not done again: functions with @step return what they returned;
-    otherwise ask `run.is_done`. The customer is that of the connection unless it is given.
+    Of a run that failed, timed out or was cancelled, the retry is made and started: `run.id` is the
+    id of that, which has all that was done. A running run whose executor gave no sign of life for
+    `heartbeat_timeout` is failed first, so that the executor is kept out, should it be alive after
+    all. A pending run is started. What is done is not done again: functions with @step return what
+    they returned; otherwise ask `run.is_done`. The customer is that of the connection unless given.
 
     Raises WorkflowInUse where its executor may be alive, or where it is completed, or was retried
     already; InvalidValue where there is no such run; else as `record_workflow`.
@@ -268,8 +269,8 @@ class Step(BaseStep):
 
 def current_run() -> Run:
     """Return the run that is being recorded here. Raises LookupError where there is none."""
-    run = _run.get()
-    if run is None:
+    run = current.get()
+    if not isinstance(run, Run):
         raise LookupError("no run is being recorded here: call this inside of record_workflow")
     return run
 
@@ -330,9 +331,11 @@ def step(
 
     @functools.wraps(function)
     def recorded(*args: P.args, **kwargs: P.kwargs) -> T:
-        run = _run.get()
+        run = current.get()
         if run is None:
             return function(*args, **kwargs)
+        if not isinstance(run, Run):
+            raise TypeError(f"step {how.name} is synchronous, and its run is not: use aio.step")
         recorder = run._recorder
 
         async def attempt(row: WorkflowStep) -> T:
@@ -450,20 +453,43 @@ def workflow(
 def _recording(recorder: Recorder) -> Iterator[Run]:
     """End the run as the block ends."""
     run = Run(recorder)
+    backend = cast("SyncBackend", recorder.backend)
     with _terminated_by_sigterm():
         try:
             yield run
         except BaseException as error:
-            run_now(recorder.end(error))
+            is_done = False
+            try:
+                if isinstance(error, Exception) and backend.is_usable:
+                    run_now(recorder.end(error))
+                    is_done = True
+            finally:
+                if not is_done:
+                    end_now(recorder, backend.session, error)
             raise
         finally:
-            cast("SyncBackend", recorder.backend).close()
+            backend.close()
+
+
+def end_now(recorder: Recorder, session: Session, error: BaseException) -> None:
+    """End a run that is interrupted, over a connection of its own.
+
+    That in use may be in the middle of a statement, or in what the caller left of a transaction.
+    """
+    if recorder.backend.is_in_transaction:
+        run_now(recorder.end(error))
+        return
+    backend = SyncBackend(None, session)
+    try:
+        run_now(replace(recorder, backend=backend).end(error))
+    finally:
+        backend.close()
 
 
 @contextmanager
 def _alive(recorder: Recorder, run: Run) -> Iterator[None]:
     """Say that the run is alive while the block lasts, then complete it."""
-    with bound(_run, run), _heartbeats(recorder):
+    with bound(current, run), _heartbeats(recorder):
         yield
     run_now(recorder.finish(run.output_data))
 
@@ -512,4 +538,5 @@ def _terminated_by_sigterm() -> Iterator[None]:
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        if signal.getsignal(signal.SIGTERM) is terminate:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)

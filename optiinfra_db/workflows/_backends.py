@@ -30,6 +30,10 @@ class SyncBackend:
         self.session = session
         self._conn = conn
         self._is_own = conn is None
+        self.is_in_transaction = conn is not None and (
+            not conn.autocommit or conn.info.transaction_status in _IN_TRANSACTION
+        )
+        """Whether the run is part of a transaction of the caller's."""
         self._turn = threading.RLock()
 
     @classmethod
@@ -44,11 +48,10 @@ class SyncBackend:
         return self._conn
 
     @property
-    def is_in_transaction(self) -> bool:
-        """Whether what is written is part of a transaction of the caller's."""
-        if self._conn is None:
-            return False
-        return not self._conn.autocommit or self._conn.info.transaction_status in _IN_TRANSACTION
+    def is_usable(self) -> bool:
+        """Whether the connection takes statements: not in the middle of one, nor after an error."""
+        unusable = (TransactionStatus.ACTIVE, TransactionStatus.INERROR)
+        return self.is_in_transaction or self.conn.info.transaction_status not in unusable
 
     async def query(
         self,
@@ -74,8 +77,11 @@ class SyncBackend:
         with self._turn:  # several steps may have lost it
             if self._conn is None or self._conn.closed:
                 self.close()
-                self._conn = self.session.connect()
+                lost, self._conn = self._conn, self.session.connect()
                 self._is_own = True
+                if lost is not None:
+                    self._conn.row_factory = lost.row_factory
+                    self._conn.cursor_factory = lost.cursor_factory
 
     async def sleep(self, seconds: float) -> None:
         time.sleep(seconds)
@@ -105,6 +111,10 @@ class AsyncBackend:
         self.session = session
         self._conn = conn
         self._is_own = conn is None
+        self.is_in_transaction = conn is not None and (
+            not conn.autocommit or conn.info.transaction_status in _IN_TRANSACTION
+        )
+        """Whether the run is part of a transaction of the caller's."""
         self._turn = asyncio.Lock()
         self._reconnecting = asyncio.Lock()
 
@@ -120,11 +130,10 @@ class AsyncBackend:
         return self._conn
 
     @property
-    def is_in_transaction(self) -> bool:
-        """Whether what is written is part of a transaction of the caller's."""
-        if self._conn is None:
-            return False
-        return not self._conn.autocommit or self._conn.info.transaction_status in _IN_TRANSACTION
+    def is_usable(self) -> bool:
+        """Whether the connection takes statements: not in the middle of one, nor after an error."""
+        unusable = (TransactionStatus.ACTIVE, TransactionStatus.INERROR)
+        return self.is_in_transaction or self.conn.info.transaction_status not in unusable
 
     async def query(
         self,
@@ -153,8 +162,11 @@ class AsyncBackend:
         async with self._reconnecting:  # several steps may have lost it
             if self._conn is None or self._conn.closed:
                 await self.close()
-                self._conn = await self.session.connect_async()
+                lost, self._conn = self._conn, await self.session.connect_async()
                 self._is_own = True
+                if lost is not None:
+                    self._conn.row_factory = lost.row_factory
+                    self._conn.cursor_factory = lost.cursor_factory
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)

@@ -25,21 +25,23 @@ async def keep_alive(
     next_beat = monotonic() + interval
     deadline = inf
     if run.deadline_at is not None:
-        deadline = monotonic() + (run.deadline_at - datetime.now(UTC)).total_seconds()
+        left = run.deadline_at - datetime.now(UTC) - backend.session.clock_ahead
+        deadline = monotonic() + left.total_seconds()
     while True:
         if await stopped(max(min(next_beat, deadline) - monotonic(), 0)):
             return
+        is_beat, is_late = monotonic() >= next_beat, monotonic() >= deadline
+        # Set before: where the database is away, the next attempt is as far as the next beat.
+        next_beat = monotonic() + interval if is_beat else next_beat
+        deadline = monotonic() + min(interval, 0.5) if is_late else deadline
         try:
             await backend.reconnect()
-            if monotonic() >= deadline:
-                deadline = monotonic() + 0.5  # the clock of the database may be behind
-                if await backend.query(workflow_executions.time_out_workflow_execution, **key):
-                    break
-            if monotonic() >= next_beat:
-                next_beat = monotonic() + interval
-                beat = workflow_executions.heartbeat_workflow_execution
-                if await backend.query(beat, **key, attempt=run.attempt) is None:
-                    break
+            time_out = workflow_executions.time_out_workflow_execution
+            if is_late and await backend.query(time_out, **key) is not None:
+                break
+            beat = workflow_executions.heartbeat_workflow_execution
+            if is_beat and await backend.query(beat, **key, attempt=run.attempt) is None:
+                break
         except StaleWriter:
             break
         except Exception as error:

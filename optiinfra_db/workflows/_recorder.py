@@ -7,6 +7,7 @@ awaits; the synchronous one never does, so that `run_now` gets through a corouti
 import inspect
 import logging
 import signal
+from asyncio import CancelledError
 from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, contextmanager, suppress
@@ -36,7 +37,7 @@ from pydantic_core import PydanticSerializationError, to_jsonable_python
 from uuid_utils.compat import uuid7
 
 from optiinfra_db import artifacts as store
-from optiinfra_db.connection import pauses
+from optiinfra_db.connection import Session, pauses
 from optiinfra_db.errors import (
     ArtifactStoreError,
     ConnectionLost,
@@ -81,8 +82,13 @@ class Backend(Protocol):
     """How queries are run: synchronously or not."""
 
     @property
+    def session(self) -> Session:
+        """How to open another connection."""
+        ...
+
+    @property
     def is_in_transaction(self) -> bool:
-        """Whether what is written is part of a transaction of the caller's."""
+        """Whether the run is part of a transaction of the caller's."""
         ...
 
     def query(
@@ -153,7 +159,7 @@ def step_options(
     return StepOptions(
         name=name,
         retries=retries,
-        retry_on=retry_on if isinstance(retry_on, tuple) else (retry_on,),
+        retry_on=(retry_on,) if isinstance(retry_on, type) else tuple(retry_on),
         backoff_seconds=backoff_seconds,
         result=TypeAdapter(Any if returned is Any else returned),
     )
@@ -186,6 +192,10 @@ def bound(variable: ContextVar[T], value: T) -> Iterator[None]:
     finally:
         with suppress(ValueError):  # callbacks may end a block in another thread or task
             variable.reset(token)
+
+
+current: ContextVar["BaseRun | None"] = ContextVar("optiinfra_db.run", default=None)
+"""The run that is being recorded here."""
 
 
 def run_now(coroutine: Coroutine[Any, Any, T]) -> T:
@@ -248,7 +258,7 @@ class Options:
 
     requeue: int = 0
     store: str | PathLike[str] | None = None
-    storage_options: Mapping[str, Any] | None = None
+    storage_options: Mapping[str, Any] | None = field(default=None, repr=False)
     heartbeat_seconds: float = 15
     give_up_seconds: float = 60
 
@@ -289,6 +299,8 @@ class Recorder:
     _calls: Counter[str] = field(default_factory=Counter)
     """How often a function with @step was called, by its name."""
     _has_given_up: bool = False
+    _is_replaced: bool = False
+    """Whether a write of this executor was refused, because another one has taken over."""
 
     @property
     def run(self) -> WorkflowExecution:
@@ -361,45 +373,36 @@ class Recorder:
         return True
 
     async def take_over(self, heartbeat_timeout: timedelta) -> None:
-        """Go on with a run whose executor is gone: from its first open step."""
+        """Go on with a run that was broken off: by its retry, which has what was done in it.
+
+        A run whose executor is gone is ended first, which keeps that out if it is alive after all.
+        """
         await self._insistently(self._read)
         run = self.run
-        if run.status == WorkflowStatus.COMPLETED:
-            raise WorkflowInUse(f"Run {run.id} is completed: there is nothing to go on with.")
-        if run.status not in _OPEN_RUN:
-            retry = await self._call(workflow_executions.retry_workflow_execution, **self._key)
-            assert retry is not None, "what is over and not completed can be retried"
-            self.id = retry.id
-            await self._insistently(self._read)
-            if self.run.status not in _OPEN_RUN:
-                raise WorkflowInUse(
-                    f"Run {run.id} was retried already, as run {self.id}, which is "
-                    f"{self.run.status}: resume that one."
-                )
-            run = self.run
-        if run.status == WorkflowStatus.PENDING:
-            self.is_ours = True
-            if await self._call(workflow_executions.start_workflow_execution, **self._key) is None:
-                self.is_ours = False
-                raise WorkflowInUse(f"Run {run.id} was taken by another worker at this moment.")
-        else:
+        if run.status == WorkflowStatus.RUNNING:
             self._refuse_if_alive(heartbeat_timeout)
-            beat = await self._call(
-                workflow_executions.heartbeat_workflow_execution, **self._key, attempt=run.attempt
+            lost = ErrorDetails(
+                type="ExecutorLost", message="its executor is gone; the run was resumed"
             )
-            if beat is None:
-                raise await self._over()
-            for step in list(self.steps.values()):
-                if step.status == StepStatus.RUNNING:
-                    await self._put_back(step)
+            await self._call(
+                workflow_executions.fail_workflow_execution,
+                **self._key,
+                attempt=run.attempt,
+                error_details=dump(lost),
+            )
+        if run.status != WorkflowStatus.PENDING:
+            retry = await self._call(workflow_executions.retry_workflow_execution, **self._key)
+            if retry is None:
+                raise WorkflowInUse(f"Run {run.id} is completed: there is nothing to go on with.")
+            self.id = retry.id
+        await self._start()
         await self._insistently(self._read)
-        self.is_ours = True
-        self._log(logging.INFO, "resumed", "run resumed")
+        self._log(logging.INFO, "resumed", "run resumed, as attempt %s", self.run.attempt)
 
     def _refuse_if_alive(self, heartbeat_timeout: timedelta) -> None:
         run = self.run
         seen = max(filter(None, [run.heartbeat_at, run.started_at]))
-        age = datetime.now(UTC) - seen
+        age = datetime.now(UTC) + self.backend.session.clock_ahead - seen
         if age < heartbeat_timeout:
             raise WorkflowInUse(
                 f"Run {run.id} gave a sign of life {max(age.total_seconds(), 0):.0f} s ago: its "
@@ -408,27 +411,24 @@ class Recorder:
                 "if you know that it is gone."
             )
 
-    async def _put_back(self, step: WorkflowStep) -> None:
-        """Take a running step from its executor, whose writes are refused from now on."""
-        lost = ErrorDetails(
-            type="ExecutorLost", message="its executor is gone; the run was resumed", retryable=True
-        )
-        row = await self._call(
-            workflow_steps.fail_workflow_step,
-            **self._of_run,
-            id=step.id,
-            retry_count=step.retry_count,
-            retryable=True,
-            backoff_base_seconds=0,
-            error_details=dump(lost),
-        )
-        if row is None or row.status == StepStatus.FAILED:
-            message = f"step {step.step_name} was lost with its executor, and has no retries left"
-            if row is not None:
-                await self._fail(
-                    ErrorDetails(type="RetriesExhausted", message=message, step=step.step_name)
-                )
-            raise await self._over()
+    async def _start(self) -> None:
+        """Start the run, which is pending, unless somebody else does."""
+        attempts = 0
+
+        async def start() -> WorkflowExecution | None:
+            nonlocal attempts
+            attempts += 1
+            start = workflow_executions.start_workflow_execution
+            return await self.backend.query(start, **self._key)
+
+        self.is_ours = True  # before it is started: see _cancel
+        if await self._insistently(start) is None and attempts == 1:
+            self.is_ours = False
+            await self._insistently(self._read)
+            raise WorkflowInUse(
+                f"Run {self.id} is {self.run.status}: somebody else goes on with it, or did. "
+                "To go on after that, resume this one."
+            )
 
     async def _read(self) -> None:
         """Read the run and its steps as they are."""
@@ -563,7 +563,12 @@ class Recorder:
         self._log(logging.INFO, "step_completed", "step %s completed", step.step_name, step=rows[0])
 
     async def fail(
-        self, step: WorkflowStep, error: Exception, *, retryable: bool, backoff_seconds: float = 1
+        self,
+        step: WorkflowStep,
+        error: BaseException,
+        *,
+        retryable: bool,
+        backoff_seconds: float = 1,
     ) -> bool:
         """Note that a step failed; return whether it may be tried again, when that is so."""
         self._busy.discard(step.id)
@@ -585,6 +590,7 @@ class Recorder:
             row = await self._call(workflow_steps.get_workflow_step, **key)
             if row is None or row.error_details != details:
                 raise await self._over()
+            self._is_replaced = False
         self._note(row)
         if row.status == StepStatus.RETRYING:
             assert row.next_attempt_at is not None
@@ -636,11 +642,21 @@ class Recorder:
             raise
         await self.complete(step, checked)
 
+    def _is_left(self, error: BaseException) -> bool:
+        """Say whether the error is that somebody else has the run, or has ended it."""
+        is_over = isinstance(error, WorkflowOver) and error.run.id == self.id
+        return is_over or self._is_replaced
+
     async def _failed(
-        self, step: WorkflowStep, error: Exception, *, retryable: bool, backoff_seconds: float = 1
+        self,
+        step: WorkflowStep,
+        error: BaseException,
+        *,
+        retryable: bool,
+        backoff_seconds: float = 1,
     ) -> bool:
         """Note that a step failed, or say on its error that this could not be noted."""
-        if isinstance(error, WorkflowOver | StaleWriter):
+        if self._is_left(error):
             self._busy.discard(step.id)
             return False
         try:
@@ -655,8 +671,10 @@ class Recorder:
         """End a step as its block ended."""
         if error is None:
             await self._settle(step, {} if output is None else output)
-        elif isinstance(error, Exception):
+        elif isinstance(error, Exception | CancelledError):
             await self._failed(step, error, retryable=False)
+        else:  # the end of the run says it
+            self._busy.discard(step.id)
 
     async def skip(self, name: str) -> None:
         """Skip a step that is open."""
@@ -797,13 +815,13 @@ class Recorder:
         """End the run as its block ended: failed, or cancelled where it was interrupted."""
         if not self.is_ours:
             return
-        if isinstance(error, WorkflowOver | StaleWriter):
+        if self._is_left(error):
             self._log(logging.WARNING, "left", "run left: %s", error)
             return
         try:
             if isinstance(error, Exception):
-                await self._fail(ErrorDetails.of(_only(error), step=self._failed_step()))
-                if self._run and self.options.requeue >= self.run.attempt:
+                details = ErrorDetails.of(_only(error), step=self._failed_step())
+                if await self._fail(details) and self.options.requeue >= self.run.attempt:
                     await self._requeue()
             else:
                 await self._cancel(interruption(error))
@@ -811,16 +829,22 @@ class Recorder:
             error.add_note(f"How run {self.id} ended could not be recorded: {second}")
             self._log(logging.ERROR, "unrecorded", "end of run not recorded: %s", second)
 
-    async def _fail(self, details: ErrorDetails) -> None:
-        row = self._run and await self._call(
+    async def _fail(self, details: ErrorDetails) -> bool:
+        """Fail the run, and return whether that is how it ended."""
+        error_details = dump(details)
+        row = await self._call(
             workflow_executions.fail_workflow_execution,
             **self._key,
             attempt=self.run.attempt,
-            error_details=dump(details),
+            error_details=error_details,
         )
-        if row:
-            message = "run failed: %s: %s"
-            self._log(logging.ERROR, "failed", message, details.type, details.message)
+        if row is None:
+            row = await self._call(workflow_executions.get_workflow_execution, **self._key)
+        if row is None or row.error_details != error_details:
+            return False
+        message = "run failed: %s: %s"
+        self._log(logging.ERROR, "failed", message, details.type, details.message)
+        return True
 
     async def _requeue(self) -> None:
         if retry := await self._call(workflow_executions.retry_workflow_execution, **self._key):
@@ -835,8 +859,11 @@ class Recorder:
         run = await self._call(workflow_executions.get_workflow_execution, **self._key)
         if run is None or run.status == WorkflowStatus.PENDING:
             return
-        await self._call(workflow_executions.cancel_workflow_execution, **self._key, reason=reason)
-        self._log(logging.WARNING, "cancelled", "run cancelled: %s", reason)
+        row = await self._call(
+            workflow_executions.cancel_workflow_execution, **self._key, reason=reason
+        )
+        if row:
+            self._log(logging.WARNING, "cancelled", "run cancelled: %s", reason)
 
     def _failed_step(self) -> str | None:
         failed = (step for step in self.steps.values() if step.status == StepStatus.FAILED)
@@ -865,6 +892,9 @@ class Recorder:
                 if waits is not None:
                     await self.backend.reconnect()
                 answer = await ask()
+            except StaleWriter:
+                self._is_replaced = True
+                raise
             except (ConnectionLost, DatabaseUnreachable, TransactionConflict) as error:
                 if is_in_transaction:
                     raise

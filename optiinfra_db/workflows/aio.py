@@ -31,11 +31,11 @@ from collections.abc import (
 )
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
-from dataclasses import replace
 from datetime import timedelta
 from os import PathLike
 from typing import Any, BinaryIO, Generic, ParamSpec, TypeVar, Unpack, cast, overload
 from uuid import UUID
+from weakref import WeakSet
 
 from psycopg import AsyncConnection
 from uuid_utils.compat import uuid7
@@ -50,8 +50,9 @@ from optiinfra_db.generated.models import (
     WorkflowType,
 )
 from optiinfra_db.specs import StepSpec, WorkflowSpec
+from optiinfra_db.workflows import end_now
 
-from ._backends import AsyncBackend, SyncBackend
+from ._backends import AsyncBackend
 from ._heart import keep_alive
 from ._recorder import (
     NOBODY,
@@ -65,7 +66,7 @@ from ._recorder import (
     as_spec,
     bound,
     check_function,
-    run_now,
+    current,
     step_options,
     with_input,
 )
@@ -90,7 +91,6 @@ __all__ = [
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_run: ContextVar["Run | None"] = ContextVar("optiinfra_db.async_run", default=None)
 _step: ContextVar["Step | None"] = ContextVar("optiinfra_db.async_step", default=None)
 
 
@@ -218,8 +218,8 @@ class Step(BaseStep):
 
 def current_run() -> Run:
     """Return the run that is being recorded here. Raises LookupError where there is none."""
-    run = _run.get()
-    if run is None:
+    run = current.get()
+    if not isinstance(run, Run):
         raise LookupError("no run is being recorded here: call this inside of record_workflow")
     return run
 
@@ -273,9 +273,11 @@ def step(
 
     @functools.wraps(function)
     async def recorded(*args: P.args, **kwargs: P.kwargs) -> T:
-        run = _run.get()
+        run = current.get()
         if run is None:
             return await function(*args, **kwargs)
+        if not isinstance(run, Run):
+            raise TypeError(f"step {how.name} is asynchronous, and its run is not")
 
         async def attempt(row: WorkflowStep) -> T:
             with bound(_step, Step(row)):
@@ -378,17 +380,22 @@ def workflow(
 @asynccontextmanager
 async def _recording(recorder: Recorder) -> AsyncIterator[Run]:
     """End the run as the block ends."""
+    backend = cast("AsyncBackend", recorder.backend)
     with _cancelled_by_sigterm() as is_terminated:
         try:
             yield Run(recorder)
-        except Exception as error:
-            await recorder.end(error)
-            raise
         except BaseException as error:
-            await _end_in_thread(recorder, Terminated() if is_terminated() else error)
+            is_done = False
+            try:
+                if isinstance(error, Exception) and backend.is_usable:
+                    await recorder.end(error)
+                    is_done = True
+            finally:
+                if not is_done:
+                    await _end_in_thread(recorder, Terminated() if is_terminated() else error)
             raise
         finally:
-            await cast("AsyncBackend", recorder.backend).close()
+            await backend.close()
 
 
 async def _end_in_thread(recorder: Recorder, error: BaseException) -> None:
@@ -399,19 +406,15 @@ async def _end_in_thread(recorder: Recorder, error: BaseException) -> None:
     if recorder.backend.is_in_transaction:
         await recorder.end(error)
         return
-
-    def end() -> None:
-        backend = SyncBackend(None, cast("AsyncBackend", recorder.backend).session)
-        run_now(replace(recorder, backend=backend).end(error))
-        backend.close()
-
-    await asyncio.shield(asyncio.get_running_loop().run_in_executor(None, end))
+    loop = asyncio.get_running_loop()
+    end = functools.partial(end_now, recorder, recorder.backend.session, error)
+    await asyncio.shield(loop.run_in_executor(None, end))
 
 
 @asynccontextmanager
 async def _alive(recorder: Recorder, run: Run) -> AsyncIterator[None]:
     """Say that the run is alive while the block lasts, then complete it."""
-    with bound(_run, run):
+    with bound(current, run):
         async with _heartbeats(recorder):
             yield
     await recorder.finish(run.output_data)
@@ -442,40 +445,50 @@ async def _heartbeats(recorder: Recorder) -> AsyncIterator[None]:
 
 _watched: set["asyncio.Task[Any]"] = set()
 _terminated: set["asyncio.Task[Any]"] = set()
+_loops: "WeakSet[asyncio.AbstractEventLoop]" = WeakSet()
+"""Those that cancel the watched tasks on SIGTERM."""
 
 
 @contextmanager
 def _cancelled_by_sigterm() -> Iterator[Callable[[], bool]]:
     """Cancel the task on SIGTERM, in the main thread and unless somebody handles it.
 
-    The event loop exits when the last of those that were cancelled has recorded its end.
+    The last of the tasks that are cancelled exits, when it has recorded its end.
     """
     task = asyncio.current_task()
     assert task is not None
     loop = asyncio.get_running_loop()
     is_main = threading.current_thread() is threading.main_thread()
-    is_handled = not _watched and signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
+    is_handled = loop not in _loops and signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
     if task in _watched or not is_main or is_handled:
         yield lambda: task in _terminated
         return
-
-    def terminate() -> None:
-        for watched in _watched:
-            _terminated.add(watched)
-            watched.cancel()
-
-    def leave() -> None:
-        raise Terminated
-
-    if not _watched:
-        loop.add_signal_handler(signal.SIGTERM, terminate)
+    if loop not in _loops:
+        # It stays there for the loop: a signal that is on its way when it is removed gets lost.
+        loop.add_signal_handler(signal.SIGTERM, _terminate, loop)
+        _loops.add(loop)
     _watched.add(task)
     try:
         yield lambda: task in _terminated
     finally:
         _watched.discard(task)
-        if not _watched:
-            loop.remove_signal_handler(signal.SIGTERM)
-            if _terminated:
-                _terminated.clear()
-                loop.call_soon(leave)
+        is_terminated = task in _terminated
+        if is_terminated and not _watched:
+            _terminated.clear()
+            task.add_done_callback(_retrieve)
+            raise Terminated
+
+
+def _terminate(loop: asyncio.AbstractEventLoop) -> None:
+    _terminated.update(_watched)
+    for task in _watched:
+        task.cancel()
+    if not _watched:  # as if there was no handler
+        loop.remove_signal_handler(signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
+
+
+def _retrieve(task: "asyncio.Task[Any]") -> None:
+    """Take the exception of a task, so that its exit is not said to be an error as well."""
+    if not task.cancelled():
+        task.exception()

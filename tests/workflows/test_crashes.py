@@ -121,8 +121,9 @@ def test_a_killed_run_is_resumed(made, script):
             with run.step(name):
                 pass
 
-    assert made.run(run_id).status is WorkflowStatus.COMPLETED
-    assert made.steps(run_id) == [(name, "completed") for name in "abc"]
+    assert made.run(run_id).error_details["type"] == "ExecutorLost"
+    assert made.run(run.id).status is WorkflowStatus.COMPLETED
+    assert made.steps(run.id) == [("a", "skipped"), ("b", "completed"), ("c", "completed")]
 
 
 def test_several_runs_of_one_process_are_cancelled_by_sigterm(made):

@@ -11,13 +11,13 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
+import psycopg
 import pytest
 
 from optiinfra_db import connect, workflows
 from optiinfra_db.errors import (
     InvalidValue,
     NotFound,
-    StaleWriter,
     WorkflowCancelled,
     WorkflowInUse,
     WorkflowOver,
@@ -594,24 +594,99 @@ async def test_a_run_says_that_it_is_alive(rec, made):
             pytest.fail("no heartbeat came")
 
 
-async def test_an_executor_that_was_replaced_stops(rec, made):
-    with pytest.raises((StaleWriter, WorkflowOver)) as raised:
-        async with rec.record_workflow(**plan(made, "a", "b")) as run, run.step("a"):
-            with (
-                connect(made.url) as conn,
-                workflows.resume(
-                    conn,
-                    run.id,
-                    customer_id=made.customer_id,
-                    heartbeat_timeout=timedelta(0),
-                ) as other,
-            ):
-                with other.step("a"):
-                    pass
-                with other.step("b"):
-                    pass
-    assert raised.type is StaleWriter
-    assert made.run().status is WorkflowStatus.COMPLETED
+@pytest.mark.parametrize("way", ["goes on", "raises", "is interrupted", "in a group"])
+async def test_an_executor_that_was_replaced_stops_and_does_no_harm(rec, made, way):
+    """Whatever it does: its run is over, and its successor's is another one."""
+
+    class Interrupted(BaseException):
+        pass
+
+    errors = {"raises": Trouble("x"), "is interrupted": Interrupted()}
+    with pytest.raises((WorkflowOver, Trouble, Interrupted, ExceptionGroup)):
+        async with rec.record_workflow(**plan(made, "a", "b")) as run:
+            async with run.step("a"):
+                pass
+            with connect(made.url) as conn:
+                resumed = {"customer_id": made.customer_id, "heartbeat_timeout": timedelta(0)}
+                successor = workflows.resume(conn, run.id, **resumed)
+                other = successor.__enter__()
+                try:
+                    if way in errors:
+                        raise errors[way]
+                    async with run.step("b"):
+                        pass
+                except WorkflowOver as over:
+                    if way == "in a group":
+                        raise ExceptionGroup("of tasks", [over]) from None
+                    raise
+                finally:
+                    with other.step("b"):
+                        pass
+                    successor.__exit__(None, None, None)
+
+    assert [(row.attempt, row.status) for row in made.runs()] == [(2, "completed"), (1, "failed")]
+    assert made.run(run.id).error_details["type"] == "ExecutorLost"
+    assert made.steps(other.id) == [("a", "skipped"), ("b", "completed")]
+
+
+async def test_a_run_that_was_cancelled_does_not_come_back(rec, made):
+    with pytest.raises(Trouble):
+        async with rec.record_workflow(**plan(made, "a"), requeue=3) as run, run.step("a"):
+            made.cancel(run.id)
+            raise Trouble("x")
+    assert [row.status for row in made.runs()] == [WorkflowStatus.CANCELLED]
+
+
+async def test_the_end_of_an_inner_run_is_an_error_of_the_outer(rec, made):
+    with pytest.raises(WorkflowCancelled):
+        async with rec.record_workflow(**plan(made, "outer")) as outer, outer.step("outer"):
+            async with rec.record_workflow(**plan(made, "inner")) as inner, inner.step("inner"):
+                made.cancel(inner.id)
+
+    assert made.run(inner.id).status is WorkflowStatus.CANCELLED
+    assert made.run(outer.id).error_details["type"] == "WorkflowCancelled"
+
+
+async def test_only_one_of_two_resumes_gets_the_run(rec, made):
+    crashed = made.planned("a")
+    workflow_executions.start_workflow_execution(
+        made.conn, customer_id=made.customer_id, id=crashed.id
+    )
+    resumed = {"customer_id": made.customer_id, "heartbeat_timeout": timedelta(0)}
+
+    async with rec.resume(crashed.id, **resumed) as run:
+        with (
+            connect(made.url) as conn,
+            pytest.raises(WorkflowInUse, match="somebody else goes on with it"),
+            workflows.resume(conn, crashed.id, **resumed),
+        ):
+            pytest.fail("both have it")
+        async with run.step("a"):
+            pass
+    assert made.run(run.id).status is WorkflowStatus.COMPLETED
+
+
+async def test_a_step_that_is_given_up_has_failed(rec, made):
+    if not rec.is_async:
+        pytest.skip("only a task is cancelled")
+    async with rec.record_workflow(**plan(made, "slow", "b")) as run:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.02), run.step("slow"):
+                await asyncio.sleep(5)
+        async with run.step("b"):
+            pass
+    assert made.steps() == [("slow", "failed"), ("b", "completed")]
+
+
+async def test_a_transaction_that_the_caller_forgot_keeps_no_run_open(rec, made):
+    with pytest.raises(psycopg.Error):
+        async with rec.record_workflow(**plan(made, "a")) as run, run.step("a"):
+            for statement in ("BEGIN", "SELECT 1/0"):
+                if rec.is_async:
+                    await run.conn.execute(statement)
+                else:
+                    run.conn.execute(statement)
+    assert made.run().error_details["type"] == "DivisionByZero"
 
 
 # Claim and resume
@@ -691,28 +766,15 @@ async def test_a_crashed_run_goes_on_from_its_first_open_step(rec, made):
 
     assert done == ["analyze"]
     detail = made.detail(crashed.id)
-    assert [step.status for step in detail.steps] == ["completed"] * 3
-    assert [step.retry_count for step in detail.steps] == [0, 1, 0]
-    assert detail.steps[1].error_details["type"] == "ExecutorLost"
-    assert detail.workflow_execution.output_data == 3
+    assert detail.workflow_execution.error_details["type"] == "ExecutorLost"
+    assert [step.status for step in detail.steps] == ["completed", "failed", "skipped"]
+    again = made.runs()[0]
+    assert (again.attempt, again.retried_from_id) == (2, crashed.id)
+    assert [status for _, status in made.steps(again.id)] == ["skipped", "completed", "completed"]
+    assert made.run(again.id).output_data == 3
+    crashed = again
     with pytest.raises(WorkflowInUse, match="completed: there is nothing to go on with"):
         await work.resume(crashed.id, **resumed)
-
-
-async def test_a_crashed_step_without_retries_left_fails_the_run(rec, made):
-    crashed = made.planned("a", "b", max_retries=0)
-    workflow_executions.begin_workflow_execution(
-        made.conn, customer_id=made.customer_id, id=crashed.id
-    )
-
-    with pytest.raises(WorkflowOver, match="failed"):
-        async with rec.resume(
-            crashed.id, customer_id=made.customer_id, heartbeat_timeout=timedelta(0)
-        ):
-            pass
-
-    run = made.run(crashed.id)
-    assert (run.status, run.error_details["type"]) == ("failed", "RetriesExhausted")
 
 
 @pytest.mark.parametrize("end", ["failed", "cancelled"])
@@ -734,7 +796,7 @@ async def test_what_ended_badly_is_resumed_as_its_retry(rec, made, end):
 
     assert made.run(again.id).status is WorkflowStatus.COMPLETED
     assert made.run(again.id).retried_from_id == run.id
-    with pytest.raises(WorkflowInUse, match="was retried already"):
+    with pytest.raises(WorkflowInUse, match="is completed: somebody else"):
         async with rec.resume(run.id, customer_id=made.customer_id):
             pass
 
