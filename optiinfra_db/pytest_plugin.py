@@ -521,6 +521,8 @@ def _run(columns: Mapping[str, Any], run_status: str, steps: Sequence[Step]) -> 
 
     from optiinfra_db.generated.models import WorkflowStatus, WorkflowType  # noqa: PLC0415
 
+    if isinstance(steps, str):
+        raise TypeError(f"steps is a list of steps, not {steps!r}")
     status = WorkflowStatus(run_status)
     objects = [_as_object(step) for step in steps]
     _imply_statuses(objects, status, has_started=columns.get("started_at", True) is not None)

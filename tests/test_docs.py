@@ -140,6 +140,8 @@ def test_the_recorder_records_what_its_guide_shows(run, conn, capfd, monkeypatch
     statuses[3] = WorkflowStatus.FAILED  # the one that died
     assert [found.status for found in runs] == statuses
     assert capfd.readouterr().out.splitlines() == [
+        "collect_metrics completed {'metrics': 1247}",
+        "analyze completed {'idle_gpus': 4}",
         "{'savings': 70800}",
         "{'savings': 60000}",
         "{'savings': 70800}",

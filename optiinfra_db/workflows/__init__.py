@@ -70,6 +70,7 @@ from ._recorder import (
     as_spec,
     bound,
     check_function,
+    check_type,
     current,
     run_now,
     step_options,
@@ -194,6 +195,8 @@ def claim_workflow(
 class Run(BaseRun):
     """A run that is being recorded."""
 
+    __slots__ = ()
+
     @property
     def conn(self) -> Connection[Any]:
         """The connection in use: the one given, or another one where that was lost."""
@@ -265,6 +268,8 @@ class Run(BaseRun):
 
 class Step(BaseStep):
     """A step that is being worked on."""
+
+    __slots__ = ()
 
 
 def current_run() -> Run:
@@ -369,11 +374,18 @@ class Workflow(Generic[T]):
         agent_id: UUID,
         input_data: JSON = None,
         id: UUID | None = None,
+        **options: Unpack[RecordOptions],
     ) -> T:
         """Do a run, and return what the function returned, which is the run's output."""
         spec = with_input(self.spec, input_data)
+        merged: RecordOptions = {**self._options, **options}
         with record_workflow(
-            conn, customer_id=customer_id, agent_id=agent_id, spec=spec, id=id, **self._options
+            conn,
+            customer_id=customer_id,
+            agent_id=agent_id,
+            spec=spec,
+            id=id,
+            **merged,
         ) as run:
             return self.execute(run)
 
@@ -399,19 +411,22 @@ class Workflow(Generic[T]):
         *,
         customer_id: UUID | None = None,
         heartbeat_timeout: timedelta = timedelta(seconds=60),
+        **options: Unpack[RecordOptions],
     ) -> T:
         """Go on with a run, as `resume` does, and return what the function returned."""
+        merged: RecordOptions = {**self._options, **options}
         with resume(
             conn,
             run_id,
             customer_id=customer_id,
             heartbeat_timeout=heartbeat_timeout,
-            **self._options,
+            **merged,
         ) as run:
             return self.execute(run)
 
     def execute(self, run: Run) -> T:
         """Do a run that is open already, such as a claimed one; the caller's block ends it."""
+        check_type(self.spec, run)
         result = self._function(run)
         if run.output_data is None:
             run.output_data = result

@@ -20,6 +20,10 @@ from optiinfra_db.errors import typed_errors
 P = ParamSpec("P")
 T = TypeVar("T")
 
+_ADVICE = (
+    "asynchronous code imports from optiinfra_db.workflows.aio, and a pool gives connections by "
+    "pool.connection()"
+)
 _IN_TRANSACTION = (TransactionStatus.INTRANS, TransactionStatus.INERROR)
 
 
@@ -39,6 +43,8 @@ class SyncBackend:
     @classmethod
     def of(cls, conn: Connection[Any]) -> Self:
         """Return one that goes on with a connection like this one, should it be lost."""
+        if not isinstance(conn, Connection):
+            raise TypeError(f"conn is a psycopg.Connection, not {conn!r}; {_ADVICE}")
         return cls(conn, Session.of(conn))
 
     @property
@@ -121,6 +127,8 @@ class AsyncBackend:
     @classmethod
     async def of(cls, conn: AsyncConnection[Any]) -> Self:
         """Return one that goes on with a connection like this one, should it be lost."""
+        if not isinstance(conn, AsyncConnection):
+            raise TypeError(f"conn is a psycopg.AsyncConnection, not {conn!r}; {_ADVICE}")
         return cls(conn, await Session.of_async(conn))
 
     @property

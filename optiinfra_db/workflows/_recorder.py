@@ -32,7 +32,7 @@ from uuid import UUID
 
 import psycopg
 from psycopg.types.json import Jsonb
-from pydantic import BaseModel, TypeAdapter
+from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic_core import PydanticSerializationError, to_jsonable_python
 from uuid_utils.compat import uuid7
 
@@ -133,7 +133,14 @@ class StepOptions(Generic[T]):
 
     def load(self, output_data: JSON) -> T:
         """Return what the function returned when its output was recorded."""
-        return self.result.validate_python(output_data)
+        try:
+            return self.result.validate_python(output_data)
+        except ValidationError as error:
+            raise InvalidValue(
+                f"step {self.name}: what it returned before is not what its function is annotated "
+                f"to return: {error}",
+                field="output_data",
+            ) from error
 
 
 def step_options(
@@ -150,8 +157,11 @@ def step_options(
     name = name or getattr(function, "__name__", None)
     if name is None:
         raise TypeError(f"@step: {function!r} has no name of its own: give one, name=...")
-    if retries < 0 or backoff_seconds < 0:
-        raise ValueError("@step: retries and backoff_seconds are 0 or more")
+    if not isinstance(retries, int) or retries < 0 or backoff_seconds < 0:
+        raise ValueError("@step: retries and backoff_seconds are numbers, 0 or more")
+    errors = (retry_on,) if isinstance(retry_on, type) else tuple(retry_on)
+    if not all(isinstance(error, type) and issubclass(error, Exception) for error in errors):
+        raise TypeError(f"@step: retry_on takes classes of exceptions, not {retry_on!r}")
     try:
         returned = get_type_hints(function).get("return", Any)
     except Exception:  # a name that is only there for type checkers
@@ -159,7 +169,7 @@ def step_options(
     return StepOptions(
         name=name,
         retries=retries,
-        retry_on=(retry_on,) if isinstance(retry_on, type) else tuple(retry_on),
+        retry_on=errors,
         backoff_seconds=backoff_seconds,
         result=TypeAdapter(Any if returned is Any else returned),
     )
@@ -475,6 +485,9 @@ class Recorder:
         async with self.backend.turn():
             step = self.find(name)
             if step is None:
+                if self.steps and retries is None:
+                    message = "step %s is not in the plan, and was added to it"
+                    self._log(logging.WARNING, "step_added", message, name)
                 step = await self._add(name, input_data, retries)
             if step.status not in _OPEN_STEP or step.id in self._busy:
                 state = "being worked on" if step.id in self._busy else step.status
@@ -932,10 +945,14 @@ class Recorder:
 class BaseRun:
     """What a run shows of itself."""
 
+    __slots__ = {
+        "_recorder": "",
+        "output_data": "What came of the run: set it before the block ends. None leaves it empty.",
+    }
+
     def __init__(self, recorder: Recorder) -> None:
         self._recorder = recorder
         self.output_data: JSON = None
-        """What came of the run: set it before the block ends. None leaves it empty."""
 
     @property
     def customer_id(self) -> UUID:
@@ -992,11 +1009,14 @@ class BaseRun:
 class BaseStep:
     """What a step that is being worked on shows of itself."""
 
+    __slots__ = {  # noqa: RUF023 -- with their docs
+        "row": "The step as it was when this attempt began.",
+        "output_data": "What came of the step: set it before the block ends. None leaves it empty.",
+    }
+
     def __init__(self, row: WorkflowStep) -> None:
         self.row = row
-        """The step as it was when this attempt began."""
         self.output_data: JSON = None
-        """What came of the step: set it before the block ends. None leaves it empty."""
 
     @property
     def id(self) -> UUID:
@@ -1033,6 +1053,10 @@ def as_spec(
     metadata: Mapping[str, JSON] | None,
 ) -> WorkflowSpec:
     """Return the plan of a run from either of the two ways to give it."""
+    if callable(workflow_type):
+        raise TypeError("@workflow takes the type of the run: @workflow(WorkflowType....)")
+    if not isinstance(metadata, Mapping | None):
+        raise TypeError(f"metadata is an object, such as a dict, not {metadata!r}")
     given = {
         "workflow_type": workflow_type,
         "steps": steps if isinstance(steps, str) else [_step_of(step) for step in steps],
@@ -1052,6 +1076,8 @@ def _step_of(step: object) -> object:
     """Return what a step of a plan is given by: a function with @step says it itself."""
     how = getattr(step, "step_options", None)
     if not isinstance(how, StepOptions):
+        if callable(step):
+            raise TypeError(f"{step!r} is no step: decorate it with @step, or give its name")
         return step
     return StepSpec(name=how.name, retries=max(how.retries, DEFAULT_RETRIES))
 
@@ -1061,3 +1087,11 @@ def with_input(spec: WorkflowSpec, input_data: object) -> WorkflowSpec:
     if input_data is None:
         return spec
     return spec.model_copy(update={"input_data": checked_json("input_data", input_data)})
+
+
+def check_type(spec: WorkflowSpec, run: BaseRun) -> None:
+    """Refuse a run that another workflow is for."""
+    if run.workflow_type != spec.workflow_type:
+        raise ValueError(
+            f"run {run.id} is a {run.workflow_type}, and this workflow does {spec.workflow_type}"
+        )

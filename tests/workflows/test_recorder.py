@@ -14,7 +14,7 @@ from uuid import uuid4
 import psycopg
 import pytest
 
-from optiinfra_db import connect, workflows
+from optiinfra_db import connect, connect_async, workflows
 from optiinfra_db.errors import (
     InvalidValue,
     NotFound,
@@ -406,6 +406,9 @@ def test_functions_that_cannot_be_steps_are_refused():
         (aio.step, plain, "is not `async def`"),
         (aio.workflow(COST), plain, "is not `async def`"),
         (workflows.step, functools.partial(plain, 1), "has no name of its own"),
+        (workflows.workflow, plain, "takes the type of the run"),
+        (workflows.step(retry_on="OSError"), plain, "takes classes of exceptions"),
+        (lambda step: workflows.workflow(COST, steps=[step]), plain, "decorate it with @step"),
     ):
         with pytest.raises(TypeError, match=told):
             decorate(function)
@@ -687,6 +690,61 @@ async def test_a_transaction_that_the_caller_forgot_keeps_no_run_open(rec, made)
                 else:
                     run.conn.execute(statement)
     assert made.run().error_details["type"] == "DivisionByZero"
+
+
+# What beginners do
+
+
+async def test_a_connection_of_the_other_kind_is_refused(made):
+    async with await connect_async(made.url) as conn:
+        with (
+            pytest.raises(TypeError, match=r"optiinfra_db\.workflows\.aio"),
+            workflows.record_workflow(conn, **plan(made, "a")),
+        ):
+            pass
+    with pytest.raises(TypeError, match=r"pool\.connection"):
+        async with aio.record_workflow(made.conn, **plan(made, "a")):
+            pass
+    assert made.runs() == []
+
+
+async def test_a_misspelt_attribute_is_refused(rec, made):
+    async with rec.record_workflow(**plan(made, "a")) as run, run.step("a") as step:
+        for block in (getattr(run, "_run", run), step):
+            with pytest.raises(AttributeError):
+                block.output = 1
+
+
+async def test_a_step_that_is_not_in_the_plan_is_said_to_be_added(rec, made, caplog):
+    async with rec.record_workflow(**plan(made, "collect")) as run, run.step("colect"):
+        pass
+    assert "step colect is not in the plan" in caplog.text
+
+
+async def test_a_workflow_refuses_a_run_of_another_type(rec, made):
+    @rec.workflow(WorkflowType.HEALTH_CHECK)
+    async def check(run):
+        pytest.fail("it was called")
+
+    with pytest.raises(ValueError, match="is a cost_analysis, and this workflow does health_check"):
+        async with rec.record_workflow(**plan(made)) as run:
+            await check.execute(run)
+
+
+async def test_what_does_not_fit_the_annotation_any_more_is_told_with_its_step(rec, made):
+    @rec.step
+    async def count() -> int:
+        return "many"
+
+    @rec.workflow(COST)
+    async def work(run):
+        await count()
+        raise Trouble("x")
+
+    with pytest.raises(Trouble):
+        await work(**made.of)
+    with pytest.raises(InvalidValue, match="step count: what it returned before"):
+        await work.resume(made.runs()[0].id, customer_id=made.customer_id)
 
 
 # Claim and resume

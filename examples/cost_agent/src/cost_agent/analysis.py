@@ -38,7 +38,7 @@ def estimate_savings(metrics: dict[str, float]) -> Decimal:
 
 @step
 def recommend(savings: Decimal) -> str:
-    """Recommend it to the customer. With the id of the run, a second attempt adds no second one."""
+    """Recommend it to the customer. With the id of the run, that adds no second one to this run."""
     run = current_run()
     recommendation = recommendations.create_recommendation(
         run.conn,

@@ -5,7 +5,7 @@ import time
 from uuid import UUID
 
 from cost_agent.analysis import analyze_costs
-from optiinfra_db import connect
+from optiinfra_db import OptiInfraError, connect
 from optiinfra_db.seed import ATLAS, COST
 from optiinfra_db.workflows import claim_workflow
 
@@ -37,8 +37,12 @@ def main() -> None:
     while True:
         try:
             was_there = work_once(arguments.agent, store=arguments.store)
-        except Exception as error:
-            print(f"failed: {error}")  # recorded with its run, and put back to the queue once
+        except KeyboardInterrupt:  # the run is cancelled, and can be resumed
+            return
+        except OptiInfraError:  # of the database or the store: who started the agent sees to it
+            raise
+        except Exception as error:  # recorded with its run, and put back to the queue once
+            print(f"failed: {error}")
             was_there = False
         if not was_there:
             if arguments.once:
