@@ -14,6 +14,7 @@ from . import _runtime, models
 __all__ = [
     "COUNT_WORKFLOW_EXECUTIONS",
     "GET_OLDEST_TRANSACTION",
+    "LIST_AGENT_STATS",
     "LIST_AGENT_WORKLOAD",
     "LIST_ARTIFACT_VOLUME",
     "LIST_FAILING_STEPS",
@@ -29,6 +30,7 @@ __all__ = [
     "LIST_WORKFLOW_THROUGHPUT",
     "CountWorkflowExecutionsRow",
     "GetOldestTransactionRow",
+    "ListAgentStatsRow",
     "ListAgentWorkloadRow",
     "ListArtifactVolumeRow",
     "ListFailingStepsRow",
@@ -44,6 +46,7 @@ __all__ = [
     "ListWorkflowThroughputRow",
     "count_workflow_executions",
     "get_oldest_transaction",
+    "list_agent_stats",
     "list_agent_workload",
     "list_artifact_volume",
     "list_failing_steps",
@@ -1051,6 +1054,105 @@ def list_agent_workload(conn: psycopg.Connection[typing.Any]) -> list[ListAgentW
       customers_pkey, rows <= customers + 3 * agents + 2 * open_runs + hour_runs
     """
     return _runtime.many(conn, LIST_AGENT_WORKLOAD, (), _make_list_agent_workload_row, binary=True)
+
+
+LIST_AGENT_STATS: typing.Final = """-- name: list_agent_stats :many
+WITH run AS (
+    SELECT
+        of_customer.agent_id,
+        count(*) AS ended,
+        count(*) FILTER (WHERE of_customer.status = 'completed') AS completed,
+        count(*) FILTER (WHERE of_customer.status = 'failed') AS failed,
+        count(*) FILTER (WHERE of_customer.status = 'timeout') AS timed_out,
+        count(*) FILTER (WHERE of_customer.status = 'cancelled') AS cancelled,
+        coalesce(sum(of_customer.duration), '0')::interval AS busy_for
+    FROM customers
+    CROSS JOIN
+        LATERAL (
+            SELECT
+                workflow_executions.agent_id,
+                workflow_executions.status,
+                workflow_executions.completed_at - workflow_executions.started_at AS duration
+            FROM workflow_executions
+            WHERE
+                workflow_executions.customer_id = customers.id
+                AND workflow_executions.completed_at >= $1::timestamptz
+                AND workflow_executions.completed_at < $2::timestamptz
+            OFFSET 0
+        ) AS of_customer
+    WHERE customers.id = coalesce($3::uuid, customers.id)
+    GROUP BY of_customer.agent_id
+)
+
+SELECT
+    run.agent_id,
+    agents.name AS agent_name,
+    agents.type AS agent_type,
+    run.ended,
+    run.completed,
+    run.failed,
+    run.timed_out,
+    run.cancelled,
+    run.busy_for
+FROM run
+INNER JOIN agents ON run.agent_id = agents.id
+ORDER BY agents.type, agents.name
+"""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ListAgentStatsRow:
+    """A row of `list_agent_stats`."""
+
+    agent_id: uuid.UUID
+    agent_name: str
+    """Name of the instance, 1 to 255 characters; unique within its type."""
+    agent_type: models.AgentType
+    """What the agent optimises."""
+    ended: int
+    completed: int
+    failed: int
+    timed_out: int
+    cancelled: int
+    busy_for: datetime.timedelta
+
+
+def _make_list_agent_stats_row(row: _runtime.Row) -> ListAgentStatsRow:
+    return ListAgentStatsRow(
+        row[0],
+        row[1],
+        _AGENT_TYPE_LABELS[row[2]],
+        row[3],
+        row[4],
+        row[5],
+        row[6],
+        row[7],
+        row[8],
+    )
+
+
+def list_agent_stats(
+    conn: psycopg.Connection[typing.Any],
+    *,
+    since: datetime.datetime,
+    until: datetime.datetime,
+    customer_id: uuid.UUID | None = None,
+) -> list[ListAgentStatsRow]:
+    """How the runs went that ended in [since, until), by the agent that did them, by type and name of
+    agent: how many ended and how, and busy_for, how long they ran, added up: runs of the same time
+    all count. Agents without such runs are left out. Of one customer where customer_id is given,
+    else for operators: it spans customers.
+
+    @plan customers_pkey, workflow_executions_customer_id_completed_at_idx, agents_pkey,
+      rows <= customers + agents + window_runs
+    """
+    return _runtime.many(
+        conn,
+        LIST_AGENT_STATS,
+        (_runtime.aware("since", since), _runtime.aware("until", until), customer_id),
+        _make_list_agent_stats_row,
+        binary=True,
+    )
 
 
 LIST_ARTIFACT_VOLUME: typing.Final = """-- name: list_artifact_volume :many

@@ -20,8 +20,11 @@ __all__ = [
     "GET_RECOMMENDATION_TRACE",
     "LIST_OPEN_RECOMMENDATIONS",
     "LIST_OPEN_RECOMMENDATIONS_BY_SAVINGS",
+    "LIST_RECENT_RECOMMENDATIONS",
+    "LIST_RECENT_RECOMMENDATIONS_BY_STATUS",
     "LIST_RECOMMENDATIONS",
     "LIST_RECOMMENDATIONS_BY_AGENT",
+    "LIST_RECOMMENDATIONS_BY_ID_RANGE",
     "LIST_RECOMMENDATIONS_BY_PRIORITY",
     "LIST_RECOMMENDATIONS_BY_SAVINGS",
     "LIST_RECOMMENDATIONS_BY_STATUS",
@@ -31,6 +34,7 @@ __all__ = [
     "REJECT_RECOMMENDATION",
     "GetRecommendationTraceRow",
     "ListSavingsRow",
+    "RecentRecommendation",
     "approve_recommendation",
     "create_recommendation",
     "delete_recommendation",
@@ -38,8 +42,11 @@ __all__ = [
     "get_recommendation_trace",
     "list_open_recommendations",
     "list_open_recommendations_by_savings",
+    "list_recent_recommendations",
+    "list_recent_recommendations_by_status",
     "list_recommendations",
     "list_recommendations_by_agent",
+    "list_recommendations_by_id_range",
     "list_recommendations_by_priority",
     "list_recommendations_by_savings",
     "list_recommendations_by_status",
@@ -818,6 +825,202 @@ def list_open_recommendations_by_savings(
             max_rows,
             customer_id,
         ),
+        _make_recommendation,
+        binary=True,
+    )
+
+
+LIST_RECENT_RECOMMENDATIONS: typing.Final = """-- name: list_recent_recommendations :many
+WITH newest AS (
+    SELECT
+        of_customer.customer_id,
+        of_customer.id,
+        customers.name AS customer_name
+    FROM customers
+    CROSS JOIN
+        LATERAL (
+            SELECT
+                recommendations.customer_id,
+                recommendations.id
+            FROM recommendations
+            WHERE
+                recommendations.customer_id = customers.id
+            ORDER BY recommendations.id DESC
+            LIMIT $1
+        ) AS of_customer
+    WHERE customers.id = coalesce($2::uuid, customers.id)
+    ORDER BY of_customer.id DESC, of_customer.customer_id DESC
+    LIMIT $1
+)
+
+SELECT
+    recommendations.customer_id, recommendations.id, recommendations.agent_id, recommendations.workflow_execution_id, recommendations.type, recommendations.title, recommendations.description, recommendations.estimated_savings, recommendations.estimated_improvement, recommendations.confidence_score, recommendations.priority, recommendations.status, recommendations.approved_at, recommendations.executed_at, recommendations.data, recommendations.created_at, recommendations.updated_at,
+    newest.customer_name,
+    agents.name AS agent_name
+FROM newest
+INNER JOIN recommendations
+    ON
+        newest.customer_id = recommendations.customer_id
+        AND newest.id = recommendations.id
+INNER JOIN agents ON recommendations.agent_id = agents.id
+ORDER BY newest.id DESC, newest.customer_id DESC
+"""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class RecentRecommendation:
+    """A row of `list_recent_recommendations`, `list_recent_recommendations_by_status`."""
+
+    recommendation: models.Recommendation
+    customer_name: str
+    agent_name: str
+    """Name of the instance, 1 to 255 characters; unique within its type."""
+
+
+def _make_recent_recommendation(row: _runtime.Row) -> RecentRecommendation:
+    return RecentRecommendation(
+        models.Recommendation(
+            row[0],
+            row[1],
+            row[2],
+            row[3],
+            row[4],
+            row[5],
+            row[6],
+            row[7],
+            row[8],
+            row[9],
+            _RECOMMENDATION_PRIORITY_LABELS[row[10]],
+            _RECOMMENDATION_STATUS_LABELS[row[11]],
+            row[12],
+            row[13],
+            row[14],
+            row[15],
+            row[16],
+        ),
+        row[17],
+        row[18],
+    )
+
+
+def list_recent_recommendations(
+    conn: psycopg.Connection[typing.Any],
+    *,
+    max_rows: int,
+    customer_id: uuid.UUID | None = None,
+) -> list[RecentRecommendation]:
+    """The newest recommendations with customer and agent, up to max_rows, of one customer where
+    customer_id is given, else for operators: it spans customers. Of each customer it reads
+    max_rows.
+
+    @plan customers_pkey, recommendations_pkey, agents_pkey,
+      rows <= customers + agents + customers * max_rows + 15 * max_rows
+    """
+    return _runtime.many(
+        conn,
+        LIST_RECENT_RECOMMENDATIONS,
+        (max_rows, customer_id),
+        _make_recent_recommendation,
+        binary=True,
+    )
+
+
+LIST_RECENT_RECOMMENDATIONS_BY_STATUS: typing.Final = """-- name: list_recent_recommendations_by_status :many
+WITH newest AS (
+    SELECT
+        of_customer.customer_id,
+        of_customer.id,
+        customers.name AS customer_name
+    FROM customers
+    CROSS JOIN
+        LATERAL (
+            SELECT
+                recommendations.customer_id,
+                recommendations.id
+            FROM recommendations
+            WHERE
+                recommendations.customer_id = customers.id
+                AND recommendations.status = $1
+            ORDER BY recommendations.id DESC
+            LIMIT $2
+        ) AS of_customer
+    WHERE customers.id = coalesce($3::uuid, customers.id)
+    ORDER BY of_customer.id DESC, of_customer.customer_id DESC
+    LIMIT $2
+)
+
+SELECT
+    recommendations.customer_id, recommendations.id, recommendations.agent_id, recommendations.workflow_execution_id, recommendations.type, recommendations.title, recommendations.description, recommendations.estimated_savings, recommendations.estimated_improvement, recommendations.confidence_score, recommendations.priority, recommendations.status, recommendations.approved_at, recommendations.executed_at, recommendations.data, recommendations.created_at, recommendations.updated_at,
+    newest.customer_name,
+    agents.name AS agent_name
+FROM newest
+INNER JOIN recommendations
+    ON
+        newest.customer_id = recommendations.customer_id
+        AND newest.id = recommendations.id
+INNER JOIN agents ON recommendations.agent_id = agents.id
+ORDER BY newest.id DESC, newest.customer_id DESC
+"""
+
+
+def list_recent_recommendations_by_status(
+    conn: psycopg.Connection[typing.Any],
+    *,
+    status: models.RecommendationStatus,
+    max_rows: int,
+    customer_id: uuid.UUID | None = None,
+) -> list[RecentRecommendation]:
+    """The newest recommendations in a state; otherwise as list_recent_recommendations.
+
+    @plan customers_pkey, recommendations_pkey, recommendations_customer_id_status_id_idx,
+      agents_pkey, rows <= customers + agents + customers * max_rows + 15 * max_rows
+    """
+    return _runtime.many(
+        conn,
+        LIST_RECENT_RECOMMENDATIONS_BY_STATUS,
+        (status, max_rows, customer_id),
+        _make_recent_recommendation,
+        binary=True,
+    )
+
+
+LIST_RECOMMENDATIONS_BY_ID_RANGE: typing.Final = """-- name: list_recommendations_by_id_range :many
+SELECT of_customer.customer_id, of_customer.id, of_customer.agent_id, of_customer.workflow_execution_id, of_customer.type, of_customer.title, of_customer.description, of_customer.estimated_savings, of_customer.estimated_improvement, of_customer.confidence_score, of_customer.priority, of_customer.status, of_customer.approved_at, of_customer.executed_at, of_customer.data, of_customer.created_at, of_customer.updated_at
+FROM customers
+CROSS JOIN
+    LATERAL (
+        SELECT recommendations.customer_id, recommendations.id, recommendations.agent_id, recommendations.workflow_execution_id, recommendations.type, recommendations.title, recommendations.description, recommendations.estimated_savings, recommendations.estimated_improvement, recommendations.confidence_score, recommendations.priority, recommendations.status, recommendations.approved_at, recommendations.executed_at, recommendations.data, recommendations.created_at, recommendations.updated_at
+        FROM recommendations
+        WHERE
+            recommendations.customer_id = customers.id
+            AND recommendations.id BETWEEN $1 AND $2
+        ORDER BY recommendations.id DESC
+        LIMIT $3
+    ) AS of_customer
+WHERE customers.id = coalesce($4::uuid, customers.id)
+ORDER BY of_customer.id DESC, of_customer.customer_id DESC
+LIMIT $3
+"""
+
+
+def list_recommendations_by_id_range(
+    conn: psycopg.Connection[typing.Any],
+    *,
+    first_id: uuid.UUID,
+    last_id: uuid.UUID,
+    max_rows: int,
+    customer_id: uuid.UUID | None = None,
+) -> list[models.Recommendation]:
+    """The recommendations whose ids are from first_id to last_id, both included, of one customer where
+    customer_id is given, else for operators: it spans customers. Newest first, up to max_rows: what
+    an abbreviated id may stand for.
+
+    @plan customers_pkey, recommendations_pkey, rows <= customers + customers * max_rows
+    """
+    return _runtime.many(
+        conn,
+        LIST_RECOMMENDATIONS_BY_ID_RANGE,
+        (first_id, last_id, max_rows, customer_id),
         _make_recommendation,
         binary=True,
     )

@@ -29,10 +29,14 @@ __all__ = [
     "HEARTBEAT_WORKFLOW_EXECUTION",
     "LIST_FAILED_WORKFLOWS",
     "LIST_FAILED_WORKFLOWS_BY_CUSTOMER",
+    "LIST_OPEN_WORKFLOWS",
     "LIST_OPEN_WORKFLOW_EXECUTIONS",
+    "LIST_RECENT_WORKFLOWS",
+    "LIST_RECENT_WORKFLOWS_BY",
     "LIST_RUNNING_WORKFLOWS",
     "LIST_WORKFLOW_EXECUTIONS",
     "LIST_WORKFLOW_EXECUTIONS_BY_AGENT",
+    "LIST_WORKFLOW_EXECUTIONS_BY_ID_RANGE",
     "LIST_WORKFLOW_EXECUTIONS_BY_STATUS",
     "LIST_WORKFLOW_EXECUTIONS_BY_TYPE",
     "LIST_WORKFLOW_PROGRESS",
@@ -51,6 +55,7 @@ __all__ = [
     "ListWorkflowProgressRow",
     "RecordWorkflowExecutionsRow",
     "WorkflowKey",
+    "WorkflowProgress",
     "WorkflowSummary",
     "begin_workflow_execution",
     "cancel_workflow_execution",
@@ -70,9 +75,13 @@ __all__ = [
     "list_failed_workflows",
     "list_failed_workflows_by_customer",
     "list_open_workflow_executions",
+    "list_open_workflows",
+    "list_recent_workflows",
+    "list_recent_workflows_by",
     "list_running_workflows",
     "list_workflow_executions",
     "list_workflow_executions_by_agent",
+    "list_workflow_executions_by_id_range",
     "list_workflow_executions_by_status",
     "list_workflow_executions_by_type",
     "list_workflow_progress",
@@ -914,7 +923,8 @@ LIMIT $3
 class WorkflowSummary:
     """A row of `list_workflow_executions`, `list_workflow_executions_by_status`,
     `list_open_workflow_executions`, `list_workflow_executions_by_type`,
-    `list_workflow_executions_by_agent`, `get_workflow_lineage`, `heartbeat_workflow_execution`,
+    `list_workflow_executions_by_agent`, `get_workflow_lineage`,
+    `list_workflow_executions_by_id_range`, `heartbeat_workflow_execution`,
     `time_out_workflow_execution`, `time_out_workflow_executions`,
     `retry_failed_workflow_executions`.
     """
@@ -1637,6 +1647,464 @@ def list_workflow_progress(
         LIST_WORKFLOW_PROGRESS,
         (customer_id, before_id, max_rows),
         _make_list_workflow_progress_row,
+        binary=True,
+    )
+
+
+LIST_RECENT_WORKFLOWS: typing.Final = """-- name: list_recent_workflows :many
+WITH run AS (
+    SELECT
+        of_customer.customer_id, of_customer.id, of_customer.agent_id, of_customer.workflow_type, of_customer.status, of_customer.attempt, of_customer.retried_from_id, of_customer.started_at, of_customer.heartbeat_at, of_customer.completed_at, of_customer.deadline_at, of_customer.input_data, of_customer.output_data, of_customer.error_details, of_customer.metadata, of_customer.created_at, of_customer.updated_at,
+        customers.name AS customer_name
+    FROM customers
+    CROSS JOIN
+        LATERAL (
+            SELECT workflow_executions.customer_id, workflow_executions.id, workflow_executions.agent_id, workflow_executions.workflow_type, workflow_executions.status, workflow_executions.attempt, workflow_executions.retried_from_id, workflow_executions.started_at, workflow_executions.heartbeat_at, workflow_executions.completed_at, workflow_executions.deadline_at, workflow_executions.input_data, workflow_executions.output_data, workflow_executions.error_details, workflow_executions.metadata, workflow_executions.created_at, workflow_executions.updated_at
+            FROM workflow_executions
+            WHERE
+                workflow_executions.customer_id = customers.id
+            ORDER BY workflow_executions.id DESC
+            LIMIT $1
+        ) AS of_customer
+    WHERE customers.id = coalesce($2::uuid, customers.id)
+    ORDER BY of_customer.id DESC, of_customer.customer_id DESC
+    LIMIT $1
+)
+
+SELECT
+    run.customer_id,
+    run.customer_name,
+    run.id,
+    run.workflow_type,
+    run.status,
+    run.attempt,
+    run.agent_id,
+    agents.name AS agent_name,
+    progress.steps_done,
+    progress.steps_total,
+    progress.current_step_name,
+    progress.retries,
+    progress.failed_step_name,
+    progress.failed_step_error,
+    run.created_at,
+    run.started_at,
+    run.heartbeat_at,
+    run.completed_at,
+    run.deadline_at,
+    coalesce(run.completed_at, now()) - run.started_at AS duration
+FROM run
+INNER JOIN agents ON run.agent_id = agents.id
+CROSS JOIN
+    LATERAL (
+        SELECT
+            count(*) FILTER (
+                WHERE
+                workflow_steps.status IN ('completed', 'skipped')
+                AND NOT workflow_steps.metadata ? 'closed_with_run'
+            ) AS steps_done,
+            count(*) AS steps_total,
+            coalesce(sum(workflow_steps.retry_count), 0)::integer AS retries,
+            (
+                array_agg(workflow_steps.step_name ORDER BY workflow_steps.step_order)
+                FILTER (WHERE workflow_steps.status IN ('running', 'retrying'))
+            )[1] AS current_step_name,
+            (
+                array_agg(workflow_steps.step_name ORDER BY workflow_steps.step_order)
+                FILTER (WHERE workflow_steps.status = 'failed')
+            )[1] AS failed_step_name,
+            (
+                array_agg(
+                    workflow_steps.error_details ->> 'message' ORDER BY workflow_steps.step_order
+                )
+                FILTER (WHERE workflow_steps.status = 'failed')
+            )[1] AS failed_step_error
+        FROM workflow_steps
+        WHERE
+            workflow_steps.customer_id = run.customer_id
+            AND workflow_steps.workflow_execution_id = run.id
+    ) AS progress
+ORDER BY run.id DESC, run.customer_id DESC
+"""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class WorkflowProgress:
+    """A row of `list_recent_workflows`, `list_recent_workflows_by`, `list_open_workflows`."""
+
+    customer_id: uuid.UUID
+    customer_name: str
+    id: uuid.UUID
+    workflow_type: models.WorkflowType
+    status: models.WorkflowStatus
+    attempt: int
+    agent_id: uuid.UUID
+    agent_name: str
+    """Name of the instance, 1 to 255 characters; unique within its type."""
+    steps_done: int
+    steps_total: int
+    current_step_name: str | None
+    retries: int
+    failed_step_name: str | None
+    failed_step_error: str | None
+    created_at: datetime.datetime
+    started_at: datetime.datetime | None
+    heartbeat_at: datetime.datetime | None
+    completed_at: datetime.datetime | None
+    deadline_at: datetime.datetime | None
+    duration: datetime.timedelta | None
+
+
+def _make_workflow_progress(row: _runtime.Row) -> WorkflowProgress:
+    return WorkflowProgress(
+        row[0],
+        row[1],
+        row[2],
+        _WORKFLOW_TYPE_LABELS[row[3]],
+        _WORKFLOW_STATUS_LABELS[row[4]],
+        row[5],
+        row[6],
+        row[7],
+        row[8],
+        row[9],
+        row[10],
+        row[11],
+        row[12],
+        row[13],
+        row[14],
+        row[15],
+        row[16],
+        row[17],
+        row[18],
+        row[19],
+    )
+
+
+def list_recent_workflows(
+    conn: psycopg.Connection[typing.Any],
+    *,
+    max_rows: int,
+    customer_id: uuid.UUID | None = None,
+) -> list[WorkflowProgress]:
+    """The newest runs, whatever their state, up to max_rows, of one customer where customer_id is
+    given, else for operators: it spans customers. With customer and agent, how many of its steps
+    are over (completed or skipped, but not those that the end of the run closed), the step that it
+    is at, how often its steps were tried again in all, the first failed step with its error
+    message, and how long it took or has taken. Of each customer it reads max_rows runs.
+
+    @plan customers_pkey, workflow_executions_pkey, agents_pkey, workflow_steps_step_order_key,
+      workflow_steps_pkey, rows <= customers + agents + customers * max_rows + max_rows * (3 +
+      steps)
+    """
+    return _runtime.many(
+        conn,
+        LIST_RECENT_WORKFLOWS,
+        (max_rows, customer_id),
+        _make_workflow_progress,
+        binary=True,
+    )
+
+
+LIST_RECENT_WORKFLOWS_BY: typing.Final = """-- name: list_recent_workflows_by :many
+WITH run AS (
+    SELECT
+        of_customer.customer_id, of_customer.id, of_customer.agent_id, of_customer.workflow_type, of_customer.status, of_customer.attempt, of_customer.retried_from_id, of_customer.started_at, of_customer.heartbeat_at, of_customer.completed_at, of_customer.deadline_at, of_customer.input_data, of_customer.output_data, of_customer.error_details, of_customer.metadata, of_customer.created_at, of_customer.updated_at,
+        customers.name AS customer_name
+    FROM customers
+    CROSS JOIN
+        LATERAL (
+            (
+                SELECT workflow_executions.customer_id, workflow_executions.id, workflow_executions.agent_id, workflow_executions.workflow_type, workflow_executions.status, workflow_executions.attempt, workflow_executions.retried_from_id, workflow_executions.started_at, workflow_executions.heartbeat_at, workflow_executions.completed_at, workflow_executions.deadline_at, workflow_executions.input_data, workflow_executions.output_data, workflow_executions.error_details, workflow_executions.metadata, workflow_executions.created_at, workflow_executions.updated_at
+                FROM workflow_executions
+                WHERE
+                    workflow_executions.customer_id = customers.id
+                    AND workflow_executions.status = $1::workflow_status
+                    AND workflow_executions.completed_at IS NOT NULL
+                    AND (
+                        $2::workflow_type IS NULL
+                        OR workflow_executions.workflow_type
+                        = $2::workflow_type
+                    )
+                    AND (
+                        $3::uuid IS NULL
+                        OR workflow_executions.agent_id = $3::uuid
+                    )
+                ORDER BY workflow_executions.id DESC
+                LIMIT $4
+            )
+            UNION ALL
+            (
+                SELECT workflow_executions.customer_id, workflow_executions.id, workflow_executions.agent_id, workflow_executions.workflow_type, workflow_executions.status, workflow_executions.attempt, workflow_executions.retried_from_id, workflow_executions.started_at, workflow_executions.heartbeat_at, workflow_executions.completed_at, workflow_executions.deadline_at, workflow_executions.input_data, workflow_executions.output_data, workflow_executions.error_details, workflow_executions.metadata, workflow_executions.created_at, workflow_executions.updated_at
+                FROM workflow_executions
+                WHERE
+                    workflow_executions.customer_id = customers.id
+                    AND workflow_executions.status = $1::workflow_status
+                    AND workflow_executions.status IN ('pending', 'running')
+                    AND (
+                        $2::workflow_type IS NULL
+                        OR workflow_executions.workflow_type
+                        = $2::workflow_type
+                    )
+                    AND (
+                        $3::uuid IS NULL
+                        OR workflow_executions.agent_id = $3::uuid
+                    )
+                ORDER BY workflow_executions.id DESC
+                LIMIT $4
+            )
+            UNION ALL
+            (
+                SELECT workflow_executions.customer_id, workflow_executions.id, workflow_executions.agent_id, workflow_executions.workflow_type, workflow_executions.status, workflow_executions.attempt, workflow_executions.retried_from_id, workflow_executions.started_at, workflow_executions.heartbeat_at, workflow_executions.completed_at, workflow_executions.deadline_at, workflow_executions.input_data, workflow_executions.output_data, workflow_executions.error_details, workflow_executions.metadata, workflow_executions.created_at, workflow_executions.updated_at
+                FROM workflow_executions
+                WHERE
+                    workflow_executions.customer_id = customers.id
+                    AND $1::workflow_status IS NULL
+                    AND (
+                        $2::workflow_type IS NULL
+                        OR workflow_executions.workflow_type
+                        = $2::workflow_type
+                    )
+                    AND (
+                        $3::uuid IS NULL
+                        OR workflow_executions.agent_id = $3::uuid
+                    )
+                ORDER BY workflow_executions.id DESC
+                LIMIT $4
+            )
+        ) AS of_customer
+    WHERE customers.id = coalesce($5::uuid, customers.id)
+    ORDER BY of_customer.id DESC, of_customer.customer_id DESC
+    LIMIT $4
+)
+
+SELECT
+    run.customer_id,
+    run.customer_name,
+    run.id,
+    run.workflow_type,
+    run.status,
+    run.attempt,
+    run.agent_id,
+    agents.name AS agent_name,
+    progress.steps_done,
+    progress.steps_total,
+    progress.current_step_name,
+    progress.retries,
+    progress.failed_step_name,
+    progress.failed_step_error,
+    run.created_at,
+    run.started_at,
+    run.heartbeat_at,
+    run.completed_at,
+    run.deadline_at,
+    coalesce(run.completed_at, now()) - run.started_at AS duration
+FROM run
+INNER JOIN agents ON run.agent_id = agents.id
+CROSS JOIN
+    LATERAL (
+        SELECT
+            count(*) FILTER (
+                WHERE
+                workflow_steps.status IN ('completed', 'skipped')
+                AND NOT workflow_steps.metadata ? 'closed_with_run'
+            ) AS steps_done,
+            count(*) AS steps_total,
+            coalesce(sum(workflow_steps.retry_count), 0)::integer AS retries,
+            (
+                array_agg(workflow_steps.step_name ORDER BY workflow_steps.step_order)
+                FILTER (WHERE workflow_steps.status IN ('running', 'retrying'))
+            )[1] AS current_step_name,
+            (
+                array_agg(workflow_steps.step_name ORDER BY workflow_steps.step_order)
+                FILTER (WHERE workflow_steps.status = 'failed')
+            )[1] AS failed_step_name,
+            (
+                array_agg(
+                    workflow_steps.error_details ->> 'message' ORDER BY workflow_steps.step_order
+                )
+                FILTER (WHERE workflow_steps.status = 'failed')
+            )[1] AS failed_step_error
+        FROM workflow_steps
+        WHERE
+            workflow_steps.customer_id = run.customer_id
+            AND workflow_steps.workflow_execution_id = run.id
+    ) AS progress
+ORDER BY run.id DESC, run.customer_id DESC
+"""
+
+
+def list_recent_workflows_by(
+    conn: psycopg.Connection[typing.Any],
+    *,
+    status: models.WorkflowStatus | None = None,
+    workflow_type: models.WorkflowType | None = None,
+    agent_id: uuid.UUID | None = None,
+    max_rows: int,
+    customer_id: uuid.UUID | None = None,
+) -> list[WorkflowProgress]:
+    """What list_recent_workflows says, of the runs in a state, of a type, or of an agent, alone or
+    together. Of each customer it reads about max_rows runs: more where what is asked for together
+    rarely comes together, and where the statement is prepared and the type or agent is rare.
+
+    @plan customers_pkey, workflow_executions_pkey,
+      workflow_executions_customer_id_workflow_type_id_idx,
+      workflow_executions_customer_id_status_id_ended_idx,
+      workflow_executions_customer_id_id_open_idx, workflow_executions_id_customer_id_running_idx,
+      workflow_executions_agent_id_customer_id_id_idx, agents_pkey, workflow_steps_step_order_key,
+      workflow_steps_pkey, rows <= customers + agents + runs + max_rows * (3 + steps)
+    """
+    return _runtime.many(
+        conn,
+        LIST_RECENT_WORKFLOWS_BY,
+        (status, workflow_type, agent_id, max_rows, customer_id),
+        _make_workflow_progress,
+        binary=True,
+    )
+
+
+LIST_OPEN_WORKFLOWS: typing.Final = """-- name: list_open_workflows :many
+WITH run AS (
+    SELECT
+        workflow_executions.customer_id, workflow_executions.id, workflow_executions.agent_id, workflow_executions.workflow_type, workflow_executions.status, workflow_executions.attempt, workflow_executions.retried_from_id, workflow_executions.started_at, workflow_executions.heartbeat_at, workflow_executions.completed_at, workflow_executions.deadline_at, workflow_executions.input_data, workflow_executions.output_data, workflow_executions.error_details, workflow_executions.metadata, workflow_executions.created_at, workflow_executions.updated_at,
+        customers.name AS customer_name
+    FROM customers
+    INNER JOIN workflow_executions ON customers.id = workflow_executions.customer_id
+    WHERE
+        customers.id = coalesce($1::uuid, customers.id)
+        AND workflow_executions.status IN ('pending', 'running')
+    ORDER BY workflow_executions.id DESC, workflow_executions.customer_id DESC
+    LIMIT $2
+)
+
+SELECT
+    run.customer_id,
+    run.customer_name,
+    run.id,
+    run.workflow_type,
+    run.status,
+    run.attempt,
+    run.agent_id,
+    agents.name AS agent_name,
+    progress.steps_done,
+    progress.steps_total,
+    progress.current_step_name,
+    progress.retries,
+    progress.failed_step_name,
+    progress.failed_step_error,
+    run.created_at,
+    run.started_at,
+    run.heartbeat_at,
+    run.completed_at,
+    run.deadline_at,
+    coalesce(run.completed_at, now()) - run.started_at AS duration
+FROM run
+INNER JOIN agents ON run.agent_id = agents.id
+CROSS JOIN
+    LATERAL (
+        SELECT
+            count(*) FILTER (
+                WHERE
+                workflow_steps.status IN ('completed', 'skipped')
+                AND NOT workflow_steps.metadata ? 'closed_with_run'
+            ) AS steps_done,
+            count(*) AS steps_total,
+            coalesce(sum(workflow_steps.retry_count), 0)::integer AS retries,
+            (
+                array_agg(workflow_steps.step_name ORDER BY workflow_steps.step_order)
+                FILTER (WHERE workflow_steps.status IN ('running', 'retrying'))
+            )[1] AS current_step_name,
+            (
+                array_agg(workflow_steps.step_name ORDER BY workflow_steps.step_order)
+                FILTER (WHERE workflow_steps.status = 'failed')
+            )[1] AS failed_step_name,
+            (
+                array_agg(
+                    workflow_steps.error_details ->> 'message' ORDER BY workflow_steps.step_order
+                )
+                FILTER (WHERE workflow_steps.status = 'failed')
+            )[1] AS failed_step_error
+        FROM workflow_steps
+        WHERE
+            workflow_steps.customer_id = run.customer_id
+            AND workflow_steps.workflow_execution_id = run.id
+    ) AS progress
+ORDER BY run.id DESC, run.customer_id DESC
+"""
+
+
+def list_open_workflows(
+    conn: psycopg.Connection[typing.Any],
+    *,
+    customer_id: uuid.UUID | None = None,
+    max_rows: int,
+) -> list[WorkflowProgress]:
+    """What is not over, running or waiting, newest first, up to max_rows, with what
+    list_recent_workflows says of each. Of one customer where customer_id is given, else for
+    operators: it spans customers.
+
+    @plan customers_pkey, workflow_executions_customer_id_id_open_idx, agents_pkey,
+      workflow_steps_step_order_key, workflow_steps_pkey,
+      rows <= customers + agents + open_runs + max_rows * (3 + steps)
+    """
+    return _runtime.many(
+        conn,
+        LIST_OPEN_WORKFLOWS,
+        (customer_id, max_rows),
+        _make_workflow_progress,
+        binary=True,
+    )
+
+
+LIST_WORKFLOW_EXECUTIONS_BY_ID_RANGE: typing.Final = """-- name: list_workflow_executions_by_id_range :many
+SELECT
+    of_customer.customer_id,
+    of_customer.id,
+    of_customer.agent_id,
+    of_customer.workflow_type,
+    of_customer.status,
+    of_customer.attempt,
+    of_customer.retried_from_id,
+    of_customer.started_at,
+    of_customer.heartbeat_at,
+    of_customer.completed_at,
+    of_customer.deadline_at,
+    of_customer.created_at,
+    of_customer.updated_at
+FROM customers
+CROSS JOIN
+    LATERAL (
+        SELECT workflow_executions.customer_id, workflow_executions.id, workflow_executions.agent_id, workflow_executions.workflow_type, workflow_executions.status, workflow_executions.attempt, workflow_executions.retried_from_id, workflow_executions.started_at, workflow_executions.heartbeat_at, workflow_executions.completed_at, workflow_executions.deadline_at, workflow_executions.input_data, workflow_executions.output_data, workflow_executions.error_details, workflow_executions.metadata, workflow_executions.created_at, workflow_executions.updated_at
+        FROM workflow_executions
+        WHERE
+            workflow_executions.customer_id = customers.id
+            AND workflow_executions.id BETWEEN $1 AND $2
+        ORDER BY workflow_executions.id DESC
+        LIMIT $3
+    ) AS of_customer
+WHERE customers.id = coalesce($4::uuid, customers.id)
+ORDER BY of_customer.id DESC, of_customer.customer_id DESC
+LIMIT $3
+"""
+
+
+def list_workflow_executions_by_id_range(
+    conn: psycopg.Connection[typing.Any],
+    *,
+    first_id: uuid.UUID,
+    last_id: uuid.UUID,
+    max_rows: int,
+    customer_id: uuid.UUID | None = None,
+) -> list[WorkflowSummary]:
+    """The runs whose ids are from first_id to last_id, both included, of one customer where
+    customer_id is given, else for operators: it spans customers. Newest first, up to max_rows: what
+    an abbreviated id may stand for.
+
+    @plan customers_pkey, workflow_executions_pkey, rows <= customers + customers * max_rows
+    """
+    return _runtime.many(
+        conn,
+        LIST_WORKFLOW_EXECUTIONS_BY_ID_RANGE,
+        (first_id, last_id, max_rows, customer_id),
+        _make_workflow_summary,
         binary=True,
     )
 

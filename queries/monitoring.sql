@@ -496,6 +496,55 @@ SELECT *
 FROM agent_workload
 ORDER BY agent_type, agent;
 
+-- name: list_agent_stats :many
+-- How the runs went that ended in [since, until), by the agent that did them, by type and name of
+-- agent: how many ended and how, and busy_for, how long they ran, added up: runs of the same time
+-- all count. Agents without such runs are left out. Of one customer where customer_id is given,
+-- else for operators: it spans customers.
+--
+-- @plan customers_pkey, workflow_executions_customer_id_completed_at_idx, agents_pkey,
+--   rows <= customers + agents + window_runs
+WITH run AS (
+    SELECT
+        of_customer.agent_id,
+        count(*) AS ended,
+        count(*) FILTER (WHERE of_customer.status = 'completed') AS completed,
+        count(*) FILTER (WHERE of_customer.status = 'failed') AS failed,
+        count(*) FILTER (WHERE of_customer.status = 'timeout') AS timed_out,
+        count(*) FILTER (WHERE of_customer.status = 'cancelled') AS cancelled,
+        coalesce(sum(of_customer.duration), '0')::interval AS busy_for
+    FROM customers
+    CROSS JOIN
+        LATERAL (
+            SELECT
+                workflow_executions.agent_id,
+                workflow_executions.status,
+                workflow_executions.completed_at - workflow_executions.started_at AS duration
+            FROM workflow_executions
+            WHERE
+                workflow_executions.customer_id = customers.id
+                AND workflow_executions.completed_at >= @since::timestamptz
+                AND workflow_executions.completed_at < @until::timestamptz
+            OFFSET 0
+        ) AS of_customer
+    WHERE customers.id = coalesce(sqlc.narg('customer_id')::uuid, customers.id)
+    GROUP BY of_customer.agent_id
+)
+
+SELECT
+    run.agent_id,
+    agents.name AS agent_name,
+    agents.type AS agent_type,
+    run.ended,
+    run.completed,
+    run.failed,
+    run.timed_out,
+    run.cancelled,
+    run.busy_for
+FROM run
+INNER JOIN agents ON run.agent_id = agents.id
+ORDER BY agents.type, agents.name;
+
 -- name: list_artifact_volume :many
 -- How many artifacts of each type the runs left that ended in [since, until), and how large they
 -- are, in bytes: all together, and the largest. Most bytes first. Of one customer where customer_id

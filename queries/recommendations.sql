@@ -306,6 +306,113 @@ WHERE
 ORDER BY estimated_savings DESC NULLS LAST, id DESC
 LIMIT @max_rows;
 
+-- name: list_recent_recommendations :many
+-- The newest recommendations with customer and agent, up to max_rows, of one customer where
+-- customer_id is given, else for operators: it spans customers. Of each customer it reads max_rows.
+-- @row RecentRecommendation
+-- @required max_rows
+--
+-- @plan customers_pkey, recommendations_pkey, agents_pkey,
+--   rows <= customers + agents + customers * max_rows + 15 * max_rows
+WITH newest AS (
+    SELECT
+        of_customer.customer_id,
+        of_customer.id,
+        customers.name AS customer_name
+    FROM customers
+    CROSS JOIN
+        LATERAL (
+            SELECT
+                recommendations.customer_id,
+                recommendations.id
+            FROM recommendations
+            WHERE
+                recommendations.customer_id = customers.id
+            ORDER BY recommendations.id DESC
+            LIMIT @max_rows
+        ) AS of_customer
+    WHERE customers.id = coalesce(sqlc.narg('customer_id')::uuid, customers.id)
+    ORDER BY of_customer.id DESC, of_customer.customer_id DESC
+    LIMIT @max_rows
+)
+
+SELECT
+    sqlc.embed(recommendations),
+    newest.customer_name,
+    agents.name AS agent_name
+FROM newest
+INNER JOIN recommendations
+    ON
+        newest.customer_id = recommendations.customer_id
+        AND newest.id = recommendations.id
+INNER JOIN agents ON recommendations.agent_id = agents.id
+ORDER BY newest.id DESC, newest.customer_id DESC;
+
+-- name: list_recent_recommendations_by_status :many
+-- The newest recommendations in a state; otherwise as list_recent_recommendations.
+-- @row RecentRecommendation
+-- @required status, max_rows
+--
+-- @plan customers_pkey, recommendations_pkey, recommendations_customer_id_status_id_idx,
+--   agents_pkey, rows <= customers + agents + customers * max_rows + 15 * max_rows
+WITH newest AS (
+    SELECT
+        of_customer.customer_id,
+        of_customer.id,
+        customers.name AS customer_name
+    FROM customers
+    CROSS JOIN
+        LATERAL (
+            SELECT
+                recommendations.customer_id,
+                recommendations.id
+            FROM recommendations
+            WHERE
+                recommendations.customer_id = customers.id
+                AND recommendations.status = @status
+            ORDER BY recommendations.id DESC
+            LIMIT @max_rows
+        ) AS of_customer
+    WHERE customers.id = coalesce(sqlc.narg('customer_id')::uuid, customers.id)
+    ORDER BY of_customer.id DESC, of_customer.customer_id DESC
+    LIMIT @max_rows
+)
+
+SELECT
+    sqlc.embed(recommendations),
+    newest.customer_name,
+    agents.name AS agent_name
+FROM newest
+INNER JOIN recommendations
+    ON
+        newest.customer_id = recommendations.customer_id
+        AND newest.id = recommendations.id
+INNER JOIN agents ON recommendations.agent_id = agents.id
+ORDER BY newest.id DESC, newest.customer_id DESC;
+
+-- name: list_recommendations_by_id_range :many
+-- The recommendations whose ids are from first_id to last_id, both included, of one customer where
+-- customer_id is given, else for operators: it spans customers. Newest first, up to max_rows: what
+-- an abbreviated id may stand for.
+-- @required first_id, last_id, max_rows
+--
+-- @plan customers_pkey, recommendations_pkey, rows <= customers + customers * max_rows
+SELECT of_customer.*
+FROM customers
+CROSS JOIN
+    LATERAL (
+        SELECT recommendations.*
+        FROM recommendations
+        WHERE
+            recommendations.customer_id = customers.id
+            AND recommendations.id BETWEEN @first_id AND @last_id
+        ORDER BY recommendations.id DESC
+        LIMIT @max_rows
+    ) AS of_customer
+WHERE customers.id = coalesce(sqlc.narg('customer_id')::uuid, customers.id)
+ORDER BY of_customer.id DESC, of_customer.customer_id DESC
+LIMIT @max_rows;
+
 -- name: list_workflow_recommendations :many
 -- All recommendations that one run produced, oldest first.
 --

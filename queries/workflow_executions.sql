@@ -1014,6 +1014,345 @@ WHERE
 ORDER BY workflow_executions.id DESC
 LIMIT @max_rows;
 
+-- name: list_recent_workflows :many
+-- The newest runs, whatever their state, up to max_rows, of one customer where customer_id is
+-- given, else for operators: it spans customers. With customer and agent, how many of its steps are
+-- over (completed or skipped, but not those that the end of the run closed), the step that it is
+-- at, how often its steps were tried again in all, the first failed step with its error message,
+-- and how long it took or has taken. Of each customer it reads max_rows runs.
+-- @row WorkflowProgress
+-- @nullable current_step_name, failed_step_name, failed_step_error, duration
+-- @required max_rows
+--
+-- @plan customers_pkey, workflow_executions_pkey, agents_pkey, workflow_steps_step_order_key,
+--   workflow_steps_pkey, rows <= customers + agents + customers * max_rows + max_rows * (3 + steps)
+WITH run AS (
+    SELECT
+        of_customer.*,
+        customers.name AS customer_name
+    FROM customers
+    CROSS JOIN
+        LATERAL (
+            SELECT workflow_executions.*
+            FROM workflow_executions
+            WHERE
+                workflow_executions.customer_id = customers.id
+            ORDER BY workflow_executions.id DESC
+            LIMIT @max_rows
+        ) AS of_customer
+    WHERE customers.id = coalesce(sqlc.narg('customer_id')::uuid, customers.id)
+    ORDER BY of_customer.id DESC, of_customer.customer_id DESC
+    LIMIT @max_rows
+)
+
+SELECT
+    run.customer_id,
+    run.customer_name,
+    run.id,
+    run.workflow_type,
+    run.status,
+    run.attempt,
+    run.agent_id,
+    agents.name AS agent_name,
+    progress.steps_done,
+    progress.steps_total,
+    progress.current_step_name,
+    progress.retries,
+    progress.failed_step_name,
+    progress.failed_step_error,
+    run.created_at,
+    run.started_at,
+    run.heartbeat_at,
+    run.completed_at,
+    run.deadline_at,
+    coalesce(run.completed_at, now()) - run.started_at AS duration
+FROM run
+INNER JOIN agents ON run.agent_id = agents.id
+CROSS JOIN
+    LATERAL (
+        SELECT
+            count(*) FILTER (
+                WHERE
+                workflow_steps.status IN ('completed', 'skipped')
+                AND NOT workflow_steps.metadata ? 'closed_with_run'
+            ) AS steps_done,
+            count(*) AS steps_total,
+            coalesce(sum(workflow_steps.retry_count), 0)::integer AS retries,
+            (
+                array_agg(workflow_steps.step_name ORDER BY workflow_steps.step_order)
+                FILTER (WHERE workflow_steps.status IN ('running', 'retrying'))
+            )[1] AS current_step_name,
+            (
+                array_agg(workflow_steps.step_name ORDER BY workflow_steps.step_order)
+                FILTER (WHERE workflow_steps.status = 'failed')
+            )[1] AS failed_step_name,
+            (
+                array_agg(
+                    workflow_steps.error_details ->> 'message' ORDER BY workflow_steps.step_order
+                )
+                FILTER (WHERE workflow_steps.status = 'failed')
+            )[1] AS failed_step_error
+        FROM workflow_steps
+        WHERE
+            workflow_steps.customer_id = run.customer_id
+            AND workflow_steps.workflow_execution_id = run.id
+    ) AS progress
+ORDER BY run.id DESC, run.customer_id DESC;
+
+-- name: list_recent_workflows_by :many
+-- What list_recent_workflows says, of the runs in a state, of a type, or of an agent, alone or
+-- together. Of each customer it reads about max_rows runs: more where what is asked for together
+-- rarely comes together, and where the statement is prepared and the type or agent is rare.
+-- @row WorkflowProgress
+-- @nullable current_step_name, failed_step_name, failed_step_error, duration
+-- @required max_rows
+--
+-- @plan customers_pkey, workflow_executions_pkey,
+--   workflow_executions_customer_id_workflow_type_id_idx,
+--   workflow_executions_customer_id_status_id_ended_idx,
+--   workflow_executions_customer_id_id_open_idx, workflow_executions_id_customer_id_running_idx,
+--   workflow_executions_agent_id_customer_id_id_idx, agents_pkey, workflow_steps_step_order_key,
+--   workflow_steps_pkey, rows <= customers + agents + runs + max_rows * (3 + steps)
+WITH run AS (
+    SELECT
+        of_customer.*,
+        customers.name AS customer_name
+    FROM customers
+    CROSS JOIN
+        LATERAL (
+            (
+                SELECT workflow_executions.*
+                FROM workflow_executions
+                WHERE
+                    workflow_executions.customer_id = customers.id
+                    AND workflow_executions.status = sqlc.narg('status')::workflow_status
+                    AND workflow_executions.completed_at IS NOT NULL
+                    AND (
+                        sqlc.narg('workflow_type')::workflow_type IS NULL
+                        OR workflow_executions.workflow_type
+                        = sqlc.narg('workflow_type')::workflow_type
+                    )
+                    AND (
+                        sqlc.narg('agent_id')::uuid IS NULL
+                        OR workflow_executions.agent_id = sqlc.narg('agent_id')::uuid
+                    )
+                ORDER BY workflow_executions.id DESC
+                LIMIT @max_rows
+            )
+            UNION ALL
+            (
+                SELECT workflow_executions.*
+                FROM workflow_executions
+                WHERE
+                    workflow_executions.customer_id = customers.id
+                    AND workflow_executions.status = sqlc.narg('status')::workflow_status
+                    AND workflow_executions.status IN ('pending', 'running')
+                    AND (
+                        sqlc.narg('workflow_type')::workflow_type IS NULL
+                        OR workflow_executions.workflow_type
+                        = sqlc.narg('workflow_type')::workflow_type
+                    )
+                    AND (
+                        sqlc.narg('agent_id')::uuid IS NULL
+                        OR workflow_executions.agent_id = sqlc.narg('agent_id')::uuid
+                    )
+                ORDER BY workflow_executions.id DESC
+                LIMIT @max_rows
+            )
+            UNION ALL
+            (
+                SELECT workflow_executions.*
+                FROM workflow_executions
+                WHERE
+                    workflow_executions.customer_id = customers.id
+                    AND sqlc.narg('status')::workflow_status IS NULL
+                    AND (
+                        sqlc.narg('workflow_type')::workflow_type IS NULL
+                        OR workflow_executions.workflow_type
+                        = sqlc.narg('workflow_type')::workflow_type
+                    )
+                    AND (
+                        sqlc.narg('agent_id')::uuid IS NULL
+                        OR workflow_executions.agent_id = sqlc.narg('agent_id')::uuid
+                    )
+                ORDER BY workflow_executions.id DESC
+                LIMIT @max_rows
+            )
+        ) AS of_customer
+    WHERE customers.id = coalesce(sqlc.narg('customer_id')::uuid, customers.id)
+    ORDER BY of_customer.id DESC, of_customer.customer_id DESC
+    LIMIT @max_rows
+)
+
+SELECT
+    run.customer_id,
+    run.customer_name,
+    run.id,
+    run.workflow_type,
+    run.status,
+    run.attempt,
+    run.agent_id,
+    agents.name AS agent_name,
+    progress.steps_done,
+    progress.steps_total,
+    progress.current_step_name,
+    progress.retries,
+    progress.failed_step_name,
+    progress.failed_step_error,
+    run.created_at,
+    run.started_at,
+    run.heartbeat_at,
+    run.completed_at,
+    run.deadline_at,
+    coalesce(run.completed_at, now()) - run.started_at AS duration
+FROM run
+INNER JOIN agents ON run.agent_id = agents.id
+CROSS JOIN
+    LATERAL (
+        SELECT
+            count(*) FILTER (
+                WHERE
+                workflow_steps.status IN ('completed', 'skipped')
+                AND NOT workflow_steps.metadata ? 'closed_with_run'
+            ) AS steps_done,
+            count(*) AS steps_total,
+            coalesce(sum(workflow_steps.retry_count), 0)::integer AS retries,
+            (
+                array_agg(workflow_steps.step_name ORDER BY workflow_steps.step_order)
+                FILTER (WHERE workflow_steps.status IN ('running', 'retrying'))
+            )[1] AS current_step_name,
+            (
+                array_agg(workflow_steps.step_name ORDER BY workflow_steps.step_order)
+                FILTER (WHERE workflow_steps.status = 'failed')
+            )[1] AS failed_step_name,
+            (
+                array_agg(
+                    workflow_steps.error_details ->> 'message' ORDER BY workflow_steps.step_order
+                )
+                FILTER (WHERE workflow_steps.status = 'failed')
+            )[1] AS failed_step_error
+        FROM workflow_steps
+        WHERE
+            workflow_steps.customer_id = run.customer_id
+            AND workflow_steps.workflow_execution_id = run.id
+    ) AS progress
+ORDER BY run.id DESC, run.customer_id DESC;
+
+-- name: list_open_workflows :many
+-- What is not over, running or waiting, newest first, up to max_rows, with what
+-- list_recent_workflows says of each. Of one customer where customer_id is given, else for
+-- operators: it spans customers.
+-- @row WorkflowProgress
+-- @nullable current_step_name, failed_step_name, failed_step_error, duration
+-- @required max_rows
+--
+-- @plan customers_pkey, workflow_executions_customer_id_id_open_idx, agents_pkey,
+--   workflow_steps_step_order_key, workflow_steps_pkey,
+--   rows <= customers + agents + open_runs + max_rows * (3 + steps)
+WITH run AS (
+    SELECT
+        workflow_executions.*,
+        customers.name AS customer_name
+    FROM customers
+    INNER JOIN workflow_executions ON customers.id = workflow_executions.customer_id
+    WHERE
+        customers.id = coalesce(sqlc.narg('customer_id')::uuid, customers.id)
+        AND workflow_executions.status IN ('pending', 'running')
+    ORDER BY workflow_executions.id DESC, workflow_executions.customer_id DESC
+    LIMIT @max_rows
+)
+
+SELECT
+    run.customer_id,
+    run.customer_name,
+    run.id,
+    run.workflow_type,
+    run.status,
+    run.attempt,
+    run.agent_id,
+    agents.name AS agent_name,
+    progress.steps_done,
+    progress.steps_total,
+    progress.current_step_name,
+    progress.retries,
+    progress.failed_step_name,
+    progress.failed_step_error,
+    run.created_at,
+    run.started_at,
+    run.heartbeat_at,
+    run.completed_at,
+    run.deadline_at,
+    coalesce(run.completed_at, now()) - run.started_at AS duration
+FROM run
+INNER JOIN agents ON run.agent_id = agents.id
+CROSS JOIN
+    LATERAL (
+        SELECT
+            count(*) FILTER (
+                WHERE
+                workflow_steps.status IN ('completed', 'skipped')
+                AND NOT workflow_steps.metadata ? 'closed_with_run'
+            ) AS steps_done,
+            count(*) AS steps_total,
+            coalesce(sum(workflow_steps.retry_count), 0)::integer AS retries,
+            (
+                array_agg(workflow_steps.step_name ORDER BY workflow_steps.step_order)
+                FILTER (WHERE workflow_steps.status IN ('running', 'retrying'))
+            )[1] AS current_step_name,
+            (
+                array_agg(workflow_steps.step_name ORDER BY workflow_steps.step_order)
+                FILTER (WHERE workflow_steps.status = 'failed')
+            )[1] AS failed_step_name,
+            (
+                array_agg(
+                    workflow_steps.error_details ->> 'message' ORDER BY workflow_steps.step_order
+                )
+                FILTER (WHERE workflow_steps.status = 'failed')
+            )[1] AS failed_step_error
+        FROM workflow_steps
+        WHERE
+            workflow_steps.customer_id = run.customer_id
+            AND workflow_steps.workflow_execution_id = run.id
+    ) AS progress
+ORDER BY run.id DESC, run.customer_id DESC;
+
+-- name: list_workflow_executions_by_id_range :many
+-- The runs whose ids are from first_id to last_id, both included, of one customer where customer_id
+-- is given, else for operators: it spans customers. Newest first, up to max_rows: what an
+-- abbreviated id may stand for.
+-- @row WorkflowSummary
+-- @required first_id, last_id, max_rows
+--
+-- @plan customers_pkey, workflow_executions_pkey, rows <= customers + customers * max_rows
+SELECT
+    of_customer.customer_id,
+    of_customer.id,
+    of_customer.agent_id,
+    of_customer.workflow_type,
+    of_customer.status,
+    of_customer.attempt,
+    of_customer.retried_from_id,
+    of_customer.started_at,
+    of_customer.heartbeat_at,
+    of_customer.completed_at,
+    of_customer.deadline_at,
+    of_customer.created_at,
+    of_customer.updated_at
+FROM customers
+CROSS JOIN
+    LATERAL (
+        SELECT workflow_executions.*
+        FROM workflow_executions
+        WHERE
+            workflow_executions.customer_id = customers.id
+            AND workflow_executions.id BETWEEN @first_id AND @last_id
+        ORDER BY workflow_executions.id DESC
+        LIMIT @max_rows
+    ) AS of_customer
+WHERE customers.id = coalesce(sqlc.narg('customer_id')::uuid, customers.id)
+ORDER BY of_customer.id DESC, of_customer.customer_id DESC
+LIMIT @max_rows;
+
 -- name: list_running_workflows :many
 -- What runs right now, newest first, with customer and agent, how many of its steps are over
 -- (completed or skipped), the step that it is at, and how long it has been running; up to

@@ -25,6 +25,7 @@ from optiinfra_db import connect, connect_async, embedded
 from optiinfra_db.pytest_plugin import FORGETFUL, throwaway_directory
 
 from .contract_plugin import Contract
+from .plans import history
 
 EMBEDDED_VERSION = "18"
 
@@ -148,6 +149,14 @@ def database_url(migrated_template: NoopExecutor) -> Iterator[str]:
 def shared_database_url(migrated_template: NoopExecutor) -> Iterator[str]:
     """Make a migrated database in which nothing is ever committed."""
     with cloned_database(migrated_template) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def history_url(migrated_template: NoopExecutor) -> Iterator[str]:
+    """Make a database with the long history, in about a minute; it is for reading."""
+    with cloned_database(migrated_template) as url:
+        history.build(url)
         yield url
 
 

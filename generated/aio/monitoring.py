@@ -12,6 +12,7 @@ from .. import _runtime
 from ..monitoring import (
     COUNT_WORKFLOW_EXECUTIONS,
     GET_OLDEST_TRANSACTION,
+    LIST_AGENT_STATS,
     LIST_AGENT_WORKLOAD,
     LIST_ARTIFACT_VOLUME,
     LIST_FAILING_STEPS,
@@ -27,6 +28,7 @@ from ..monitoring import (
     LIST_WORKFLOW_THROUGHPUT,
     CountWorkflowExecutionsRow,
     GetOldestTransactionRow,
+    ListAgentStatsRow,
     ListAgentWorkloadRow,
     ListArtifactVolumeRow,
     ListFailingStepsRow,
@@ -41,6 +43,7 @@ from ..monitoring import (
     ListWorkflowStatsRow,
     ListWorkflowThroughputRow,
     _make_count_workflow_executions_row,
+    _make_list_agent_stats_row,
     _make_list_agent_workload_row,
     _make_list_artifact_volume_row,
     _make_list_failing_steps_row,
@@ -54,6 +57,7 @@ from ..monitoring import (
 __all__ = [
     "COUNT_WORKFLOW_EXECUTIONS",
     "GET_OLDEST_TRANSACTION",
+    "LIST_AGENT_STATS",
     "LIST_AGENT_WORKLOAD",
     "LIST_ARTIFACT_VOLUME",
     "LIST_FAILING_STEPS",
@@ -69,6 +73,7 @@ __all__ = [
     "LIST_WORKFLOW_THROUGHPUT",
     "CountWorkflowExecutionsRow",
     "GetOldestTransactionRow",
+    "ListAgentStatsRow",
     "ListAgentWorkloadRow",
     "ListArtifactVolumeRow",
     "ListFailingStepsRow",
@@ -84,6 +89,7 @@ __all__ = [
     "ListWorkflowThroughputRow",
     "count_workflow_executions",
     "get_oldest_transaction",
+    "list_agent_stats",
     "list_agent_workload",
     "list_artifact_volume",
     "list_failing_steps",
@@ -320,6 +326,30 @@ async def list_agent_workload(
         LIST_AGENT_WORKLOAD,
         (),
         _make_list_agent_workload_row,
+        binary=True,
+    )
+
+
+async def list_agent_stats(
+    conn: psycopg.AsyncConnection[typing.Any],
+    *,
+    since: datetime.datetime,
+    until: datetime.datetime,
+    customer_id: uuid.UUID | None = None,
+) -> list[ListAgentStatsRow]:
+    """How the runs went that ended in [since, until), by the agent that did them, by type and name of
+    agent: how many ended and how, and busy_for, how long they ran, added up: runs of the same time
+    all count. Agents without such runs are left out. Of one customer where customer_id is given,
+    else for operators: it spans customers.
+
+    @plan customers_pkey, workflow_executions_customer_id_completed_at_idx, agents_pkey,
+      rows <= customers + agents + window_runs
+    """
+    return await _runtime.async_many(
+        conn,
+        LIST_AGENT_STATS,
+        (_runtime.aware("since", since), _runtime.aware("until", until), customer_id),
+        _make_list_agent_stats_row,
         binary=True,
     )
 

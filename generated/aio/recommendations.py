@@ -18,8 +18,11 @@ from ..recommendations import (
     GET_RECOMMENDATION_TRACE,
     LIST_OPEN_RECOMMENDATIONS,
     LIST_OPEN_RECOMMENDATIONS_BY_SAVINGS,
+    LIST_RECENT_RECOMMENDATIONS,
+    LIST_RECENT_RECOMMENDATIONS_BY_STATUS,
     LIST_RECOMMENDATIONS,
     LIST_RECOMMENDATIONS_BY_AGENT,
+    LIST_RECOMMENDATIONS_BY_ID_RANGE,
     LIST_RECOMMENDATIONS_BY_PRIORITY,
     LIST_RECOMMENDATIONS_BY_SAVINGS,
     LIST_RECOMMENDATIONS_BY_STATUS,
@@ -29,7 +32,9 @@ from ..recommendations import (
     REJECT_RECOMMENDATION,
     GetRecommendationTraceRow,
     ListSavingsRow,
+    RecentRecommendation,
     _make_get_recommendation_trace_row,
+    _make_recent_recommendation,
     _make_recommendation,
 )
 
@@ -41,8 +46,11 @@ __all__ = [
     "GET_RECOMMENDATION_TRACE",
     "LIST_OPEN_RECOMMENDATIONS",
     "LIST_OPEN_RECOMMENDATIONS_BY_SAVINGS",
+    "LIST_RECENT_RECOMMENDATIONS",
+    "LIST_RECENT_RECOMMENDATIONS_BY_STATUS",
     "LIST_RECOMMENDATIONS",
     "LIST_RECOMMENDATIONS_BY_AGENT",
+    "LIST_RECOMMENDATIONS_BY_ID_RANGE",
     "LIST_RECOMMENDATIONS_BY_PRIORITY",
     "LIST_RECOMMENDATIONS_BY_SAVINGS",
     "LIST_RECOMMENDATIONS_BY_STATUS",
@@ -52,6 +60,7 @@ __all__ = [
     "REJECT_RECOMMENDATION",
     "GetRecommendationTraceRow",
     "ListSavingsRow",
+    "RecentRecommendation",
     "approve_recommendation",
     "create_recommendation",
     "delete_recommendation",
@@ -59,8 +68,11 @@ __all__ = [
     "get_recommendation_trace",
     "list_open_recommendations",
     "list_open_recommendations_by_savings",
+    "list_recent_recommendations",
+    "list_recent_recommendations_by_status",
     "list_recommendations",
     "list_recommendations_by_agent",
+    "list_recommendations_by_id_range",
     "list_recommendations_by_priority",
     "list_recommendations_by_savings",
     "list_recommendations_by_status",
@@ -352,6 +364,72 @@ async def list_open_recommendations_by_savings(
             max_rows,
             customer_id,
         ),
+        _make_recommendation,
+        binary=True,
+    )
+
+
+async def list_recent_recommendations(
+    conn: psycopg.AsyncConnection[typing.Any],
+    *,
+    max_rows: int,
+    customer_id: uuid.UUID | None = None,
+) -> list[RecentRecommendation]:
+    """The newest recommendations with customer and agent, up to max_rows, of one customer where
+    customer_id is given, else for operators: it spans customers. Of each customer it reads
+    max_rows.
+
+    @plan customers_pkey, recommendations_pkey, agents_pkey,
+      rows <= customers + agents + customers * max_rows + 15 * max_rows
+    """
+    return await _runtime.async_many(
+        conn,
+        LIST_RECENT_RECOMMENDATIONS,
+        (max_rows, customer_id),
+        _make_recent_recommendation,
+        binary=True,
+    )
+
+
+async def list_recent_recommendations_by_status(
+    conn: psycopg.AsyncConnection[typing.Any],
+    *,
+    status: models.RecommendationStatus,
+    max_rows: int,
+    customer_id: uuid.UUID | None = None,
+) -> list[RecentRecommendation]:
+    """The newest recommendations in a state; otherwise as list_recent_recommendations.
+
+    @plan customers_pkey, recommendations_pkey, recommendations_customer_id_status_id_idx,
+      agents_pkey, rows <= customers + agents + customers * max_rows + 15 * max_rows
+    """
+    return await _runtime.async_many(
+        conn,
+        LIST_RECENT_RECOMMENDATIONS_BY_STATUS,
+        (status, max_rows, customer_id),
+        _make_recent_recommendation,
+        binary=True,
+    )
+
+
+async def list_recommendations_by_id_range(
+    conn: psycopg.AsyncConnection[typing.Any],
+    *,
+    first_id: uuid.UUID,
+    last_id: uuid.UUID,
+    max_rows: int,
+    customer_id: uuid.UUID | None = None,
+) -> list[models.Recommendation]:
+    """The recommendations whose ids are from first_id to last_id, both included, of one customer where
+    customer_id is given, else for operators: it spans customers. Newest first, up to max_rows: what
+    an abbreviated id may stand for.
+
+    @plan customers_pkey, recommendations_pkey, rows <= customers + customers * max_rows
+    """
+    return await _runtime.async_many(
+        conn,
+        LIST_RECOMMENDATIONS_BY_ID_RANGE,
+        (first_id, last_id, max_rows, customer_id),
         _make_recommendation,
         binary=True,
     )

@@ -27,10 +27,14 @@ from ..workflow_executions import (
     HEARTBEAT_WORKFLOW_EXECUTION,
     LIST_FAILED_WORKFLOWS,
     LIST_FAILED_WORKFLOWS_BY_CUSTOMER,
+    LIST_OPEN_WORKFLOWS,
     LIST_OPEN_WORKFLOW_EXECUTIONS,
+    LIST_RECENT_WORKFLOWS,
+    LIST_RECENT_WORKFLOWS_BY,
     LIST_RUNNING_WORKFLOWS,
     LIST_WORKFLOW_EXECUTIONS,
     LIST_WORKFLOW_EXECUTIONS_BY_AGENT,
+    LIST_WORKFLOW_EXECUTIONS_BY_ID_RANGE,
     LIST_WORKFLOW_EXECUTIONS_BY_STATUS,
     LIST_WORKFLOW_EXECUTIONS_BY_TYPE,
     LIST_WORKFLOW_PROGRESS,
@@ -49,6 +53,7 @@ from ..workflow_executions import (
     ListWorkflowProgressRow,
     RecordWorkflowExecutionsRow,
     WorkflowKey,
+    WorkflowProgress,
     WorkflowSummary,
     _make_get_workflow_detail_row,
     _make_list_failed_workflows_by_customer_row,
@@ -56,6 +61,7 @@ from ..workflow_executions import (
     _make_list_running_workflows_row,
     _make_list_workflow_progress_row,
     _make_workflow_execution,
+    _make_workflow_progress,
     _make_workflow_step,
     _make_workflow_summary,
 )
@@ -78,10 +84,14 @@ __all__ = [
     "HEARTBEAT_WORKFLOW_EXECUTION",
     "LIST_FAILED_WORKFLOWS",
     "LIST_FAILED_WORKFLOWS_BY_CUSTOMER",
+    "LIST_OPEN_WORKFLOWS",
     "LIST_OPEN_WORKFLOW_EXECUTIONS",
+    "LIST_RECENT_WORKFLOWS",
+    "LIST_RECENT_WORKFLOWS_BY",
     "LIST_RUNNING_WORKFLOWS",
     "LIST_WORKFLOW_EXECUTIONS",
     "LIST_WORKFLOW_EXECUTIONS_BY_AGENT",
+    "LIST_WORKFLOW_EXECUTIONS_BY_ID_RANGE",
     "LIST_WORKFLOW_EXECUTIONS_BY_STATUS",
     "LIST_WORKFLOW_EXECUTIONS_BY_TYPE",
     "LIST_WORKFLOW_PROGRESS",
@@ -100,6 +110,7 @@ __all__ = [
     "ListWorkflowProgressRow",
     "RecordWorkflowExecutionsRow",
     "WorkflowKey",
+    "WorkflowProgress",
     "WorkflowSummary",
     "begin_workflow_execution",
     "cancel_workflow_execution",
@@ -119,9 +130,13 @@ __all__ = [
     "list_failed_workflows",
     "list_failed_workflows_by_customer",
     "list_open_workflow_executions",
+    "list_open_workflows",
+    "list_recent_workflows",
+    "list_recent_workflows_by",
     "list_running_workflows",
     "list_workflow_executions",
     "list_workflow_executions_by_agent",
+    "list_workflow_executions_by_id_range",
     "list_workflow_executions_by_status",
     "list_workflow_executions_by_type",
     "list_workflow_progress",
@@ -474,6 +489,106 @@ async def list_workflow_progress(
         LIST_WORKFLOW_PROGRESS,
         (customer_id, before_id, max_rows),
         _make_list_workflow_progress_row,
+        binary=True,
+    )
+
+
+async def list_recent_workflows(
+    conn: psycopg.AsyncConnection[typing.Any],
+    *,
+    max_rows: int,
+    customer_id: uuid.UUID | None = None,
+) -> list[WorkflowProgress]:
+    """The newest runs, whatever their state, up to max_rows, of one customer where customer_id is
+    given, else for operators: it spans customers. With customer and agent, how many of its steps
+    are over (completed or skipped, but not those that the end of the run closed), the step that it
+    is at, how often its steps were tried again in all, the first failed step with its error
+    message, and how long it took or has taken. Of each customer it reads max_rows runs.
+
+    @plan customers_pkey, workflow_executions_pkey, agents_pkey, workflow_steps_step_order_key,
+      workflow_steps_pkey, rows <= customers + agents + customers * max_rows + max_rows * (3 +
+      steps)
+    """
+    return await _runtime.async_many(
+        conn,
+        LIST_RECENT_WORKFLOWS,
+        (max_rows, customer_id),
+        _make_workflow_progress,
+        binary=True,
+    )
+
+
+async def list_recent_workflows_by(
+    conn: psycopg.AsyncConnection[typing.Any],
+    *,
+    status: models.WorkflowStatus | None = None,
+    workflow_type: models.WorkflowType | None = None,
+    agent_id: uuid.UUID | None = None,
+    max_rows: int,
+    customer_id: uuid.UUID | None = None,
+) -> list[WorkflowProgress]:
+    """What list_recent_workflows says, of the runs in a state, of a type, or of an agent, alone or
+    together. Of each customer it reads about max_rows runs: more where what is asked for together
+    rarely comes together, and where the statement is prepared and the type or agent is rare.
+
+    @plan customers_pkey, workflow_executions_pkey,
+      workflow_executions_customer_id_workflow_type_id_idx,
+      workflow_executions_customer_id_status_id_ended_idx,
+      workflow_executions_customer_id_id_open_idx, workflow_executions_id_customer_id_running_idx,
+      workflow_executions_agent_id_customer_id_id_idx, agents_pkey, workflow_steps_step_order_key,
+      workflow_steps_pkey, rows <= customers + agents + runs + max_rows * (3 + steps)
+    """
+    return await _runtime.async_many(
+        conn,
+        LIST_RECENT_WORKFLOWS_BY,
+        (status, workflow_type, agent_id, max_rows, customer_id),
+        _make_workflow_progress,
+        binary=True,
+    )
+
+
+async def list_open_workflows(
+    conn: psycopg.AsyncConnection[typing.Any],
+    *,
+    customer_id: uuid.UUID | None = None,
+    max_rows: int,
+) -> list[WorkflowProgress]:
+    """What is not over, running or waiting, newest first, up to max_rows, with what
+    list_recent_workflows says of each. Of one customer where customer_id is given, else for
+    operators: it spans customers.
+
+    @plan customers_pkey, workflow_executions_customer_id_id_open_idx, agents_pkey,
+      workflow_steps_step_order_key, workflow_steps_pkey,
+      rows <= customers + agents + open_runs + max_rows * (3 + steps)
+    """
+    return await _runtime.async_many(
+        conn,
+        LIST_OPEN_WORKFLOWS,
+        (customer_id, max_rows),
+        _make_workflow_progress,
+        binary=True,
+    )
+
+
+async def list_workflow_executions_by_id_range(
+    conn: psycopg.AsyncConnection[typing.Any],
+    *,
+    first_id: uuid.UUID,
+    last_id: uuid.UUID,
+    max_rows: int,
+    customer_id: uuid.UUID | None = None,
+) -> list[WorkflowSummary]:
+    """The runs whose ids are from first_id to last_id, both included, of one customer where
+    customer_id is given, else for operators: it spans customers. Newest first, up to max_rows: what
+    an abbreviated id may stand for.
+
+    @plan customers_pkey, workflow_executions_pkey, rows <= customers + customers * max_rows
+    """
+    return await _runtime.async_many(
+        conn,
+        LIST_WORKFLOW_EXECUTIONS_BY_ID_RANGE,
+        (first_id, last_id, max_rows, customer_id),
+        _make_workflow_summary,
         binary=True,
     )
 

@@ -169,6 +169,12 @@ def _key(row: Any) -> Arguments:
     return {"customer_id": row.customer_id, "id": row.id}
 
 
+def id_range(key: Arguments) -> Arguments:
+    """Return the ids that begin like this one, up to its time."""
+    digits = key["id"].hex[:12]
+    return {"first_id": UUID(digits.ljust(32, "0")), "last_id": UUID(digits.ljust(32, "f"))}
+
+
 Case = Callable[[Sample], Arguments]
 
 DEFAULTS: Mapping[str, Case] = {
@@ -328,10 +334,17 @@ CASES: Mapping[str, Case | list[Case]] = {
         },
         lambda _: {"agent_id": None, "priority": RecommendationPriority.LOW, "max_rows": 5},
     ],
+    "recommendations.list_recent_recommendations_by_status": [
+        lambda _: {"status": RecommendationStatus.PENDING},
+        lambda _: {"status": RecommendationStatus.COMPLETED},
+    ],
     "recommendations.list_recommendations": [
         lambda _: {},
         lambda s: {"before_id": s.recommendation("executing")["id"]},
     ],
+    "recommendations.list_recommendations_by_id_range": lambda s: id_range(
+        s.recommendation("executing")
+    ),
     "recommendations.list_recommendations_by_priority": [
         lambda _, priority=priority: {"priority": priority} for priority in RecommendationPriority
     ],
@@ -404,6 +417,15 @@ CASES: Mapping[str, Case | list[Case]] = {
     "workflow_executions.get_workflow_lineage": lambda s: s.retried_run(),
     "workflow_executions.get_workflow_timeline": lambda s: s.run("failed"),
     "workflow_executions.heartbeat_workflow_execution": lambda s: s.run("running") | {"attempt": 1},
+    "workflow_executions.list_recent_workflows_by": [
+        lambda _: {},
+        lambda _: {"agent_id": None, "status": WorkflowStatus.COMPLETED},
+        lambda _: {"agent_id": None, "status": WorkflowStatus.CANCELLED},
+        lambda _: {"agent_id": None, "workflow_type": WorkflowType.COST_ANALYSIS},
+    ],
+    "workflow_executions.list_workflow_executions_by_id_range": lambda s: id_range(
+        s.run("completed")
+    ),
     "workflow_executions.list_workflow_executions_by_status": [
         lambda _: {"status": WorkflowStatus.CANCELLED},
         lambda _: {"status": WorkflowStatus.COMPLETED},

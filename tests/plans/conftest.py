@@ -8,12 +8,9 @@ from typing import Any
 
 import psycopg
 import pytest
-from pytest_postgresql.executors import NoopExecutor
 
 from optiinfra_db import connect
 
-from ..conftest import cloned_database
-from . import history
 from .cases import BEFORE, RUNS_ONCE, Arguments, Sample, arguments
 from .explain import MODES, Explainer, Promise, Seen, function_of, names_in, promises, value_of
 
@@ -77,14 +74,6 @@ class Observation:
     nested: Seen
     rows_bound: float
     buffers_bound: float
-
-
-@pytest.fixture(scope="session")
-def history_url(migrated_template: NoopExecutor) -> Iterator[str]:
-    """Make a database with the long history, in about a minute."""
-    with cloned_database(migrated_template) as url:
-        history.build(url)
-        yield url
 
 
 @pytest.fixture(scope="session")

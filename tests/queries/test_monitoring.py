@@ -590,6 +590,32 @@ def test_throughput_has_every_hour_of_the_window_and_zeros(db):
     assert db.monitoring.list_workflow_throughput(since=SINCE, until=SINCE) == []
 
 
+def test_the_stats_of_agents_are_of_the_runs_that_ended_in_the_window(db):
+    one, other = db.make_customer(), db.make_customer()
+    resource = db.make_agent(type=AgentType.RESOURCE)
+    cost, _idle = db.make_agent(type=AgentType.COST), db.make_agent(type=AgentType.COST)
+    for customer, agent, given in (
+        (one, resource, {"took": 60}),
+        (one, resource, {"status": "failed", "took": 30}),
+        (other, resource, {"status": "timeout", "took": None}),
+        (other, cost, {"status": "cancelled", "took": 5}),
+        (one, cost, {"ended_at": SINCE + timedelta(hours=1)}),  # after the window
+    ):
+        record(db, customer, agent, **given)
+    window = {"since": SINCE, "until": SINCE + timedelta(hours=1)}
+
+    first, second = db.monitoring.list_agent_stats(**window)
+
+    assert (first.agent_id, first.agent_name, first.agent_type) == (cost.id, cost.name, "cost")
+    assert (first.ended, first.cancelled, first.busy_for) == (1, 1, seconds(5))
+    assert second.agent_id == resource.id
+    assert (second.ended, second.completed, second.failed, second.timed_out) == (3, 1, 1, 1)
+    assert second.busy_for == seconds(90)
+    (only,) = db.monitoring.list_agent_stats(**window, customer_id=one.id)
+    assert (only.agent_id, only.ended, only.busy_for) == (resource.id, 2, seconds(90))
+    assert db.monitoring.list_agent_stats(**window, customer_id=uuid4()) == []
+
+
 def test_the_workload_of_agents_is_what_runs_waits_and_ended_in_the_last_hour(db):
     one, other = db.make_customer(), db.make_customer()
     busy = db.make_agent(type=AgentType.RESOURCE)

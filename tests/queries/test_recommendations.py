@@ -1,6 +1,7 @@
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from operator import attrgetter
+from uuid import uuid4
 
 import pytest
 from psycopg.errors import CheckViolation, ForeignKeyViolation
@@ -270,6 +271,52 @@ def open_ones(db):
     listed = [row for row in made if row.status in OPEN]
     assert len(listed) == 6
     return listed
+
+
+def test_recent_ones_are_of_all_customers_in_each_state_newest_first(db, open_ones):
+    customer_id = open_ones[0].customer_id
+    listing = db.recommendations.list_recent_recommendations
+    by_status = db.recommendations.list_recent_recommendations_by_status
+
+    listed = listing(max_rows=99)
+
+    keys = [(row.recommendation.id, row.recommendation.customer_id) for row in listed]
+    assert keys == sorted(keys, reverse=True)
+    assert len({customer for _, customer in keys}) == 2
+    assert listing(max_rows=2) == listed[:2]
+    of_customer = listing(max_rows=99, customer_id=customer_id)
+    assert of_customer == [r for r in listed if r.recommendation.customer_id == customer_id]
+    assert len(of_customer) == 2 * len(RecommendationStatus)
+    customer = db.customers.get_customer(id=customer_id)
+    assert {row.customer_name for row in of_customer} == {customer.name}
+    for row in of_customer:
+        assert row.agent_name == db.agents.get_agent(id=row.recommendation.agent_id).name
+    for status in RecommendationStatus:
+        assert by_status(max_rows=99, status=status) == [
+            row for row in listed if row.recommendation.status == status
+        ]
+    assert len(by_status(max_rows=99, status="approved", customer_id=customer_id)) == 2
+    assert listing(max_rows=9, customer_id=uuid4()) == []
+
+
+def test_a_range_of_ids_has_both_ends(db, open_ones):
+    listing = db.recommendations.list_recommendations_by_id_range
+    first, *_, last = open_ones
+
+    found = listing(first_id=first.id, last_id=last.id, max_rows=99)
+
+    assert (found[0], found[-1]) == (last, first)
+    assert [row.id for row in found] == sorted((row.id for row in found), reverse=True)
+    assert listing(first_id=first.id, last_id=first.id, max_rows=9) == [first]
+    ends = {"first_id": first.id, "last_id": last.id}
+    assert listing(**ends, max_rows=2) == found[:2]
+    assert listing(**ends, max_rows=99, customer_id=first.customer_id) == found
+    assert listing(**ends, max_rows=99, customer_id=uuid4()) == []
+    elsewhere = db.make_recommendation(db.make_customer(), id=first.id)
+    of_both = listing(first_id=first.id, last_id=first.id, max_rows=9)
+    assert {row.customer_id for row in of_both} == {first.customer_id, elsewhere.customer_id}
+    newest = db.recommendations.list_recent_recommendations(max_rows=99)
+    assert sum(row.recommendation.id == first.id for row in newest) == 2
 
 
 def test_what_is_not_over_is_listed_newest_first(db, open_ones):

@@ -91,6 +91,8 @@ def arguments_for(noun, function, customer, agent):
         "max_rows": 99,
         "after_xact_id": 0,
         "after_id": UUID(int=0),
+        "first_id": UUID(int=0),
+        "last_id": UUID(int=2**128 - 1),
         "attempt": 1,
         "retry_count": 0,
         "since": AT,

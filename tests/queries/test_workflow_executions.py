@@ -1083,6 +1083,141 @@ def test_running_workflows_are_listed_with_progress(db):
     assert page.id == first.id
 
 
+def test_recent_workflows_have_progress_retries_and_the_first_failure(db):
+    done, failing = db.make_run(), db.make_run()
+    for run in (done, failing):
+        db.start_run(run)
+    finish_steps(db, done)
+    db.workflow_executions.complete_workflow_execution(**run_attempt(done))
+    a, b, _ = db.steps_of(failing)
+    db.workflow_steps.start_workflow_step(**step_key(a))
+    db.workflow_steps.advance_workflow_step(**step_attempt(a))
+    db.workflow_steps.fail_workflow_step(
+        **step_attempt(b), retryable=True, error_details=ERROR, backoff_base_seconds=0
+    )
+
+    waiting, completed = db.workflow_executions.list_recent_workflows(max_rows=9)
+
+    assert (waiting.id, completed.id) == (failing.id, done.id)
+    assert (waiting.steps_done, waiting.steps_total, waiting.retries) == (1, 3, 1)
+    assert (waiting.current_step_name, waiting.failed_step_name) == (b.step_name, None)
+    assert (completed.status, completed.steps_done) == ("completed", 3)
+    assert completed.current_step_name is None
+    assert completed.duration == completed.completed_at - completed.started_at
+
+    db.workflow_steps.start_workflow_step(**step_key(b))
+    db.workflow_executions.fail_workflow_execution(**run_attempt(failing), error_details=ERROR)
+    (failed,) = db.workflow_executions.list_recent_workflows(
+        max_rows=9, customer_id=failing.customer_id
+    )
+    # What the end of the run closed is not done.
+    assert (failed.steps_done, failed.steps_total, failed.retries) == (1, 3, 1)
+    assert (failed.failed_step_name, failed.failed_step_error) == (b.step_name, "no GPUs left")
+
+
+def test_recent_workflows_are_of_all_customers_the_newest_first(db):
+    one, other, agent = db.make_customer(), db.make_customer(), db.make_agent()
+    runs = [db.make_run(customer, agent) for customer in (one, other, one, other)]
+    same = [db.make_run(customer, agent, id=ID) for customer in (one, other)]
+    listing = db.workflow_executions.list_recent_workflows
+
+    listed = [(row.customer_id, row.id) for row in listing(max_rows=9)]
+
+    everything = sorted(
+        ((run.customer_id, run.id) for run in [*runs, *same]), key=lambda k: k[::-1]
+    )
+    assert listed == everything[::-1]
+    assert [(row.customer_id, row.id) for row in listing(max_rows=3)] == listed[:3]
+    of_one = listing(max_rows=9, customer_id=one.id)
+    assert [row.id for row in of_one] == [row for customer, row in listed if customer == one.id]
+    assert {(row.customer_name, row.agent_name) for row in of_one} == {(one.name, agent.name)}
+    assert listing(max_rows=9, customer_id=uuid4()) == []
+
+
+def test_recent_workflows_by_state_type_and_agent_alone_or_together(db):
+    customer, agent, other_agent = db.make_customer(), db.make_agent(), db.make_agent()
+    runs = in_each_state(db, customer, agent)
+    other = db.make_run(customer, other_agent)
+    listing = db.workflow_executions.list_recent_workflows_by
+
+    def ids(**given):
+        return {row.id for row in listing(max_rows=99, **given)}
+
+    for status, run in runs.items():
+        assert ids(status=status, agent_id=agent.id) == {run.id}
+        assert ids(status=status) == {run.id} | ({other.id} if status == "pending" else set())
+    assert ids() == {run.id for run in runs.values()} | {other.id}
+    assert ids(agent_id=other_agent.id) == {other.id}
+    assert ids(workflow_type=WorkflowType.QUALITY_CHECK) == {runs[WorkflowStatus.TIMEOUT].id}
+    assert ids(workflow_type=other.workflow_type, status="pending", agent_id=agent.id) == {
+        runs[WorkflowStatus.PENDING].id
+    }
+    assert ids(workflow_type=WorkflowType.QUALITY_CHECK, status="pending") == set()
+    assert ids(customer_id=uuid4()) == set()
+    newest_first = [row.id for row in listing(max_rows=99)]
+    assert newest_first == sorted(newest_first, reverse=True)
+    assert [row.id for row in listing(max_rows=2)] == newest_first[:2]
+
+
+def test_retries_are_added_up_and_the_first_failed_step_is_that_of_the_plan(db):
+    run = db.start_run(db.make_run(step_names=["a", "b"]))
+    for step in reversed(db.steps_of(run)):
+        db.workflow_steps.start_workflow_step(**step_key(step))
+        again = db.workflow_steps.fail_workflow_step(
+            **step_attempt(step), retryable=True, error_details=ERROR, backoff_base_seconds=0
+        )
+        db.workflow_steps.start_workflow_step(**step_key(step))
+        db.workflow_steps.fail_workflow_step(
+            **step_attempt(again), retryable=False, error_details={"message": step.step_name}
+        )
+
+    functions = db.workflow_executions
+    for function in (
+        functions.list_recent_workflows,
+        functions.list_recent_workflows_by,
+        functions.list_open_workflows,
+    ):
+        (row,) = function(max_rows=9)
+        assert (row.retries, row.failed_step_name, row.failed_step_error) == (2, "a", "a")
+
+
+def test_open_workflows_are_those_that_run_or_wait(db):
+    customer, agent = db.make_customer(), db.make_agent()
+    runs = in_each_state(db, customer, agent)
+    elsewhere = db.make_run(db.make_customer(), agent)
+    listing = db.workflow_executions.list_open_workflows
+
+    listed = listing(max_rows=9)
+
+    assert {row.status for row in listed} == {"pending", "running"}
+    opened = [elsewhere.id, *(runs[s].id for s in (WorkflowStatus.RUNNING, WorkflowStatus.PENDING))]
+    assert [row.id for row in listed] == sorted(opened, reverse=True)
+    assert len(listing(max_rows=9, customer_id=customer.id)) == 2
+    assert listing(max_rows=1)[0].id == elsewhere.id
+    assert listing(max_rows=9, customer_id=uuid4()) == []
+    same = [db.make_run(of, agent, id=ID).customer_id for of in (customer, db.make_customer())]
+    assert [r.customer_id for r in listing(max_rows=9) if r.id == ID] == sorted(same, reverse=True)
+
+
+def test_a_range_of_ids_has_both_ends_and_every_customer(db):
+    one, other = db.make_customer(), db.make_customer()
+    agent, ids = db.make_agent(), [UUID(int=ID.int + n) for n in range(4)]
+    for id_ in ids:
+        db.make_run(one, agent, id=id_)
+    db.make_run(other, agent, id=ids[1])
+    listing = db.workflow_executions.list_workflow_executions_by_id_range
+    ends = {"first_id": ids[1], "last_id": ids[2], "max_rows": 9}
+
+    found = listing(**ends)
+
+    pairs = [(row.id, row.customer_id) for row in found]
+    assert pairs == sorted([(ids[1], one.id), (ids[1], other.id), (ids[2], one.id)], reverse=True)
+    assert [row.id for row in listing(**ends, customer_id=other.id)] == [ids[1]]
+    assert len(listing(**ends | {"max_rows": 1})) == 1
+    assert listing(**ends, customer_id=uuid4()) == []
+    assert listing(first_id=ids[2], last_id=ids[1], max_rows=9) == []
+
+
 def test_runs_of_two_customers_with_one_id_are_both_listed_page_by_page(db):
     runs = [db.make_run(id=ID) for _ in range(2)]
     functions = db.workflow_executions
