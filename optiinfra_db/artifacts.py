@@ -42,6 +42,7 @@ __all__ = [
     "check_artifacts",
     "find_orphans",
     "find_orphans_async",
+    "iterate_artifacts",
     "store_content",
     "verify_artifacts",
     "verify_artifacts_async",
@@ -225,6 +226,21 @@ def check_artifacts(
         yield _check(artifact, _compared, storage_options)
 
 
+def iterate_artifacts(conn: Connection[Any], *, customer_id: UUID) -> Iterator[WorkflowArtifact]:
+    """Yield all artifacts of a customer, by type, newest first, reading them page by page."""
+    for artifact_type in ArtifactType:
+        before_id = None
+        while page := workflow_artifacts.list_artifacts_by_type(
+            conn,
+            customer_id=customer_id,
+            artifact_type=artifact_type,
+            before_id=before_id,
+            max_rows=_PAGE_ROWS,
+        ):
+            yield from page
+            before_id = page[-1].id
+
+
 def find_orphans(
     conn: Connection[Any],
     *,
@@ -242,7 +258,9 @@ def find_orphans(
     Raises ArtifactStoreError where the directory cannot be listed.
     """
     contents = _contents(directory, customer_id, storage_options)
-    rows = list(_rows(conn, customer_id))  # after the contents, which have got theirs by now
+    rows = list(
+        iterate_artifacts(conn, customer_id=customer_id)
+    )  # after the contents, which have got theirs by now
     return _orphans(contents, rows, older_than, storage_options)
 
 
@@ -536,20 +554,6 @@ def _place(path: str, options: Options) -> object:
     except ArtifactStoreError:
         return None
     return type(fs), os.path.realpath(inner) if "file" in fs.protocol else inner
-
-
-def _rows(conn: Connection[Any], customer_id: UUID) -> Iterator[WorkflowArtifact]:
-    for artifact_type in ArtifactType:
-        before_id = None
-        while page := workflow_artifacts.list_artifacts_by_type(
-            conn,
-            customer_id=customer_id,
-            artifact_type=artifact_type,
-            before_id=before_id,
-            max_rows=_PAGE_ROWS,
-        ):
-            yield from page
-            before_id = page[-1].id
 
 
 async def _rows_async(

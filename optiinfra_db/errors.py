@@ -2,7 +2,8 @@
 
 Each message says what was wrong, with what value, and what to do; none ever holds a password.
 `exit_code` is what the command line ends with: 1 unexpected, 2 wrong usage or configuration,
-3 no server to talk to, 4 refused to protect the database, 5 a migration failed; 6 is the doctor's.
+3 no server to talk to, 4 refused by the database or to protect it, 5 a migration failed; 6 is that
+something was found.
 
 What PostgreSQL refuses becomes a DatabaseError: the generated functions raise its subclasses, and
 `typed_errors` makes them of what your own SQL meets. What is none of them stays psycopg's error: a
@@ -111,6 +112,12 @@ class InvalidSpec(OptiInfraError, ValueError):
     exit_code = 2
 
 
+class UnknownReference(OptiInfraError, LookupError):
+    """An id, an abbreviation of one, or a name stands for nothing that is there, or for several."""
+
+    exit_code = 2
+
+
 class CursorAhead(OptiInfraError):
     """The cursor of the change feed is from another server, or from a time that this one lost."""
 
@@ -154,6 +161,7 @@ class DatabaseError(OptiInfraError):
     error. The attributes are None where the database does not tell.
     """
 
+    exit_code = 4
     advice: ClassVar[str] = ""
     """What to do, unless a trigger's hint says so."""
 
@@ -279,7 +287,6 @@ class TransactionConflict(DatabaseError):
 class NotMigrated(DatabaseError):
     """A table, column, type or function does not exist: the database is not migrated far enough."""
 
-    exit_code = 4
     advice = (
         "The database is not migrated, or not far enough (run optiinfra-db migrate), "
         "or the SQL has a typo."

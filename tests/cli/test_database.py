@@ -2,36 +2,19 @@ import os
 import pty
 import signal
 import subprocess
-import sys
 import time
-from pathlib import Path
 
 import psycopg
 import pytest
-from typer.testing import CliRunner
 
 from optiinfra_db import connect
-from optiinfra_db.cli import app
 from optiinfra_db.generated import agents, workflow_executions
 from optiinfra_db.generated.models import AgentType
 from optiinfra_db.seed import ATLAS
 
-COMMAND = Path(sys.executable).with_name("optiinfra-db")
-COMMANDS = ["migrate", "rollback", "status", "seed", "demo", "doctor", "psql", "stop"]
+from .command import COMMAND, run
+
 SECRET = "hun%25ter2"
-
-
-def run(*args, url=None, data_dir="/nonexistent/optiinfra", env=None, **kwargs):
-    environment = {
-        "PATH": os.environ["PATH"],
-        "HOME": "/nonexistent",
-        "OPTIINFRA_DATA_DIR": str(data_dir),
-        "OPTIINFRA_DATABASE_URL": url or "",
-        **(env or {}),
-    }
-    return subprocess.run(
-        [COMMAND, *args], env=environment, capture_output=True, text=True, check=False, **kwargs
-    )
 
 
 def test_migrate_status_rollback(empty_database_url):
@@ -115,27 +98,6 @@ def test_wrong_usage_is_exit_code_2(empty_database_url):
     result = run("rollback", "--to", "99", url=empty_database_url)
     assert result.returncode == 2
     assert "no migration number 99" in result.stderr
-
-
-@pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_explains_itself_with_an_example(command):
-    result = CliRunner().invoke(app, [command, "--help"])
-    assert result.exit_code == 0
-    assert f"Example: optiinfra-db {command}" in result.output
-    assert ("--database-url" in result.output) == (command != "stop")
-
-
-def test_help_lists_commands_and_exit_codes():
-    result = CliRunner().invoke(app, ["--help"])
-    assert result.exit_code == 0
-    for text in [*COMMANDS, "Exit codes", "OPTIINFRA_DATABASE_URL", "130"]:
-        assert text in result.output
-
-
-def test_the_version_is_the_packages():
-    from importlib.metadata import version
-
-    assert run("--version").stdout == f"optiinfra-db {version('optiinfra-db')}\n"
 
 
 def test_psql_opens_the_database_and_passes_arguments_on(empty_database_url):
