@@ -12,7 +12,7 @@ import psycopg
 import pytest
 
 from optiinfra_db import connect, embedded
-from optiinfra_db.cli import _psql
+from optiinfra_db.cli._database import _psql
 from optiinfra_db.errors import EmbeddedServerError, NoDatabaseConfigured
 
 FAST = {"fsync": "off"}

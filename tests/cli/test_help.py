@@ -74,7 +74,7 @@ def words_of(line):
     return list(itertools.takewhile(lambda word: word not in {"||", "|", ">>", ">"}, words))
 
 
-@pytest.mark.parametrize("line", commands_of_guide())
+@pytest.mark.parametrize("line", list(commands_of_guide()))
 def test_the_commands_of_the_guide_are_taken(line):
     name, *words = words_of(line)
     assert name == "optiinfra-db"
