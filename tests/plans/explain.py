@@ -186,7 +186,10 @@ class Explainer:
             read = node.get("Actual Rows", 0) + sum(
                 node.get(f"Rows Removed by {cause}", 0) for cause in ("Filter", "Index Recheck")
             )
-            seen.rows += math.ceil(read * node.get("Actual Loops", 0))
+            loops = node.get("Actual Loops", 0)
+            # Before PostgreSQL 18 the average of several loops is rounded to a whole number.
+            rounding = 0.5 if isinstance(read, int) and loops > 1 else 0
+            seen.rows += max(0, math.ceil((read - rounding) * loops))
             table = self._parents.get(relation, relation)
             is_large = relation in self._filled and table not in SMALL
             if node["Node Type"] == "Seq Scan" and is_large:
