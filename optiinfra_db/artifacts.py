@@ -226,14 +226,16 @@ def check_artifacts(
         yield _check(artifact, _compared, storage_options)
 
 
-def iterate_artifacts(conn: Connection[Any], *, customer_id: UUID) -> Iterator[WorkflowArtifact]:
-    """Yield all artifacts of a customer, by type, newest first, reading them page by page."""
-    for artifact_type in ArtifactType:
+def iterate_artifacts(
+    conn: Connection[Any], *, customer_id: UUID, artifact_type: ArtifactType | None = None
+) -> Iterator[WorkflowArtifact]:
+    """Yield the artifacts of a customer, page by page: of a type, or of each; newest first."""
+    for one_type in [artifact_type] if artifact_type else ArtifactType:
         before_id = None
         while page := workflow_artifacts.list_artifacts_by_type(
             conn,
             customer_id=customer_id,
-            artifact_type=artifact_type,
+            artifact_type=one_type,
             before_id=before_id,
             max_rows=_PAGE_ROWS,
         ):
@@ -258,9 +260,8 @@ def find_orphans(
     Raises ArtifactStoreError where the directory cannot be listed.
     """
     contents = _contents(directory, customer_id, storage_options)
-    rows = list(
-        iterate_artifacts(conn, customer_id=customer_id)
-    )  # after the contents, which have got theirs by now
+    # After the contents, which have got their rows by now.
+    rows = list(iterate_artifacts(conn, customer_id=customer_id))
     return _orphans(contents, rows, older_than, storage_options)
 
 

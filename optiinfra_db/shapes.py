@@ -170,6 +170,11 @@ class Step(Shape):
     output_data: Any
     error_details: dict[str, Any] | None
 
+    @property
+    def attempts(self) -> list[Span]:
+        """Its attempts, in order, without the waiting between them."""
+        return [span for span in self.spans if span.kind == "running"]
+
 
 class Artifact(Shape):
     """An artifact of a run."""

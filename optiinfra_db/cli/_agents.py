@@ -2,7 +2,7 @@
 
 import sys
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -29,6 +29,8 @@ from optiinfra_db.connection import connect
 from optiinfra_db.generated.models import AgentStatus, AgentType
 
 if TYPE_CHECKING:
+    from psycopg import Connection
+
     from optiinfra_db.shapes import AgentLine
 
 app = group("agents", "Look at agents, and find those that went silent.")
@@ -49,7 +51,8 @@ def list_agents(
     as_json: AsJson = False,
 ) -> None:
     """List the agents, with what they run and what waits."""
-    lines = [line for line in _load(url) if agent_type in (None, line.type)]
+    with connect(url) as conn:
+        lines = [line for line in _load(conn) if agent_type in (None, line.type)]
     if as_json:
         print_json(lines)
     else:
@@ -94,32 +97,30 @@ def stale_agents(
 
     cutoff = datetime.now(UTC) - silent_for
     over = {AgentStatus.FAILED, AgentStatus.STOPPED}
-    with connect(url) as conn:
+    with connect(url, actor=actor(by)) as conn:
         silent = {
             agent.id
             for agent in every_agent(conn)
             if agent.status not in over and (agent.last_heartbeat or agent.created_at) < cutoff
         }
-    lines = [line for line in _load(url) if line.id in silent]
-    if as_json:
-        print_json(lines)
-    else:
-        _print(lines, empty=f"No agent was silent for {_words.duration(silent_for)}.")
-    if fail and lines:
-        confirm(f"Set these {len(lines)} agents to failed?", yes=yes)
-        with connect(url, actor=actor(by)) as conn:
+        lines = [line for line in _load(conn) if line.id in silent]
+        if as_json:
+            print_json(lines)
+        else:
+            _print(lines, empty=f"No agent was silent for {_words.duration(silent_for)}.")
+        if fail and lines:
+            confirm(f"Set these {len(lines)} agents to failed?", yes=yes)
             failed = agents.fail_stale_agents(conn, cutoff=cutoff, max_rows=len(lines))
-        print(f"Set {len(failed)} agents to failed.", file=sys.stderr)
+            print(f"Set {len(failed)} agents to failed.", file=sys.stderr)
     if lines:
         raise typer.Exit(6)
 
 
-def _load(url: str | None) -> list["AgentLine"]:
+def _load(conn: "Connection[Any]") -> list["AgentLine"]:
     from optiinfra_db.generated import monitoring
     from optiinfra_db.shapes import AgentLine
 
-    with connect(url) as conn:
-        return [AgentLine.of(row) for row in monitoring.list_agent_workload(conn)]
+    return [AgentLine.of(row) for row in monitoring.list_agent_workload(conn)]
 
 
 def _print(lines: list["AgentLine"], *, empty: str) -> None:

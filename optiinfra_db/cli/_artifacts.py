@@ -64,9 +64,7 @@ def list_artifacts(
     from optiinfra_db.shapes import Artifact
 
     with connect(url) as conn:
-        every = _artifacts(conn, run, customer)
-        wanted = (one for one in every if artifact_type in (None, one.artifact_type))
-        found = list(islice(wanted, limit))
+        found = list(islice(_artifacts(conn, run, customer, artifact_type), limit))
     if as_json:
         print_json([Artifact.of(artifact) for artifact in found])
         return
@@ -192,17 +190,22 @@ def find_orphans(
 
 
 def _artifacts(
-    conn: "Connection[Any]", run: str | None, customer: str | None
+    conn: "Connection[Any]",
+    run: str | None,
+    customer: str | None,
+    artifact_type: ArtifactType | None = None,
 ) -> Iterable["WorkflowArtifact"]:
-    """Return the artifacts of a run, or of a customer."""
+    """Return the artifacts of a run, or of a customer, of a type where one is given."""
     from optiinfra_db.artifacts import iterate_artifacts
     from optiinfra_db.generated import workflow_artifacts
 
     if run is not None:
         key = find_workflow(conn, run, customer)
-        return workflow_artifacts.list_workflow_artifacts(
+        of_run = workflow_artifacts.list_workflow_artifacts(
             conn, customer_id=key["customer_id"], workflow_execution_id=key["id"]
         )
+        return [one for one in of_run if artifact_type in (None, one.artifact_type)]
     if customer is None:
         raise typer.BadParameter("name a run, or a customer with --customer.")
-    return iterate_artifacts(conn, customer_id=find_customer(conn, customer).id)
+    of = find_customer(conn, customer).id
+    return iterate_artifacts(conn, customer_id=of, artifact_type=artifact_type)

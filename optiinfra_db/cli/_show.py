@@ -101,7 +101,7 @@ def _steps(run: Workflow, width: int, now: datetime) -> RenderableType:
     whole = max(((run.completed_at or now) - begin).total_seconds(), 1e-6)
     line = max(10, min(width - (62 if is_narrow else 74), 60))
     for step in run.steps:
-        tries = sum(span.kind == "running" for span in step.spans)
+        tries = len(step.attempts)
         table.add_row(
             plain(f"{step.step_order} {step.step_name}"),
             status_text(step.status),
@@ -113,8 +113,9 @@ def _steps(run: Workflow, width: int, now: datetime) -> RenderableType:
 
 
 def _running_for(step: Step, now: datetime) -> float | None:
-    is_running = step.status == "running" and step.started_at
-    return (now - step.started_at).total_seconds() if is_running and step.started_at else None
+    if step.status != "running" or step.started_at is None:
+        return None
+    return (now - step.started_at).total_seconds()
 
 
 def _line(step: Step, begin: datetime, whole: float, width: int, now: datetime) -> Text:

@@ -22,6 +22,7 @@ from textual.widgets import Footer, Static
 
 from optiinfra_db import _words, shapes
 from optiinfra_db.cli._advice import SILENT
+from optiinfra_db.cli._shared import status_text
 from optiinfra_db.cli._show import run_panel
 from optiinfra_db.cli._watch_screens import (
     INTERRUPTED,
@@ -299,7 +300,7 @@ class WorkflowsScreen(TableScreen[_Runs, WorkflowLine], _ActingScreen[_Runs]):
                 21 if is_wider else 18 if is_wide else 12,
                 lambda line: Text(line.workflow_type),
             ),
-            _RunColumn("Status", 9, lambda line: _status(line.status)),
+            _RunColumn("Status", 9, lambda line: status_text(line.status)),
             _RunColumn("Progress", bar + 6, lambda line: _progress(line, bar)),
             _RunColumn("Step", 0, _step),
             _RunColumn("Took", 7, self._took, is_right=True),
@@ -366,10 +367,6 @@ c         cancel the run
 r         retry one that failed, timed out or was cancelled
 j k ↑ ↓   move
 q Ctrl-C  quit"""
-
-
-def _status(status: str) -> Text:
-    return Text(status, _words.STYLES.get(status, ""))
 
 
 def _progress(line: WorkflowLine, width: int) -> Text:
@@ -496,7 +493,7 @@ class AgentsScreen(TableScreen[list[AgentLine], AgentLine]):
                 "Agent", 0, lambda line: Text(_words.one_line(line.name), _of_agent(line))
             ),
             _AgentColumn("Type", 12 if is_wide else 11, lambda line: Text(line.type)),
-            _AgentColumn("Status", 8, lambda line: _status(line.status)),
+            _AgentColumn("Status", 8, lambda line: status_text(line.status)),
             _AgentColumn(
                 "Last heard" if is_wide else "Silent",
                 silent,

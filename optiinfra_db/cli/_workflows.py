@@ -169,11 +169,11 @@ def show_workflow(
         print_json(found)
     else:
         console = output()
-        width = console.width if console.is_terminal else _PIPED_WIDTH
+        width = console.width if console.is_terminal else _PANEL_WIDTH
         show(run_panel(found, utc=utc, width=width), console)
 
 
-_PIPED_WIDTH = 140
+_PANEL_WIDTH = 140
 
 
 @app.command("watch", epilog="Example: optiinfra-db workflows watch --customer atlas")
@@ -193,8 +193,10 @@ def watch_workflows(
     from optiinfra_db.cli import _watch
 
     need_terminal("optiinfra-db workflows list --json")
-    with connect(url) as conn:
-        of = customer_id(conn, customer)
+    of = None
+    if customer is not None:
+        with connect(url) as conn:
+            of = find_customer(conn, customer).id
     _watch.watch_workflows(url, customer_id=of, utc=utc, interval=interval, actor=actor(by))
 
 

@@ -38,12 +38,13 @@ _UNITS = [
     (172_800, "hours", 3600),
     (float("inf"), "days", 86_400),
 ]
-_ENDS = {
+ENDS = {
     "completed": "completed",
     "cancelled": "cancelled",
     "timed_out": "timeout",
     "failed": "failed",
 }
+"""What counts the runs of each status that is an end, and the status; from the bottom of a bar."""
 _SPAN_STATES = ["waiting", "running", "completed", "retrying", "failed", "skipped"]
 _CONFIG: Spec = {
     "aria": False,
@@ -99,7 +100,7 @@ def time_line(steps: Sequence[Step], began_at: datetime, until: datetime) -> Cha
     unit, per_unit = _unit(whole)
     labels = distinct(numbered([step.step_name for step in shown], [s.step_order for s in shown]))
     bars = [
-        _bar(label, span, began_at, until, whole, is_retried=_attempts(step) > 1)
+        _bar(label, span, began_at, until, whole, is_retried=len(step.attempts) > 1)
         for label, step in zip(labels, shown, strict=True)
         for span in step.spans
     ]
@@ -112,7 +113,7 @@ def time_line(steps: Sequence[Step], began_at: datetime, until: datetime) -> Cha
             "said": _words.duration(_ran(step, until)),
         }
         for label, step in zip(labels, shown, strict=True)
-        if _attempts(step)
+        if step.attempts
     ]
     states = [state for state in _SPAN_STATES if any(bar["state"] == state for bar in bars)]
 
@@ -192,7 +193,7 @@ def runs_over_time(periods: Sequence[Period], length: timedelta) -> Chart:
     bars: list[Spec] = []
     for group in groups:
         low, start = 0, group[0].started_at
-        for name, status in _ENDS.items():
+        for name, status in ENDS.items():
             if runs := sum(getattr(period, name) for period in group):
                 bars.append(
                     {
@@ -204,7 +205,7 @@ def runs_over_time(periods: Sequence[Period], length: timedelta) -> Chart:
                     }
                 )
                 low += runs
-    statuses = [name for name in _ENDS.values() if any(bar["status"] == name for bar in bars)]
+    statuses = [name for name in ENDS.values() if any(bar["status"] == name for bar in bars)]
     unit = "week" if together > 1 else "day" if length.days else "hour"
     highest = max(bar["high"] for bar in bars)
     begin, end = groups[0][0].started_at, groups[-1][0].started_at + length
@@ -485,13 +486,9 @@ def _bar(
     }
 
 
-def _attempts(step: Step) -> int:
-    return sum(span.kind == "running" for span in step.spans)
-
-
 def _ran(step: Step, until: datetime) -> timedelta:
     """Say how long the latest attempt ran."""
-    latest = [span for span in step.spans if span.kind == "running"][-1]
+    latest = step.attempts[-1]
     return max((latest.ended_at or until) - latest.started_at, timedelta())
 
 

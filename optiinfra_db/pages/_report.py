@@ -14,12 +14,7 @@ from optiinfra_db.pages._templates import clock, line, plain, tone
 from optiinfra_db.shapes import AgentLine, AgentStats, Report, Saving, TypeStats
 
 _OPEN = (WorkflowStatus.PENDING, WorkflowStatus.RUNNING)
-_STATUSES = {
-    WorkflowStatus.COMPLETED: "completed",
-    WorkflowStatus.CANCELLED: "cancelled",
-    WorkflowStatus.TIMEOUT: "timed_out",
-    WorkflowStatus.FAILED: "failed",
-}
+_STATUSES = {WorkflowStatus(status): name for name, status in _charts.ENDS.items()}
 _MAX_AGENTS = 30
 _MAX_SAVINGS = 300
 

@@ -107,7 +107,7 @@ def _failure(run: Workflow) -> Failure | None:
 
 
 def _line(step: Step, until: datetime) -> StepLine:
-    attempts = [span for span in step.spans if span.kind == "running"]
+    attempts = step.attempts
     waiting = [span for span in step.spans if span.kind == "waiting"]
     took = step.duration_seconds
     if took is None and attempts:
