@@ -82,7 +82,6 @@ class Customer(Base):
     id: Mapped[Id]
     name: Mapped[str]
     email: Mapped[str]
-    api_key_hash: Mapped[bytes]
     plan: Mapped[models.CustomerPlan] = mapped_column(server_default=FetchedValue())
     status: Mapped[models.CustomerStatus] = mapped_column(server_default=FetchedValue())
     metadata_: Mapped[Object] = mapped_column("metadata")

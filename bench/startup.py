@@ -34,7 +34,7 @@ from bench.harness import Bench, in_python, say
 from optiinfra_db import connect, generated
 from optiinfra_db.generated import (
     agents,
-    customers,
+    api_keys,
     events,
     recommendations,
     workflow_artifacts,
@@ -150,7 +150,7 @@ def _calls(platform: data.Platform) -> list[Callable[[psycopg.Connection[Any]], 
     attempt = run | {"attempt": 1}
     page: Arguments = {"max_rows": 50}
     return [
-        partial(customers.get_customer_by_api_key_hash, api_key_hash=bytes(32)),
+        partial(api_keys.authenticate_api_key, api_key_hash=bytes(32)),
         partial(agents.record_agent_heartbeat, id=platform.agent_id),
         partial(
             workflow_executions.create_workflow_execution,

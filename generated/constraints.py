@@ -73,18 +73,19 @@ class Unique(Constraint):
     AGENT_STATES_PKEY = ("agent_states_pkey", "agent_states", "id", ("id",))
     AGENTS_PKEY = ("agents_pkey", "agents", "id", ("id",))
     AGENTS_TYPE_NAME_KEY = ("agents_type_name_key", "agents", "name", ("type", "name"))
+    API_KEYS_API_KEY_HASH_KEY = (
+        "api_keys_api_key_hash_key",
+        "api_keys",
+        "api_key_hash",
+        ("api_key_hash",),
+    )
+    API_KEYS_PKEY = ("api_keys_pkey", "api_keys", "id", ("customer_id", "id"))
     APPROVALS_PKEY = ("approvals_pkey", "approvals", "id", ("customer_id", "id"))
     APPROVALS_RECOMMENDATION_ID_PENDING_KEY = (
         "approvals_recommendation_id_pending_key",
         "approvals",
         "recommendation_id",
         ("customer_id", "recommendation_id"),
-    )
-    CUSTOMERS_API_KEY_HASH_KEY = (
-        "customers_api_key_hash_key",
-        "customers",
-        "api_key_hash",
-        ("api_key_hash",),
     )
     CUSTOMERS_EMAIL_KEY = ("customers_email_key", "customers", "email", ("email",))
     CUSTOMERS_PKEY = ("customers_pkey", "customers", "id", ("id",))
@@ -176,6 +177,13 @@ class ForeignKey(Constraint):
         "current_workflow_id",
         ("current_workflow_customer_id", "current_workflow_id"),
         "workflow_executions",
+    )
+    API_KEYS_CUSTOMER_ID_FKEY = (
+        "api_keys_customer_id_fkey",
+        "api_keys",
+        "customer_id",
+        ("customer_id",),
+        "customers",
     )
     APPROVALS_RECOMMENDATION_ID_FKEY = (
         "approvals_recommendation_id_fkey",
@@ -424,6 +432,34 @@ class Check(Constraint):
         ("version",),
         "char_length(version) >= 1 AND char_length(version) <= 64",
     )
+    API_KEYS_API_KEY_HASH_CHECK = (
+        "api_keys_api_key_hash_check",
+        "api_keys",
+        "api_key_hash",
+        ("api_key_hash",),
+        "octet_length(api_key_hash) = 32",
+    )
+    API_KEYS_EXPIRES_AT_CHECK = (
+        "api_keys_expires_at_check",
+        "api_keys",
+        "expires_at",
+        ("expires_at",),
+        "isfinite(expires_at)",
+    )
+    API_KEYS_LAST_USED_AT_CHECK = (
+        "api_keys_last_used_at_check",
+        "api_keys",
+        "last_used_at",
+        ("last_used_at",),
+        "isfinite(last_used_at)",
+    )
+    API_KEYS_REVOKED_AT_CHECK = (
+        "api_keys_revoked_at_check",
+        "api_keys",
+        "revoked_at",
+        ("revoked_at",),
+        "isfinite(revoked_at)",
+    )
     APPROVALS_APPROVED_BY_CHECK = (
         "approvals_approved_by_check",
         "approvals",
@@ -437,13 +473,6 @@ class Check(Constraint):
         "decided_at",
         ("status", "decided_at"),
         "(status = 'pending'::approval_status) = (decided_at IS NULL)",
-    )
-    CUSTOMERS_API_KEY_HASH_CHECK = (
-        "customers_api_key_hash_check",
-        "customers",
-        "api_key_hash",
-        ("api_key_hash",),
-        "octet_length(api_key_hash) = 32",
     )
     CUSTOMERS_EMAIL_CHECK = (
         "customers_email_check",

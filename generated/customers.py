@@ -13,14 +13,12 @@ __all__ = [
     "CREATE_CUSTOMER",
     "DELETE_CUSTOMER",
     "GET_CUSTOMER",
-    "GET_CUSTOMER_BY_API_KEY_HASH",
     "GET_CUSTOMER_BY_EMAIL",
     "LIST_CUSTOMERS",
     "UPDATE_CUSTOMER",
     "create_customer",
     "delete_customer",
     "get_customer",
-    "get_customer_by_api_key_hash",
     "get_customer_by_email",
     "list_customers",
     "update_customer",
@@ -35,19 +33,40 @@ CREATE_CUSTOMER: typing.Final = """-- name: create_customer :one
 WITH turn AS MATERIALIZED (
     -- Callers with one id take turns: ON CONFLICT looks at one of the unique indexes only.
     SELECT pg_advisory_xact_lock(hashtextextended($1::uuid::text, 0)) AS held
+),
+
+created AS (
+    INSERT INTO customers (id, name, email, plan, metadata)
+    SELECT
+        coalesce($1::uuid, uuidv7()),
+        $2::text,
+        $3::text,
+        coalesce($4::customer_plan, 'free'),
+        coalesce($5::jsonb, '{}')
+    FROM turn
+    ON CONFLICT (id) DO UPDATE SET id = excluded.id
+    RETURNING customers.id, customers.name, customers.email, customers.plan, customers.status, customers.metadata, customers.created_at, customers.updated_at, (xmax = 0) AS is_new
+),
+
+first_key AS (
+    INSERT INTO api_keys (customer_id, api_key_hash)
+    SELECT
+        id,
+        $6::bytea
+    FROM created
+    WHERE is_new
 )
 
-INSERT INTO customers (id, name, email, api_key_hash, plan, metadata)
 SELECT
-    coalesce($1::uuid, uuidv7()),
-    $2::text,
-    $3::text,
-    $4::bytea,
-    coalesce($5::customer_plan, 'free'),
-    coalesce($6::jsonb, '{}')
-FROM turn
-ON CONFLICT (id) DO UPDATE SET id = excluded.id
-RETURNING id, name, email, api_key_hash, plan, status, metadata, created_at, updated_at
+    id,
+    name,
+    email,
+    plan,
+    status,
+    metadata,
+    created_at,
+    updated_at
+FROM created
 """
 
 
@@ -56,12 +75,11 @@ def _make_customer(row: _runtime.Row) -> models.Customer:
         row[0],
         row[1],
         row[2],
-        row[3],
-        _CUSTOMER_PLAN_LABELS[row[4]],
-        _CUSTOMER_STATUS_LABELS[row[5]],
+        _CUSTOMER_PLAN_LABELS[row[3]],
+        _CUSTOMER_STATUS_LABELS[row[4]],
+        row[5],
         row[6],
         row[7],
-        row[8],
     )
 
 
@@ -71,14 +89,14 @@ def create_customer(
     id: uuid.UUID | None = None,
     name: str,
     email: str,
-    api_key_hash: bytes,
     plan: models.CustomerPlan | None = None,
     metadata: models.JSON | None = None,
+    api_key_hash: bytes,
 ) -> models.Customer:
-    """Create a customer.
+    """Create a customer with its first API key, of which only the SHA-256 is given (32 bytes).
 
-    With an id that is taken already, nothing is written and the customer that is there is returned,
-    so that a caller may safely try again.
+    With an id that is taken already, nothing is written, no key either, and the customer that is
+    there is returned, so that a caller may safely try again.
 
     Raises AlreadyExists where the email (ignoring case) or the key's hash belongs to another one.
 
@@ -87,13 +105,13 @@ def create_customer(
     return _runtime.exactly_one(
         conn,
         CREATE_CUSTOMER,
-        (id, name, email, api_key_hash, plan, _runtime.to_jsonb(metadata)),
+        (id, name, email, plan, _runtime.to_jsonb(metadata), api_key_hash),
         _make_customer,
     )
 
 
 GET_CUSTOMER: typing.Final = """-- name: get_customer :one
-SELECT id, name, email, api_key_hash, plan, status, metadata, created_at, updated_at
+SELECT id, name, email, plan, status, metadata, created_at, updated_at
 FROM customers
 WHERE id = $1
 """
@@ -108,7 +126,7 @@ def get_customer(conn: psycopg.Connection[typing.Any], *, id: uuid.UUID) -> mode
 
 
 GET_CUSTOMER_BY_EMAIL: typing.Final = """-- name: get_customer_by_email :one
-SELECT id, name, email, api_key_hash, plan, status, metadata, created_at, updated_at
+SELECT id, name, email, plan, status, metadata, created_at, updated_at
 FROM customers
 WHERE lower(email) = lower($1::text)
 """
@@ -126,27 +144,8 @@ def get_customer_by_email(
     return _runtime.one(conn, GET_CUSTOMER_BY_EMAIL, (email,), _make_customer)
 
 
-GET_CUSTOMER_BY_API_KEY_HASH: typing.Final = """-- name: get_customer_by_api_key_hash :one
-SELECT id, name, email, api_key_hash, plan, status, metadata, created_at, updated_at
-FROM customers
-WHERE api_key_hash = $1
-"""
-
-
-def get_customer_by_api_key_hash(
-    conn: psycopg.Connection[typing.Any],
-    *,
-    api_key_hash: bytes,
-) -> models.Customer | None:
-    """The customer whose API key has this SHA-256 (32 bytes).
-
-    @plan customers_api_key_hash_key, rows <= customers
-    """
-    return _runtime.one(conn, GET_CUSTOMER_BY_API_KEY_HASH, (api_key_hash,), _make_customer)
-
-
 LIST_CUSTOMERS: typing.Final = """-- name: list_customers :many
-SELECT id, name, email, api_key_hash, plan, status, metadata, created_at, updated_at
+SELECT id, name, email, plan, status, metadata, created_at, updated_at
 FROM customers
 WHERE id < coalesce($1::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
 ORDER BY id DESC
@@ -172,12 +171,11 @@ UPDATE customers
 SET
     name = coalesce($1, name),
     email = coalesce($2, email),
-    api_key_hash = coalesce($3, api_key_hash),
-    plan = coalesce($4, plan),
-    status = coalesce($5, status),
-    metadata = coalesce($6, metadata)
-WHERE id = $7
-RETURNING id, name, email, api_key_hash, plan, status, metadata, created_at, updated_at
+    plan = coalesce($3, plan),
+    status = coalesce($4, status),
+    metadata = coalesce($5, metadata)
+WHERE id = $6
+RETURNING id, name, email, plan, status, metadata, created_at, updated_at
 """
 
 
@@ -186,7 +184,6 @@ def update_customer(
     *,
     name: str | None = None,
     email: str | None = None,
-    api_key_hash: bytes | None = None,
     plan: models.CustomerPlan | None = None,
     status: models.CustomerStatus | None = None,
     metadata: dict[str, typing.Any] | None = None,
@@ -199,7 +196,7 @@ def update_customer(
     return _runtime.one(
         conn,
         UPDATE_CUSTOMER,
-        (name, email, api_key_hash, plan, status, _runtime.to_jsonb(metadata), id),
+        (name, email, plan, status, _runtime.to_jsonb(metadata), id),
         _make_customer,
     )
 

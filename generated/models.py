@@ -352,8 +352,6 @@ class Customer:
     """Display name, 1 to 255 characters."""
     email: str
     """Contact address; unique ignoring case."""
-    api_key_hash: bytes
-    """SHA-256 of the API key, 32 bytes; the key itself is never stored."""
     plan: CustomerPlan
     """What the customer pays for."""
     status: CustomerStatus

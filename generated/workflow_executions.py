@@ -741,7 +741,7 @@ GET_WORKFLOW_DETAIL: typing.Final = """-- name: get_workflow_detail :one
 SELECT
     workflow_executions.customer_id, workflow_executions.id, workflow_executions.agent_id, workflow_executions.workflow_type, workflow_executions.status, workflow_executions.attempt, workflow_executions.retried_from_id, workflow_executions.started_at, workflow_executions.heartbeat_at, workflow_executions.completed_at, workflow_executions.deadline_at, workflow_executions.input_data, workflow_executions.output_data, workflow_executions.error_details, workflow_executions.metadata, workflow_executions.created_at, workflow_executions.updated_at,
     agents.id, agents.type, agents.name, agents.version, agents.status, agents.last_heartbeat, agents.endpoint, agents.capabilities, agents.metadata, agents.created_at, agents.updated_at,
-    customers.id, customers.name, customers.email, customers.api_key_hash, customers.plan, customers.status, customers.metadata, customers.created_at, customers.updated_at,
+    customers.id, customers.name, customers.email, customers.plan, customers.status, customers.metadata, customers.created_at, customers.updated_at,
     array(
         SELECT step
         FROM (
@@ -862,15 +862,14 @@ def _make_get_workflow_detail_row(row: _runtime.Row) -> GetWorkflowDetailRow:
             row[28],
             row[29],
             row[30],
-            row[31],
-            _CUSTOMER_PLAN_LABELS[row[32]],
-            _CUSTOMER_STATUS_LABELS[row[33]],
+            _CUSTOMER_PLAN_LABELS[row[31]],
+            _CUSTOMER_STATUS_LABELS[row[32]],
+            row[33],
             row[34],
             row[35],
-            row[36],
         ),
-        [_make_workflow_step(record) for record in row[37]],
-        [_make_workflow_artifact(record) for record in row[38]],
+        [_make_workflow_step(record) for record in row[36]],
+        [_make_workflow_artifact(record) for record in row[37]],
     )
 
 

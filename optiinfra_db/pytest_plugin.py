@@ -379,11 +379,11 @@ class _Factory(Generic[Conn]):
 
     def _customer(self, columns: Mapping[str, Any]) -> tuple[dict[str, Any], Any]:
         """Return what a customer is created with, and the status to give it then, if any."""
-        from hashlib import sha256  # noqa: PLC0415
+        from secrets import token_bytes  # noqa: PLC0415
 
         number = next(self._numbers["customer"])
         row = {"name": f"Customer {number}", "email": f"customer-{number}@example.com", **columns}
-        row.setdefault("api_key_hash", sha256(row["email"].encode()).digest())
+        row.setdefault("api_key_hash", token_bytes(32))
         return row, row.pop("status", None)
 
     def _agent(self, columns: Mapping[str, Any]) -> tuple[dict[str, Any], Any]:
@@ -396,7 +396,7 @@ class _Factory(Generic[Conn]):
 
 
 class MakeCustomer(_Factory["Connection[Any]"]):
-    """Makes a customer, whose API key is its email address unless `api_key_hash` is given."""
+    """Makes a customer, whose API key nobody knows unless `api_key_hash` is given."""
 
     def __call__(
         self, *, conn: Connection[Any] | None = None, **columns: Unpack[CustomerColumns]

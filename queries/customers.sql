@@ -1,6 +1,7 @@
 -- name: create_customer :one
--- Create a customer. With an id that is taken already, nothing is written and the customer that is
--- there is returned, so that a caller may safely try again.
+-- Create a customer with its first API key, of which only the SHA-256 is given (32 bytes). With an
+-- id that is taken already, nothing is written, no key either, and the customer that is there is
+-- returned, so that a caller may safely try again.
 --
 -- Raises AlreadyExists where the email (ignoring case) or the key's hash belongs to another one.
 -- @returns exactly one
@@ -9,19 +10,40 @@
 WITH turn AS MATERIALIZED (
     -- Callers with one id take turns: ON CONFLICT looks at one of the unique indexes only.
     SELECT pg_advisory_xact_lock(hashtextextended(sqlc.narg('id')::uuid::text, 0)) AS held
+),
+
+created AS (
+    INSERT INTO customers (id, name, email, plan, metadata)
+    SELECT
+        coalesce(sqlc.narg('id')::uuid, uuidv7()),
+        @name::text,
+        @email::text,
+        coalesce(sqlc.narg('plan')::customer_plan, 'free'),
+        coalesce(sqlc.narg('metadata')::jsonb, '{}')
+    FROM turn
+    ON CONFLICT (id) DO UPDATE SET id = excluded.id
+    RETURNING customers.*, (xmax = 0) AS is_new
+),
+
+first_key AS (
+    INSERT INTO api_keys (customer_id, api_key_hash)
+    SELECT
+        id,
+        @api_key_hash::bytea
+    FROM created
+    WHERE is_new
 )
 
-INSERT INTO customers (id, name, email, api_key_hash, plan, metadata)
 SELECT
-    coalesce(sqlc.narg('id')::uuid, uuidv7()),
-    @name::text,
-    @email::text,
-    @api_key_hash::bytea,
-    coalesce(sqlc.narg('plan')::customer_plan, 'free'),
-    coalesce(sqlc.narg('metadata')::jsonb, '{}')
-FROM turn
-ON CONFLICT (id) DO UPDATE SET id = excluded.id
-RETURNING *;
+    id,
+    name,
+    email,
+    plan,
+    status,
+    metadata,
+    created_at,
+    updated_at
+FROM created;
 
 -- name: get_customer :one
 -- The customer of this id.
@@ -38,14 +60,6 @@ WHERE id = @id;
 SELECT *
 FROM customers
 WHERE lower(email) = lower(@email::text);
-
--- name: get_customer_by_api_key_hash :one
--- The customer whose API key has this SHA-256 (32 bytes).
---
--- @plan customers_api_key_hash_key, rows <= customers
-SELECT *
-FROM customers
-WHERE api_key_hash = @api_key_hash;
 
 -- name: list_customers :many
 -- Customers, newest first, up to max_rows; the next page starts before the last id of this one.
@@ -65,7 +79,6 @@ UPDATE customers
 SET
     name = coalesce(sqlc.narg('name'), name),
     email = coalesce(sqlc.narg('email'), email),
-    api_key_hash = coalesce(sqlc.narg('api_key_hash'), api_key_hash),
     plan = coalesce(sqlc.narg('plan'), plan),
     status = coalesce(sqlc.narg('status'), status),
     metadata = coalesce(sqlc.narg('metadata'), metadata)

@@ -3,7 +3,7 @@
 -- customer cannot point at a row of another. Deleting a customer deletes all of that.
 --
 -- Written by the orchestrator when a customer signs up or changes plan. Tens to thousands of rows.
--- The API key itself is never stored, only its SHA-256.
+-- It holds no secret: what a customer authenticates with is in api_keys.
 
 CREATE TYPE customer_plan AS ENUM ('free', 'startup', 'enterprise');
 COMMENT ON TYPE customer_plan IS 'What a customer pays for.';
@@ -15,20 +15,17 @@ CREATE TABLE customers (
     id uuid NOT NULL DEFAULT uuidv7(),
     name text NOT NULL,
     email text NOT NULL,
-    api_key_hash bytea NOT NULL,
     plan customer_plan NOT NULL DEFAULT 'free',
     status customer_status NOT NULL DEFAULT 'active',
     metadata jsonb NOT NULL DEFAULT '{}',
     created_at timestamptz NOT NULL DEFAULT now(),
     updated_at timestamptz NOT NULL DEFAULT now(),
     CONSTRAINT customers_pkey PRIMARY KEY (id),
-    CONSTRAINT customers_api_key_hash_key UNIQUE (api_key_hash),
     CONSTRAINT customers_name_check CHECK (char_length(name) BETWEEN 1 AND 255),
     CONSTRAINT customers_email_check CHECK (
         char_length(email) <= 254
         AND email ~ '^[^@\s]+@[^@\s]+$'
     ),
-    CONSTRAINT customers_api_key_hash_check CHECK (octet_length(api_key_hash) = 32),
     CONSTRAINT customers_metadata_check CHECK (jsonb_typeof(metadata) = 'object')
 );
 COMMENT ON TABLE customers IS
@@ -36,8 +33,6 @@ COMMENT ON TABLE customers IS
 COMMENT ON COLUMN customers.id IS 'UUIDv7; the caller may supply it, to create safely twice.';
 COMMENT ON COLUMN customers.name IS 'Display name, 1 to 255 characters.';
 COMMENT ON COLUMN customers.email IS 'Contact address; unique ignoring case.';
-COMMENT ON COLUMN customers.api_key_hash IS
-'SHA-256 of the API key, 32 bytes; the key itself is never stored.';
 COMMENT ON COLUMN customers.plan IS 'What the customer pays for.';
 COMMENT ON COLUMN customers.status IS 'Whether the platform works for this customer.';
 COMMENT ON COLUMN customers.metadata IS 'Free-form object: region, industry, contract, ...';
@@ -48,8 +43,6 @@ CREATE UNIQUE INDEX customers_email_key ON customers (lower(email));
 COMMENT ON INDEX customers_email_key IS
 'One customer an address, ignoring case. Serves get_customer_by_email.';
 COMMENT ON INDEX customers_pkey IS 'Serves get_customer, list_customers and every foreign key.';
-COMMENT ON INDEX customers_api_key_hash_key IS
-'One customer a key. Serves get_customer_by_api_key_hash.';
 
 CREATE TRIGGER customers_set_updated_at
 BEFORE UPDATE ON customers

@@ -98,10 +98,7 @@ def test_seeding_writes_what_is_missing(conn):
 
 def test_seeding_that_fails_leaves_nothing(database_url):
     with connect(database_url) as conn:
-        conn.execute(
-            "INSERT INTO customers (name, email, api_key_hash) VALUES "
-            "('x', 'ML-infra@atlas.example', sha256(''))"
-        )
+        conn.execute("INSERT INTO customers (name, email) VALUES ('x', 'ML-infra@atlas.example')")
         with pytest.raises(AlreadyExists):
             seed(conn)
         assert conn.execute("SELECT count(*) FROM customers").fetchone() == (1,)

@@ -12,7 +12,6 @@ from ..customers import (
     CREATE_CUSTOMER,
     DELETE_CUSTOMER,
     GET_CUSTOMER,
-    GET_CUSTOMER_BY_API_KEY_HASH,
     GET_CUSTOMER_BY_EMAIL,
     LIST_CUSTOMERS,
     UPDATE_CUSTOMER,
@@ -23,14 +22,12 @@ __all__ = [
     "CREATE_CUSTOMER",
     "DELETE_CUSTOMER",
     "GET_CUSTOMER",
-    "GET_CUSTOMER_BY_API_KEY_HASH",
     "GET_CUSTOMER_BY_EMAIL",
     "LIST_CUSTOMERS",
     "UPDATE_CUSTOMER",
     "create_customer",
     "delete_customer",
     "get_customer",
-    "get_customer_by_api_key_hash",
     "get_customer_by_email",
     "list_customers",
     "update_customer",
@@ -43,14 +40,14 @@ async def create_customer(
     id: uuid.UUID | None = None,
     name: str,
     email: str,
-    api_key_hash: bytes,
     plan: models.CustomerPlan | None = None,
     metadata: models.JSON | None = None,
+    api_key_hash: bytes,
 ) -> models.Customer:
-    """Create a customer.
+    """Create a customer with its first API key, of which only the SHA-256 is given (32 bytes).
 
-    With an id that is taken already, nothing is written and the customer that is there is returned,
-    so that a caller may safely try again.
+    With an id that is taken already, nothing is written, no key either, and the customer that is
+    there is returned, so that a caller may safely try again.
 
     Raises AlreadyExists where the email (ignoring case) or the key's hash belongs to another one.
 
@@ -59,7 +56,7 @@ async def create_customer(
     return await _runtime.async_exactly_one(
         conn,
         CREATE_CUSTOMER,
-        (id, name, email, api_key_hash, plan, _runtime.to_jsonb(metadata)),
+        (id, name, email, plan, _runtime.to_jsonb(metadata), api_key_hash),
         _make_customer,
     )
 
@@ -88,23 +85,6 @@ async def get_customer_by_email(
     return await _runtime.async_one(conn, GET_CUSTOMER_BY_EMAIL, (email,), _make_customer)
 
 
-async def get_customer_by_api_key_hash(
-    conn: psycopg.AsyncConnection[typing.Any],
-    *,
-    api_key_hash: bytes,
-) -> models.Customer | None:
-    """The customer whose API key has this SHA-256 (32 bytes).
-
-    @plan customers_api_key_hash_key, rows <= customers
-    """
-    return await _runtime.async_one(
-        conn,
-        GET_CUSTOMER_BY_API_KEY_HASH,
-        (api_key_hash,),
-        _make_customer,
-    )
-
-
 async def list_customers(
     conn: psycopg.AsyncConnection[typing.Any],
     *,
@@ -129,7 +109,6 @@ async def update_customer(
     *,
     name: str | None = None,
     email: str | None = None,
-    api_key_hash: bytes | None = None,
     plan: models.CustomerPlan | None = None,
     status: models.CustomerStatus | None = None,
     metadata: dict[str, typing.Any] | None = None,
@@ -142,7 +121,7 @@ async def update_customer(
     return await _runtime.async_one(
         conn,
         UPDATE_CUSTOMER,
-        (name, email, api_key_hash, plan, status, _runtime.to_jsonb(metadata), id),
+        (name, email, plan, status, _runtime.to_jsonb(metadata), id),
         _make_customer,
     )
 

@@ -6,7 +6,6 @@ times, so that two scenes compare. `findings` says which promises of the schema 
 """
 
 from dataclasses import dataclass, field
-from hashlib import sha256
 from uuid import UUID, uuid4
 
 import psycopg
@@ -116,8 +115,8 @@ class Scene:
 
 
 _INSERT_CUSTOMER = """
-INSERT INTO customers (id, name, email, api_key_hash)
-SELECT %(customer_id)s, 'Ada', %(customer_id)s || '@example.com', %(digest)s
+INSERT INTO customers (id, name, email)
+SELECT %(customer_id)s, 'Ada', %(customer_id)s || '@example.com'
 """
 
 _INSERT_AGENT = """
@@ -215,7 +214,6 @@ def arrange(conn, plan, owner=None):
         "approval": plan.approval,
         "optimization_ids": list(scene.optimization_ids),
         "optimizations": list(plan.optimizations),
-        "digest": sha256(scene.customer_id.bytes).digest(),
     }
     with conn.pipeline(), conn.transaction():
         if owner is None:

@@ -235,6 +235,13 @@ CASES: Mapping[str, Case | list[Case]] = {
         "name": "agent-2",
         "version": "2",
     },
+    "api_keys.authenticate_api_key": lambda _: {"api_key_hash": hashlib.sha256(b"7").digest()},
+    "api_keys.create_api_key": lambda _: {"api_key_hash": bytes(32)},
+    "api_keys.revoke_api_key": lambda s: _key(s.row("api_keys")),
+    "api_keys.rotate_api_key": lambda _: {
+        "api_key_hash": bytes(32),
+        "overlap": timedelta(hours=1),
+    },
     "approvals.create_approval": lambda s: {
         "recommendation_id": s.row("recommendations", "status = 'completed'").id
     },
@@ -253,9 +260,6 @@ CASES: Mapping[str, Case | list[Case]] = {
     },
     "customers.delete_customer": lambda s: {"id": s.small_customer},
     "customers.get_customer": lambda s: {"id": s.customer},
-    "customers.get_customer_by_api_key_hash": lambda _: {
-        "api_key_hash": hashlib.sha256(b"7").digest()
-    },
     "customers.get_customer_by_email": lambda _: {"email": "customer-7@example.com"},
     "customers.update_customer": lambda s: {"id": s.customer, "name": "Other"},
     "events.copy_events": lambda s: {

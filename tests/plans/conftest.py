@@ -16,6 +16,7 @@ from .explain import MODES, Explainer, Promise, Seen, function_of, names_in, pro
 
 QUANTITIES = {
     "agents": "SELECT count(*) FROM agents",
+    "api_keys": "SELECT count(*) FROM api_keys WHERE customer_id = %(customer_id)s",
     "all_steps": "SELECT count(*) FROM workflow_steps",
     "approvals": "SELECT 10",
     "artifacts": "SELECT 10",

@@ -45,14 +45,20 @@ SELECT *, (metadata -> 'number')::bigint AS n FROM workflow_executions
 """
 
 _PLATFORM = """
-INSERT INTO customers (id, name, email, api_key_hash, created_at)
+INSERT INTO customers (id, name, email, created_at)
 SELECT
     history_id(now() - interval '1 year', n),
     'Customer ' || n,
     'customer-' || n || '@example.com',
-    sha256(n::text::bytea),
     now() - interval '1 year'
 FROM generate_series(1, 50) AS n;
+
+INSERT INTO api_keys (customer_id, api_key_hash, expires_at)
+SELECT
+    history_id(now() - interval '1 year', n % 50 + 1),
+    sha256(n::text::bytea),
+    CASE WHEN n > 50 THEN now() - interval '1 day' END
+FROM generate_series(1, 1000) AS n;
 
 INSERT INTO agents (id, type, name, version, status, last_heartbeat, created_at)
 SELECT

@@ -18,10 +18,7 @@ from optiinfra_db.generated.models import AgentType, WorkflowStatus, WorkflowTyp
 @pytest.mark.parametrize("plan", ["force_custom_plan", "force_generic_plan"])
 def test_a_claim_goes_straight_to_the_oldest_pending_run(conn, plan):
     conn.execute("SET LOCAL session_replication_role = replica")  # no audit of what is only there
-    conn.execute(
-        "INSERT INTO customers (name, email, api_key_hash) "
-        "VALUES ('a', 'a@example.com', sha256(''))"
-    )
+    conn.execute("INSERT INTO customers (name, email) VALUES ('a', 'a@example.com')")
     conn.execute("INSERT INTO agents (type, name, version) VALUES ('cost', 'a', '1')")
     conn.execute(
         "INSERT INTO workflow_executions "

@@ -2,6 +2,8 @@
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from functools import partial
 from hashlib import sha256
 from itertools import count
 from uuid import UUID, uuid4
@@ -12,6 +14,7 @@ from optiinfra_db import connect
 from optiinfra_db.errors import IllegalTransition, InvalidValue
 from optiinfra_db.generated import (
     agents,
+    api_keys,
     approvals,
     customers,
     recommendations,
@@ -177,6 +180,76 @@ def test_creating_anything_with_one_id_at_once_gives_one_row(database_url, owner
             create(conn, owner, ids[6])
             recommendations.create_recommendation(conn, **owner, id=ids[5], type="x", title="x")
         assert together(create_all, number, ids) == [ids[:5]] * WRITERS
+        with connect(database_url) as conn:
+            assert len(api_keys.list_api_keys(conn, customer_id=ids[0])) == 1
+
+
+def test_adding_or_rotating_a_key_with_one_id_at_once_gives_one_key(database_url, owner, together):
+    customer = owner["customer_id"]
+
+    def add(conn, key_id, digest, function, **more):
+        key = {"customer_id": customer, "id": key_id, "api_key_hash": digest}
+        return function(conn, **key, **more)
+
+    for number in range(ROUNDS):
+        create = partial(add, function=api_keys.create_api_key)
+        rotate = partial(add, function=api_keys.rotate_api_key, overlap=timedelta(hours=1))
+        for function in (create, rotate):
+            added = together(function, uuid4(), uuid4().bytes * 2)
+            assert added == [added[0]] * WRITERS
+        with connect(database_url) as conn:
+            keys = api_keys.list_api_keys(conn, customer_id=customer)
+        assert len(keys) == 1 + 2 * (number + 1)
+        assert [key.id for key in keys if key.expires_at is None] == [added[0].id]
+
+
+def test_of_those_who_rotate_at_once_one_has_the_key_that_stays(database_url, owner, together):
+    def rotate(conn):
+        return api_keys.rotate_api_key(
+            conn,
+            customer_id=owner["customer_id"],
+            api_key_hash=uuid4().bytes * 2,
+            overlap=timedelta(0),
+        )
+
+    for _ in range(ROUNDS):
+        together(rotate)
+        with connect(database_url) as conn:
+            keys = api_keys.list_api_keys(conn, customer_id=owner["customer_id"])
+        assert len([key for key in keys if key.expires_at is None]) == 1
+
+
+def test_whoever_authenticates_waits_for_nobody_to_note_it(database_url, owner):
+    with connect(database_url) as one, connect(database_url) as other:
+        other.execute("SET lock_timeout = '10ms'")
+        with one.transaction():
+            first = api_keys.authenticate_api_key(one, api_key_hash=bytes(32))
+            second = api_keys.authenticate_api_key(other, api_key_hash=bytes(32))
+            (unnoted,) = api_keys.list_api_keys(other, customer_id=owner["customer_id"])
+        (noted,) = api_keys.list_api_keys(other, customer_id=owner["customer_id"])
+
+    assert first == second
+    assert (unnoted.last_used_at, noted.last_used_at is None) == (None, False)
+
+
+def test_one_of_those_who_authenticate_at_once_notes_it(database_url, owner, together):
+    with connect(database_url) as conn:
+        conn.execute(
+            """
+            CREATE TABLE noted ();
+            CREATE FUNCTION count_use() RETURNS trigger LANGUAGE plpgsql AS $$
+                BEGIN INSERT INTO public.noted DEFAULT VALUES; RETURN NULL; END
+            $$;
+            CREATE TRIGGER api_keys_count_use AFTER UPDATE ON api_keys
+            FOR EACH ROW WHEN (NEW.last_used_at > now() - interval '1 min')
+            EXECUTE FUNCTION count_use()
+            """
+        )
+        for number in range(1, ROUNDS + 1):
+            conn.execute("UPDATE api_keys SET last_used_at = now() - interval '61 s'")
+            found = together(partial(api_keys.authenticate_api_key, api_key_hash=bytes(32)))
+            assert found == [found[0]] * WRITERS
+            assert conn.execute("SELECT count(*) FROM noted").fetchone() == (number,)
 
 
 @pytest.mark.parametrize("end", ["complete", "fail", "cancel"])

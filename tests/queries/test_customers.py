@@ -1,9 +1,10 @@
-import hashlib
+from dataclasses import asdict
 from uuid import UUID
 
 import pytest
 from psycopg.errors import CheckViolation, UniqueViolation
 
+from optiinfra_db.errors import AlreadyExists, InvalidValue
 from optiinfra_db.generated.models import CustomerPlan, CustomerStatus
 
 from .database import ZERO_DIGEST
@@ -37,7 +38,6 @@ def test_every_field_is_kept(db):
 
     assert (created.id, created.name) == (ID, "Ada % ' \" \\")
     assert (created.plan, created.metadata) == (CustomerPlan.ENTERPRISE, metadata)
-    assert created.api_key_hash == ZERO_DIGEST
 
 
 def test_creating_twice_with_one_id_returns_the_first(db):
@@ -45,6 +45,7 @@ def test_creating_twice_with_one_id_returns_the_first(db):
 
     assert db.make_customer(id=ID, name="Somebody else") == first
     assert db.customers.get_customer(id=ID) == first
+    assert len(db.api_keys.list_api_keys(customer_id=ID)) == 1
 
 
 def test_email_is_unique_ignoring_case(db):
@@ -55,15 +56,28 @@ def test_email_is_unique_ignoring_case(db):
     assert db.customers.get_customer_by_email(email="ADA@example.com") == customer
 
 
-def test_api_key_hash_is_unique_and_finds_its_customer(db):
+def test_a_customer_has_its_first_key_and_no_secret(db):
     customer = db.make_customer(api_key_hash=ZERO_DIGEST)
 
-    with db.refused(UniqueViolation, "customers_api_key_hash_key"):
-        db.make_customer(api_key_hash=ZERO_DIGEST)
-    found = db.customers.get_customer_by_api_key_hash(api_key_hash=ZERO_DIGEST)
-    assert found == customer
-    other = hashlib.sha256(b"other").digest()
-    assert db.customers.get_customer_by_api_key_hash(api_key_hash=other) is None
+    assert ZERO_DIGEST not in asdict(customer).values()
+    (key,) = db.api_keys.list_api_keys(customer_id=customer.id)
+    assert (key.expires_at, key.revoked_at, key.last_used_at) == (None, None, None)
+    found = db.api_keys.authenticate_api_key(api_key_hash=ZERO_DIGEST)
+    assert (found.customer_id, found.api_key_id) == (customer.id, key.id)
+
+
+def test_the_key_of_another_customer_is_refused_with_the_whole_customer(db):
+    db.make_customer(api_key_hash=ZERO_DIGEST)
+
+    with db.refused(AlreadyExists, "api_keys_api_key_hash_key"):
+        db.make_customer(id=ID, api_key_hash=ZERO_DIGEST)
+    assert db.customers.get_customer(id=ID) is None
+
+
+def test_a_key_that_is_no_digest_is_refused_with_the_whole_customer(db):
+    with db.refused(InvalidValue, "api_keys_api_key_hash_check"):
+        db.make_customer(id=ID, api_key_hash=b"short")
+    assert db.customers.get_customer(id=ID) is None
 
 
 @pytest.mark.parametrize(
@@ -74,7 +88,6 @@ def test_api_key_hash_is_unique_and_finds_its_customer(db):
         ("email", "no at sign"),
         ("email", "two@at@signs"),
         ("email", "x" * 250 + "@example.com"),
-        ("api_key_hash", b"short"),
         ("metadata", ["not an object"]),
     ],
 )
@@ -101,8 +114,6 @@ def test_update_changes_what_is_given_only(db):
     assert (updated.name, updated.email) == (customer.name, customer.email)
     assert updated.metadata == {"a": 1}
     assert db.customers.get_customer(id=customer.id) == updated
-    rotated = db.customers.update_customer(id=customer.id, api_key_hash=ZERO_DIGEST)
-    assert (rotated.api_key_hash, rotated.status) == (ZERO_DIGEST, CustomerStatus.SUSPENDED)
     assert db.customers.update_customer(id=ID, name="Nobody") is None
 
 

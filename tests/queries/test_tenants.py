@@ -16,10 +16,11 @@ from optiinfra_db.generated.models import (
 from .database import ZERO_DIGEST
 
 AT = datetime(2026, 5, 1, tzinfo=UTC)
-RUN, STEP, ARTIFACT, RECOMMENDATION, APPROVAL, OPTIMIZATION, EVENT, RETRY = (
-    UUID(f"01941f29-7c00-7000-8000-{number:012x}") for number in range(8)
+RUN, STEP, ARTIFACT, RECOMMENDATION, APPROVAL, OPTIMIZATION, EVENT, RETRY, API_KEY = (
+    UUID(f"01941f29-7c00-7000-8000-{number:012x}") for number in range(9)
 )
 NOUNS = {
+    "api_keys": API_KEY,
     "approvals": APPROVAL,
     "events": EVENT,
     "optimizations": OPTIMIZATION,
@@ -49,6 +50,9 @@ PENDING_RUN = {"begin_workflow_execution", "start_workflow_execution"}
 def make_everything(db, agent):
     """Make a customer with one row of each noun, under ids that all customers here share."""
     customer = db.make_customer()
+    db.api_keys.create_api_key(
+        customer_id=customer.id, id=API_KEY, api_key_hash=customer.id.bytes * 2
+    )
     run = db.make_run(customer, agent, id=RUN, step_names=[])
     db.make_run(customer, agent, id=RETRY, step_names=["a"])
     db.execute(
@@ -99,6 +103,8 @@ def arguments_for(noun, function, customer, agent):
         "until": AT + timedelta(days=365),
         "status": STATUSES.get(noun, WorkflowStatus.RUNNING),
         "priority": RecommendationPriority.MEDIUM,
+        "api_key_hash": ZERO_DIGEST,
+        "overlap": timedelta(hours=1),
         "approved_by": "ada",
         "reason": "x",
         "runs": [

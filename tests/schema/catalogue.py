@@ -15,7 +15,8 @@ KINDS = {
         WHERE {SCHEMA} AND c.relname !~ 'yoyo'
     """,
     "columns": f"""
-        SELECT c.relname, a.attnum, a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull,
+        SELECT c.relname, row_number() OVER (PARTITION BY c.oid ORDER BY a.attnum), a.attname,
+            format_type(a.atttypid, a.atttypmod), a.attnotnull,
             a.attidentity, a.attgenerated, a.attstorage, a.attcompression, a.attstattarget,
             a.attacl::text, a.attcollation, pg_get_expr(d.adbin, d.adrelid)
         FROM pg_attribute AS a

@@ -16,6 +16,7 @@ TABLES = {
     "agent_metrics",
     "agent_states",
     "agents",
+    "api_keys",
     "approvals",
     "customers",
     "events",
@@ -66,7 +67,7 @@ def rows(conn):
     return run
 
 
-def test_there_are_13_tables_and_16_enums(rows):
+def test_there_are_14_tables_and_16_enums(rows):
     tables = rows(
         "SELECT relname FROM pg_class WHERE relkind IN ('r', 'p') AND NOT relispartition "
         "AND relnamespace = current_schema()::regnamespace AND relname !~ 'yoyo'"
@@ -161,7 +162,7 @@ def test_every_foreign_key_is_indexed(rows):
             AND c.relnamespace = current_schema()::regnamespace
         """
     )
-    assert len(foreign_keys) == 20
+    assert len(foreign_keys) == 21
     for key in foreign_keys:
         leading = [
             index.names[: len(key.names)]
@@ -189,7 +190,14 @@ def test_no_index_is_redundant(rows):
 
 
 def test_columns_that_live_rows_change_are_in_no_index(rows):
-    busy = {"updated_at", "heartbeat_at", "progress", "last_heartbeat", "last_activity"}
+    busy = {
+        "updated_at",
+        "heartbeat_at",
+        "progress",
+        "last_heartbeat",
+        "last_activity",
+        "last_used_at",
+    }
     for index in rows(INDEXES):
         assert not busy & set(index.names), index.name
         if {"status", "current_status"} & set(index.names):
@@ -224,7 +232,7 @@ def test_every_tenant_table_is_keyed_by_customer_first(rows):
         "WHERE a.attname = 'customer_id' AND c.relkind IN ('r', 'p') AND NOT c.relispartition "
         "AND c.relnamespace = current_schema()::regnamespace"
     )
-    assert len(tenants) == 7
+    assert len(tenants) == 8
     for table in tenants:
         assert indexes[table.relname][0] == "customer_id"
 

@@ -1,5 +1,6 @@
 """schema/ and the migrations build the same database, and the migrations go up, down, up."""
 
+from hashlib import sha256
 from pathlib import Path
 
 from optiinfra_db import connect
@@ -55,6 +56,47 @@ def test_migrations_go_up_down_to_nothing_and_up_again(empty_database_url):
             item.id for item in reversed(status(empty_database_url))
         ]
         assert catalogue(conn) == nothing
+
+
+def test_api_keys_move_out_of_customers_and_the_newest_valid_one_comes_back(empty_database_url):
+    migrate(empty_database_url)
+    rollback(empty_database_url, to=10)
+    with connect(empty_database_url) as conn:
+        conn.prepare_threshold = None  # the types of the results come and go
+        conn.execute(
+            "INSERT INTO customers (name, email, api_key_hash) "
+            "SELECT n, n || '@x.org', sha256(n::bytea) "
+            "FROM unnest('{one,rotated,expired,revoked,without}'::text[]) AS n"
+        )
+        before = conn.execute("SELECT name, api_key_hash FROM customers").fetchall()
+
+        migrate(empty_database_url)
+        keys = conn.execute(
+            "SELECT name, api_key_hash, expires_at, revoked_at, last_used_at "
+            "FROM api_keys INNER JOIN customers ON customer_id = customers.id"
+        ).fetchall()
+        assert sorted(keys) == sorted((*row, None, None, None) for row in before)
+        for statement in (
+            "UPDATE api_keys SET expires_at = now() FROM customers AS c "
+            "WHERE customer_id = c.id AND c.name = 'expired'",
+            "DELETE FROM api_keys USING customers AS c "
+            "WHERE customer_id = c.id AND c.name = 'without'",
+            "INSERT INTO api_keys (customer_id, api_key_hash) "
+            "SELECT id, sha256('new') FROM customers WHERE name = 'rotated'",
+            "INSERT INTO api_keys (customer_id, api_key_hash, revoked_at) "
+            "SELECT id, sha256('bad'), now() FROM customers WHERE name = 'revoked'",
+        ):
+            conn.execute(statement)
+
+        rollback(empty_database_url, to=10)
+        after = dict(conn.execute("SELECT name, api_key_hash FROM customers").fetchall())
+        known = {name: sha256(name.encode()).digest() for name in ("one", "revoked", "new")}
+        assert after["one"] == known["one"]
+        assert after["revoked"] == known["revoked"]
+        assert after["rotated"] == known["new"]
+        lost = {after["expired"], after["without"]}
+        assert len(lost) == 2
+        assert not lost & {digest for _, digest in before}
 
 
 def test_the_package_installs_into_the_first_schema_of_the_search_path(empty_database_url):
