@@ -154,6 +154,32 @@ class WorkflowInUse(OptiInfraError):
     """A run is being executed by somebody else, or is over: it cannot be taken."""
 
 
+class AccessRefused(OptiInfraError):
+    """The base of why a call with an API key is not let in."""
+
+    exit_code = 4
+
+
+class InvalidApiKey(AccessRefused):
+    """An API key is malformed, unknown, expired or revoked.
+
+    Its text is the same for all of those, for the caller; `reason` says which, for the log.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__("The API key is not valid. Check that it is complete, or get a new one.")
+        self.reason = reason
+        """malformed, unknown, expired or revoked."""
+
+
+class CustomerSuspended(AccessRefused):
+    """The API key is valid, and its customer is suspended."""
+
+
+class CustomerChurned(AccessRefused):
+    """The API key is valid, and its customer has left."""
+
+
 class DatabaseError(OptiInfraError):
     """The base of what the database refuses, and of what keeps it from answering.
 
