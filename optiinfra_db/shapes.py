@@ -20,6 +20,7 @@ from optiinfra_db.errors import UnknownReference
 from optiinfra_db.feed import Cursor
 from optiinfra_db.generated import (
     agent_metrics,
+    api_keys,
     customers,
     models,
     monitoring,
@@ -77,6 +78,33 @@ class CustomerLine(Shape):
     plan: models.CustomerPlan
     status: models.CustomerStatus
     created_at: datetime
+
+
+class ApiKeyLine(Shape):
+    """An API key of a customer, without what it is."""
+
+    customer_id: UUID
+    id: UUID
+    status: Literal["valid", "expired", "revoked"]
+    created_at: datetime
+    expires_at: datetime | None
+    revoked_at: datetime | None
+    last_used_at: datetime | None
+    """To the minute."""
+
+    @classmethod
+    def of(cls, row: api_keys.ApiKey) -> Self:
+        """Make it of a key as it is now."""
+        is_expired = row.expires_at is not None and row.expires_at <= datetime.now(UTC)
+        return cls(
+            customer_id=row.customer_id,
+            id=row.id,
+            status="revoked" if row.revoked_at else "expired" if is_expired else "valid",
+            created_at=row.created_at,
+            expires_at=row.expires_at,
+            revoked_at=row.revoked_at,
+            last_used_at=row.last_used_at,
+        )
 
 
 class WorkflowLine(Shape):

@@ -25,6 +25,7 @@ from optiinfra_db.errors import OptiInfraError, UnknownReference
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
+    from optiinfra_db.generated.api_keys import ApiKey
     from optiinfra_db.generated.models import Agent, Customer
 
 T = TypeVar("T")
@@ -175,6 +176,21 @@ def find_customer(conn: Connection[Any], text: str) -> "Customer":
         _called(text, everyone, lambda one: one.name),
         lambda one: f"{one.id}  {one.name}  {one.email}",
         "optiinfra-db customers list",
+    )
+
+
+def find_api_key(conn: Connection[Any], text: str, customer: "Customer") -> "ApiKey":
+    """Return the key of a customer that an id, or the beginning of one, stands for."""
+    from optiinfra_db.generated import api_keys
+
+    between = id_range(text)
+    everyone = api_keys.list_api_keys(conn, customer_id=customer.id)
+    return _only(
+        "key",
+        text,
+        [one for one in everyone if between and between[0] <= one.id <= between[1]],
+        lambda one: f"{one.id}",
+        f"optiinfra-db customers keys {customer.id}",
     )
 
 

@@ -36,7 +36,7 @@ def test_the_commands_are_those_that_are_promised():
         "recommendations": "list approve reject trace",
         "artifacts": "list verify orphans",
         "metrics": "list plot",
-        "customers": "list",
+        "customers": "list keys rotate-key revoke-key",
     }
     promised = {
         (*filter(None, [group]), name) for group, names in groups.items() for name in names.split()

@@ -39,6 +39,7 @@ LOOKS = [
     ["artifacts", "list", RUN],
     ["artifacts", "list", "--customer", "atlas"],
     ["metrics", "list", str(COST)],
+    ["customers", "keys", "atlas"],
     ["metrics", "plot", str(COST), "monthly_cost_usd"],
 ]
 WITHOUT_JSON = {"--html"}
