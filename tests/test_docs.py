@@ -103,6 +103,7 @@ def test_every_page_is_in_the_navigation():
         "guides/pgbouncer.md",
         "guides/payloads.md",
         "guides/artifacts.md",
+        "guides/api-keys.md",
     ],
 )
 def test_what_a_guide_shows_says_something(page, run, conn, capfd):
