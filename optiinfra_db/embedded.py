@@ -64,7 +64,7 @@ class Server:
         too_long = len(os.fsencode(f"{path}/.s.PGSQL.{_PORT}")) > _MAX_SOCKET_PATH
         if too_long or "," in path or '"' in path:  # which PostgreSQL would split or unquote
             digest = hashlib.sha256(os.fsencode(path)).hexdigest()[:16]
-            return Path(f"/tmp/optiinfra-db-{digest}")
+            return Path(f"/tmp/optiinfra-db-{digest}")  # noqa: S108 -- used where it is ours alone
         return self.pgdata
 
     @property
@@ -201,7 +201,7 @@ def _boot(server: Server, options: Mapping[str, str]) -> None:
     }
     with server.log.open("ab") as log:
         log_start = log.tell()
-        process = subprocess.Popen(
+        process = subprocess.Popen(  # noqa: S603 -- postgres, by its path
             [
                 server.bin_dir / "postgres",
                 *("-D", server.pgdata),
@@ -245,7 +245,7 @@ def _initialise(
         # A locale that is the same on every machine: from 17 PostgreSQL has one built in.
         has_builtin_locale = int(version) >= 17  # noqa: PLR2004
         builtin = ["--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
-        result = subprocess.run(
+        result = subprocess.run(  # noqa: S603 -- initdb, by its path
             [
                 server.bin_dir / "initdb",
                 *("-D", unfinished, "--username=postgres", "--encoding=UTF8"),
@@ -368,7 +368,7 @@ def _account(server: Server) -> pwd.struct_passwd | None:
         _say(f"Creating the system user {ROOT_RUNS_AS}: PostgreSQL refuses to run as root")
     command = ["useradd", "--system", "--no-create-home", "--shell", "/bin/false", ROOT_RUNS_AS]
     try:
-        subprocess.run(command, check=False, capture_output=True)
+        subprocess.run(command, check=False, capture_output=True)  # noqa: S603 -- a fixed command
         return pwd.getpwnam(ROOT_RUNS_AS)
     except (OSError, KeyError):
         raise EmbeddedServerError(
@@ -410,7 +410,9 @@ def _version(server: Server, account: pwd.struct_passwd | None) -> str:
     """Return the major version of the binaries."""
     command = [str(server.bin_dir / "postgres"), "--version"]
     try:
-        output = subprocess.check_output(command, stderr=subprocess.PIPE, **_run_as(account))
+        output = subprocess.check_output(  # noqa: S603 -- postgres, by its path
+            command, stderr=subprocess.PIPE, **_run_as(account)
+        )
     except (OSError, subprocess.SubprocessError) as error:
         raise EmbeddedServerError(
             f"{command[0]} cannot be run{f' as {account.pw_name}' if account else ''}: {error}"

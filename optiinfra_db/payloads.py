@@ -831,7 +831,7 @@ def shown(value: object) -> str:
 
 _REDACTED = "[redacted]"
 _SECRET = (
-    r"(?:(?:pass(?:word|wd|phrase|code)|pwd|secret(?:[_-]?access)?(?:[_-]?key)?|credential"
+    r"(?:(?:pass(?:word|wd|phrase|code)|pwd|secret(?:[_-]?access)?(?:[_-]?key)?|credential"  # noqa: S105 -- what names a secret
     r"|(?:api|access|private|signing|encryption)[_-]?key)s?|token)"
 )
 _QUOTED = (
@@ -845,6 +845,9 @@ _REDACTIONS: list[tuple[re.Pattern[str], str]] = [
         re.compile(r"-----BEGIN [A-Z0-9 ]{1,64}-----.*?(?:-----END [A-Z0-9 ]{1,64}-----|\Z)", re.S),
         _REDACTED,
     ),
+    # What PostgreSQL says of a broken CHECK, all of the row; and of a key that is a hash.
+    (re.compile(r"(Failing row contains \().*?(\)\.$|\Z)", re.M | re.S), rf"\1{_REDACTED}\2"),
+    (re.compile(r"(\)=\()\\x[0-9a-f]+"), rf"\1{_REDACTED}"),
     (re.compile(r"(://[^\s/:@]{0,256}:)\S{1,1024}@"), rf"\1{_REDACTED}@"),
     (
         re.compile(
@@ -881,8 +884,9 @@ def redact(text: str) -> str:
 
     That is: passwords in URLs; what is assigned to a password, secret, token or key of an API, in
     any quoting; Authorization and Cookie headers; keys that begin as those of OptiInfra (oi_),
-    OpenAI, GitHub, GitLab, Slack, Hugging Face, Google and AWS do; JWTs; PEM blocks. A secret that
-    looks like any other word cannot be told apart: do not print it in the first place.
+    OpenAI, GitHub, GitLab, Slack, Hugging Face, Google and AWS do; JWTs; PEM blocks; the row that
+    PostgreSQL shows of a broken CHECK. A secret that looks like any other word cannot be told
+    apart: do not print it in the first place.
     """
     for pattern, replacement in _REDACTIONS:
         text = pattern.sub(replacement, text)

@@ -328,25 +328,25 @@ def _note_json_lines(text: str, document: _Document) -> None:
     place: list[Any] = []  # a key or an index for each container that is open
     is_object: list[bool] = []
     expects_key = False
-    for token in _JSON_TOKEN.findall(text):
-        if token == "\n":
+    for part in _JSON_TOKEN.findall(text):
+        if part == "\n":
             line += 1
-        elif token in "}]":
+        elif part in "}]":
             place.pop()
             is_object.pop()
-        elif token == ":":
+        elif part == ":":
             expects_key = False
-        elif token == ",":
+        elif part == ",":
             expects_key = is_object[-1]
             if not expects_key:
                 place[-1] += 1
         elif expects_key:
-            place[-1] = json.loads(token)
+            place[-1] = json.loads(part)
             document.note_key(tuple(place), line)
         else:
             document.lines.setdefault(tuple(place), line)
-            if token in "{[":
-                expects_key = token == "{"
+            if part in "{[":
+                expects_key = part == "{"
                 is_object.append(expects_key)
                 place.append(0)
 

@@ -440,7 +440,8 @@ LIMIT @max_rows;
 -- name: list_workflow_throughput :many
 -- How many runs ended in each hour (UTC) of [since, until), and how; an hour in which none ended
 -- has zeros. The first and the last hour count only what is in the window. Of one customer where
--- customer_id is given, else for operators: it spans customers.
+-- customer_id is given, else for operators: it spans customers. Raises InvalidValue where the
+-- window is longer than 10 years.
 --
 -- @plan customers_pkey, workflow_executions_customer_id_completed_at_idx,
 --   rows <= customers + window_runs
@@ -478,7 +479,12 @@ FROM
         interval '1 hour'
     ) AS hours (hour)
 LEFT JOIN run ON hours.hour = run.hour
-WHERE sqlc.arg('since')::timestamptz < sqlc.arg('until')::timestamptz
+WHERE
+    CASE
+        WHEN @since::timestamptz >= sqlc.arg('until')::timestamptz - interval '10 years' THEN true
+        ELSE refuse_value('since', 'a window of hours must not be longer than 10 years')
+    END
+    AND sqlc.arg('since')::timestamptz < sqlc.arg('until')::timestamptz
 GROUP BY hours.hour
 ORDER BY hours.hour;
 

@@ -141,7 +141,8 @@ COMMENT ON FUNCTION enforce_transitions() IS
 'of a final row or of a row''s identity, and keeps updated_at. An update that changes nothing '
 'passes and leaves no trace.';
 
-CREATE VIEW status_transitions AS
+CREATE VIEW status_transitions
+WITH (security_invoker = true) AS
 SELECT
     pg_class.relname::text AS table_name,
     row_number() OVER (PARTITION BY pg_class.relname ORDER BY arrows.place, target.place)::integer

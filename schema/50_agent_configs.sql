@@ -10,6 +10,7 @@ CREATE FUNCTION config_value_parses(config_value text, config_type config_type) 
 LANGUAGE plpgsql
 IMMUTABLE
 PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
     -- The patterns keep out what not every version of PostgreSQL, nor of Python, reads: 0x1F, NaN.

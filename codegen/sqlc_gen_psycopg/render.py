@@ -59,7 +59,7 @@ def _runtime(config: Config) -> str:
         return text
     module, name = config.translate_errors
     before, placeholder, after = text.partition(_NO_TRANSLATION)
-    assert placeholder
+    assert placeholder  # noqa: S101 -- of our own text
     # Where the import would be sorted to, who formats the output decides.
     before = before.replace("# ruff: noqa: ", "# ruff: noqa: I001, ", 1)
     line = _from_import(f"from {module} import", [f"{name} as _translate"])
@@ -311,7 +311,7 @@ class _ModuleWriter:
     def _nullable_embed(
         self, source: Source, item: Item, index: int, name: str, private: list[str]
     ) -> str:
-        assert item.embed is not None
+        assert item.embed is not None  # noqa: S101 -- what the type does not tell
         fields = item.embed.row.fields
         name = self._new_private(name)
         required = next((i for i, f in enumerate(fields) if not f.type.nullable), None)

@@ -295,7 +295,8 @@ async def list_workflow_throughput(
 ) -> list[ListWorkflowThroughputRow]:
     """How many runs ended in each hour (UTC) of [since, until), and how; an hour in which none ended
     has zeros. The first and the last hour count only what is in the window. Of one customer where
-    customer_id is given, else for operators: it spans customers.
+    customer_id is given, else for operators: it spans customers. Raises InvalidValue where the
+    window is longer than 10 years.
 
     @plan customers_pkey, workflow_executions_customer_id_completed_at_idx,
       rows <= customers + window_runs

@@ -13,10 +13,11 @@ import psycopg
 import typer
 from typer.core import TyperGroup
 
-from optiinfra_db import __version__
+from optiinfra_db import __version__, _words
 from optiinfra_db.cli import (
     _agents,
     _artifacts,
+    _audit,
     _customers,
     _database,
     _feed,
@@ -61,14 +62,14 @@ embedded server in OPTIINFRA_DATA_DIR or the user's data directory.
 Exit codes: 0 done; 1 something is pending (status), or an unexpected error;
 2 wrong usage, configuration, id or name; 3 no server to talk to; 4 refused, by
 the database or to protect it; 5 a migration failed; 6 something was found
-(doctor, agents stale, artifacts verify, artifacts orphans); 130 interrupted;
-141 the reader of the output went away.
+(doctor, verify-audit, agents stale, artifacts verify, artifacts orphans);
+130 interrupted; 141 the reader of the output went away.
 """,
 )
 app.registered_commands += _database.app.registered_commands
 for part in (_workflows, _agents, _recommendations, _artifacts, _metrics, _customers):
     app.add_typer(part.app)
-for part in (_savings, _report, _feed):
+for part in (_savings, _report, _feed, _audit):
     app.registered_commands += part.app.registered_commands
 
 
@@ -111,5 +112,5 @@ def main() -> None:
 
 
 def _fail(message: str, exit_code: int) -> NoReturn:
-    print(f"Error: {message}", file=sys.stderr)
+    print(f"Error: {_words.lines(message)}", file=sys.stderr)
     sys.exit(exit_code)

@@ -128,7 +128,7 @@ def verify_artifacts(
         print_json(checks)
     else:
         for check in wrong:
-            print(f"{check.problem}: {check.detail}")
+            print(f"{check.problem}: {_words.one_line(check.detail)}")
         size = _words.size(sum(artifact.artifact_size_bytes for artifact in found))
         print(
             f"{len(wrong)} of {len(checks)} artifacts ({size}) are missing, wrong or unreadable."
@@ -179,11 +179,12 @@ def find_orphans(
         print_json(Orphans.of(found))
     else:
         for row in found.rows:
-            print(f"no content {row.artifact_path} of run {row.workflow_execution_id}")
+            path = _words.one_line(row.artifact_path)
+            print(f"no content {path} of run {row.workflow_execution_id}")
         for path in found.contents:
-            print(f"no row {path}")
+            print(f"no row {_words.one_line(path)}")
         for check in found.unreadable:
-            print(f"unreadable {check.detail}")
+            print(f"unreadable {_words.one_line(check.detail)}")
     if found.rows or found.contents or found.unreadable:
         raise typer.Exit(6)
     print("There are no orphans.", file=sys.stderr)

@@ -206,7 +206,7 @@ def doctor(
         raise typer.Exit(6 if findings else 0)
     for finding in findings:
         of = f" of customer {finding.customer_id}" if finding.customer_id else ""
-        print(f"{finding.check}: {finding.subject}{of} {finding.problem}")
+        print(_words.one_line(f"{finding.check}: {finding.subject}{of} {finding.problem}"))
     for name in dict.fromkeys(finding.check for finding in findings):
         print(f"{name}: {doctoring.CHECKS[name].advice}", file=sys.stderr)
     if findings:
@@ -224,7 +224,7 @@ def psql(ctx: typer.Context, url: Url = None) -> None:
     Further arguments are passed on to psql.
     """
     command, environment = _psql(url)
-    os.execve(command[0], [*command, *ctx.args], os.environ | environment)
+    os.execve(command[0], [*command, *ctx.args], os.environ | environment)  # noqa: S606 -- psql, by its path
 
 
 def _psql(url: str | None) -> tuple[list[str], dict[str, str]]:

@@ -136,12 +136,12 @@ def plot_metric(
         print_json(points)
     elif not points:
         print(
-            f"No value of {metric} since {_words.exact(since)}; the latest is of "
+            f"No value of {_words.one_line(metric)} since {_words.exact(since)}; the latest is of "
             f"{_words.ago(latest.recorded_at)}: look further back with --since.",
             file=sys.stderr,
         )
     else:
-        title = f"{metric} of {of.name}, by {_words.duration(length)}"
+        title = _words.one_line(f"{metric} of {of.name}, by {_words.duration(length)}")
         title += ", per second" if is_counter else ""
         _plot(points, title, since, until, is_counter=is_counter)
 

@@ -423,7 +423,7 @@ def _unlimited(console: Console) -> ConsoleOptions:
 def announce(url: str | None) -> None:
     """Say which database is about to change; the embedded one is named when it is started."""
     if configured := configured_url(url):
-        print(f"Database: {describe(configured)}", file=sys.stderr)
+        print(f"Database: {_words.one_line(describe(configured))}", file=sys.stderr)
 
 
 @contextmanager
@@ -456,7 +456,7 @@ def write_page(file: Path, page: str) -> None:
         print(page)
         return
     file.write_text(page, encoding="utf-8")
-    print(f"wrote {file}")
+    print(f"wrote {_words.one_line(str(file))}")
 
 
 class Refused(OptiInfraError):  # noqa: N818 -- as the package's other errors are named

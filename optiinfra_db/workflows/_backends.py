@@ -50,7 +50,7 @@ class SyncBackend:
     @property
     def conn(self) -> Connection[Any]:
         """The connection in use."""
-        assert self._conn is not None, "it is opened by the first query"
+        assert self._conn is not None, "it is opened by the first query"  # noqa: S101 -- what the type does not tell
         return self._conn
 
     @property
@@ -134,7 +134,7 @@ class AsyncBackend:
     @property
     def conn(self) -> AsyncConnection[Any]:
         """The connection in use."""
-        assert self._conn is not None, "it is opened by the first query"
+        assert self._conn is not None, "it is opened by the first query"  # noqa: S101 -- what the type does not tell
         return self._conn
 
     @property

@@ -471,7 +471,7 @@ def _cancelled_by_sigterm() -> Iterator[Callable[[], bool]]:
     The last of the tasks that are cancelled exits, when it has recorded its end.
     """
     task = asyncio.current_task()
-    assert task is not None
+    assert task is not None  # noqa: S101 -- a coroutine runs in one
     loop = asyncio.get_running_loop()
     is_main = threading.current_thread() is threading.main_thread()
     is_handled = loop not in _loops and signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL

@@ -78,6 +78,25 @@ def test_an_error_is_translated(runtime: ModuleType, call: Callable[..., Any], n
     assert isinstance(caught.value.__cause__, psycopg.errors.DivisionByZero)
 
 
+@pytest.mark.parametrize("value", [object(), "\ud800", "\0", [{}]], ids=repr)
+@pytest.mark.parametrize("name", EXECUTED + BATCHES)
+def test_a_value_that_cannot_be_written_is_told_by_its_place(
+    runtime: ModuleType, call: Callable[..., Any], name: str, value: object
+) -> None:
+    made = arguments(runtime, name, "SELECT 1 WHERE $1::text = ''")
+    made[-1 if made[-1] is not runtime.first else -2] = [value] if name in BATCHES else (value,)
+    with pytest.raises(
+        sys.modules["library_types"].RefusedError, match=r"\(parameter \$1 of the query\)"
+    ) as caught:
+        call(name, *made)
+    assert isinstance(caught.value.__cause__, psycopg.DataError)
+
+
+def test_what_is_no_matter_of_a_value_stays_as_it_is(runtime: ModuleType) -> None:
+    with pytest.raises(AttributeError):
+        runtime.one(None, "SELECT 1", (), runtime.first)
+
+
 @pytest.mark.parametrize("name", EXECUTED + BATCHES)
 def test_what_is_not_translated_stays_as_it_is(
     runtime: ModuleType, call: Callable[..., Any], name: str
@@ -87,7 +106,7 @@ def test_what_is_not_translated_stays_as_it_is(
     assert caught.value.__cause__ is None
 
 
-@pytest.mark.parametrize("rows", [[1, 1], ["x"], [2**40]], ids=["server", "value", "range"])
+@pytest.mark.parametrize("rows", [[1, 1], ["x"], [2**40], ["\ud800"]], ids=ascii)
 def test_an_error_of_a_copy_is_translated(call: Callable[..., Any], rows: list[Any]) -> None:
     with pytest.raises(sys.modules["library_types"].RefusedError) as caught:
         call("copy", COPY, (), values, rows)

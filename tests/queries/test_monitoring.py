@@ -588,6 +588,9 @@ def test_throughput_has_every_hour_of_the_window_and_zeros(db):
     hours = db.monitoring.list_workflow_throughput(**window, customer_id=uuid4())
     assert [row.ended for row in hours] == [0, 0, 0]
     assert db.monitoring.list_workflow_throughput(since=SINCE, until=SINCE) == []
+    with db.refused(InvalidValue) as caught:
+        db.monitoring.list_workflow_throughput(since=SINCE - timedelta(days=4000), until=SINCE)
+    assert caught.value.field == "since"
 
 
 def test_the_stats_of_agents_are_of_the_runs_that_ended_in_the_window(db):

@@ -65,14 +65,24 @@ class _JsonLoader(Loader):
     _decode = json.JSONDecoder().decode
 
     def load(self, data: psycopg.abc.Buffer) -> typing.Any:
-        return self._decode(str(data, "utf-8"))
+        try:
+            return self._decode(str(data, "utf-8"))
+        except (ValueError, RecursionError) as error:  # thousands of digits, or of levels
+            raise _unreadable(error) from error
 
 
 class _JsonbLoader(_JsonLoader):
     _raw_decode = json.JSONDecoder().raw_decode
 
     def load(self, data: psycopg.abc.Buffer) -> typing.Any:
-        return {} if data == b"{}" else self._raw_decode(str(data, "utf-8"))[0]
+        try:
+            return {} if data == b"{}" else self._raw_decode(str(data, "utf-8"))[0]
+        except (ValueError, RecursionError) as error:
+            raise _unreadable(error) from error
+
+
+def _unreadable(error: Exception) -> psycopg.DataError:
+    return psycopg.DataError(f"can't parse JSON: {error}")
 
 
 class _JsonbBinaryLoader(_JsonbLoader):
@@ -192,8 +202,8 @@ def _fetch(
                 return _loaded(transformer, conn.wait(_execute(conn.pgconn)), last)
         cursor = _Cursor(conn, row_factory=tuple_row).execute(sql, args, binary=binary)
         return cursor.fetchall() if last is None else cursor.fetchmany(last)
-    except psycopg.Error as error:
-        _raise_translated(error)
+    except _REFUSALS as error:
+        _raise_refusal(error, conn, [args])
         raise
 
 
@@ -212,15 +222,46 @@ async def _async_fetch(
                 return _loaded(transformer, await conn.wait(_execute(conn.pgconn)), last)
         cursor = await _AsyncCursor(conn, row_factory=tuple_row).execute(sql, args, binary=binary)
         return await (cursor.fetchall() if last is None else cursor.fetchmany(last))
-    except psycopg.Error as error:
-        _raise_translated(error)
+    except _REFUSALS as error:
+        _raise_refusal(error, conn, [args])
         raise
 
 
-def _raise_translated(error: psycopg.Error) -> None:
-    """Raise what the option translate_errors makes of an error, if anything."""
-    if translated := _translate(error):
-        raise translated from error
+# What running a statement raises: psycopg's errors, and Python's of a value that cannot be written.
+_REFUSALS = (
+    psycopg.Error,
+    AttributeError,
+    OverflowError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
+
+
+def _raise_refusal(
+    error: Exception, conn: _AnyConnection, rows: Iterable[Sequence[object]]
+) -> None:
+    """Raise what is made of an error of a statement with these parameters, if anything."""
+    if not isinstance(error, psycopg.Error) or error.sqlstate is None:
+        for number, arg in ((n, arg) for row in rows for n, arg in enumerate(row, 1)):
+            try:
+                psycopg.adapt.Transformer(_Context(conn)).dump_sequence([arg], [_AUTO])
+            except _REFUSALS as reason:
+                msg = f"{reason} (parameter ${number} of the query)"
+                _raise_translated(psycopg.DataError(msg))
+                return
+    if isinstance(error, psycopg.Error):
+        _raise_translated(error)
+
+
+def _raise_translated(error: Exception) -> None:
+    """Raise what the option translate_errors makes of an error, if anything.
+
+    It knows psycopg's: one of Python's, of a value, is given to it as a DataError.
+    """
+    known = error if isinstance(error, psycopg.Error) else psycopg.DataError(str(error))
+    if translated := _translate(known):
+        raise translated from known
 
 
 def first(row: Row) -> typing.Any:
@@ -271,8 +312,8 @@ def execute(
     """Run a query for its effect."""
     try:
         _Cursor(conn, row_factory=tuple_row).execute(sql, args)
-    except psycopg.Error as error:
-        _raise_translated(error)
+    except _REFUSALS as error:
+        _raise_refusal(error, conn, [args])
         raise
 
 
@@ -287,8 +328,8 @@ def execute_rows(
                 cursor.execute(sql, args)
         else:
             cursor.execute(sql, args)
-    except psycopg.Error as error:
-        _raise_translated(error)
+    except _REFUSALS as error:
+        _raise_refusal(error, conn, [args])
         raise
     return cursor.rowcount
 
@@ -299,8 +340,8 @@ def execute_result(
     """Run a query and return its cursor."""
     try:
         return _Cursor(conn, row_factory=tuple_row).execute(sql, args)
-    except psycopg.Error as error:
-        _raise_translated(error)
+    except _REFUSALS as error:
+        _raise_refusal(error, conn, [args])
         raise
 
 
@@ -325,7 +366,7 @@ def copy(
                 write_row(values(row))
                 is_theirs = True
             is_theirs = False
-    except psycopg.Error as error:
+    except _REFUSALS as error:
         if not is_theirs:
             _raise_translated(error)
         raise
@@ -394,8 +435,8 @@ def _batch(
                 cursor.executemany(sql, params, returning=returning)
         else:
             cursor.executemany(sql, params, returning=returning)
-    except psycopg.Error as error:
-        _raise_translated(error)
+    except _REFUSALS as error:
+        _raise_refusal(error, conn, params)
         raise
     return cursor
 
@@ -443,8 +484,8 @@ async def async_execute(
     """Run a query for its effect."""
     try:
         await _AsyncCursor(conn, row_factory=tuple_row).execute(sql, args)
-    except psycopg.Error as error:
-        _raise_translated(error)
+    except _REFUSALS as error:
+        _raise_refusal(error, conn, [args])
         raise
 
 
@@ -459,8 +500,8 @@ async def async_execute_rows(
                 await cursor.execute(sql, args)
         else:
             await cursor.execute(sql, args)
-    except psycopg.Error as error:
-        _raise_translated(error)
+    except _REFUSALS as error:
+        _raise_refusal(error, conn, [args])
         raise
     return cursor.rowcount
 
@@ -471,8 +512,8 @@ async def async_execute_result(
     """Run a query and return its cursor."""
     try:
         return await _AsyncCursor(conn, row_factory=tuple_row).execute(sql, args)
-    except psycopg.Error as error:
-        _raise_translated(error)
+    except _REFUSALS as error:
+        _raise_refusal(error, conn, [args])
         raise
 
 
@@ -502,7 +543,7 @@ async def async_copy(
                     await stream.write_row(values(row))
                     is_theirs = True
             is_theirs = False
-    except psycopg.Error as error:
+    except _REFUSALS as error:
         if not is_theirs:
             _raise_translated(error)
         raise
@@ -571,8 +612,8 @@ async def _async_batch(
                 await cursor.executemany(sql, params, returning=returning)
         else:
             await cursor.executemany(sql, params, returning=returning)
-    except psycopg.Error as error:
-        _raise_translated(error)
+    except _REFUSALS as error:
+        _raise_refusal(error, conn, params)
         raise
     return cursor
 
@@ -632,7 +673,7 @@ def each_json(
     dims: int,
 ) -> typing.Any:
     """Convert the elements of an array of JSON values, which may be lists themselves."""
-    if value is None or not dims:
+    if not dims or not isinstance(value, list | tuple):
         return convert(value)
     return [each_json(convert, element, dims - 1) for element in value]
 
@@ -674,9 +715,12 @@ def to_json(value: object) -> object:
 
 def aware(name: str, value: datetime.datetime | None) -> datetime.datetime | None:
     """Refuse a datetime without a time zone: the server would guess one."""
-    if value is not None and value.tzinfo is None:
-        msg = f"{name}: a timestamptz takes a datetime with a time zone, not {value!r}"
-        raise ValueError(msg)
+    if value is not None and getattr(value, "tzinfo", None) is None:
+        error = ValueError(
+            f"{name}: a timestamptz takes a datetime with a time zone, not {value!r}"
+        )
+        _raise_translated(error)
+        raise error
     return value
 
 
