@@ -23,12 +23,12 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from os import PathLike
 from pathlib import Path, PurePosixPath
-from secrets import token_hex
 from typing import Any, BinaryIO, cast
 from uuid import UUID
 
 from psycopg import AsyncConnection, Connection
 
+from optiinfra_db._files import whole_file
 from optiinfra_db.errors import ArtifactStoreError
 from optiinfra_db.generated import workflow_artifacts
 from optiinfra_db.generated.aio import workflow_artifacts as workflow_artifacts_async
@@ -60,7 +60,7 @@ _MAX_SUFFIX_BYTES = 20
 
 _URL = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<rest>.*)", re.DOTALL)
 _NO_URL = re.compile(r"[^/]*::.*://|[A-Za-z][A-Za-z0-9+.-]*://.*::|[A-Za-z][A-Za-z0-9+.-]+:/[^/]")
-_SECRET_NAME = r"(?:secret|signature|sig|token|password|passwd|key|credential)"
+_SECRET_NAME = r"(?:secret|signature|sig|token|password|passwd|key|credential)"  # noqa: S105 -- what names a secret
 _SHORT_WORD = 3  # letters: taken for a secret, it would take much else out of a text
 _SECRET_IN_URL = re.compile(
     rf"[^/@:]*:(?!\d*(?:/|$)).*@|.*[?&;][^=&;]*{_SECRET_NAME}[^=&;]*=", re.DOTALL | re.IGNORECASE
@@ -424,42 +424,7 @@ def _store(path: str, options: Options) -> tuple[Any, str]:
 
 def _writing(path: str, options: Options) -> AbstractContextManager[Write]:
     """Provide what writes content, which is at its path once all has gone well, and not before."""
-    return _file(Path(path)) if _URL.match(path) is None else _object(path, options)
-
-
-@contextmanager
-def _file(path: Path) -> Iterator[Write]:
-    _make_directory(path.parent)
-    temporary = path.with_name(f".{token_hex(8)}.part")
-    try:
-        with temporary.open("xb") as file:
-            yield file.write
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
-    _sync(path.parent)
-
-
-def _make_directory(path: Path) -> None:
-    if not path.is_dir():
-        _make_directory(path.parent)
-        path.mkdir(exist_ok=True)
-        _sync(path.parent)
-
-
-def _sync(directory: Path) -> None:
-    """Make the names in a directory survive a power failure."""
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno != errno.EINVAL:  # some file systems have no such thing
-            raise
-    finally:
-        os.close(descriptor)
+    return whole_file(Path(path)) if _URL.match(path) is None else _object(path, options)
 
 
 @contextmanager

@@ -69,6 +69,16 @@ class Finding(Shape):
     id: UUID | None
 
 
+class AuditDeviation(Shape):
+    """Something in the audit log that is not as it was sealed; None: it is about no event."""
+
+    customer_id: UUID
+    problem: str
+    seal_number: int | None
+    event_id: UUID | None
+    event_time: datetime | None
+
+
 class CustomerLine(Shape):
     """A customer."""
 

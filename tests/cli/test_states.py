@@ -28,6 +28,8 @@ LISTS = [
     ["feed", "-n", "50"],
     ["report", "--html", "-"],
     ["doctor", "--days", "0"],
+    ["verify-audit"],
+    ["seal"],
     ["status"],
 ]
 # What needs a row of the sample data.
