@@ -14,6 +14,7 @@ from pathlib import Path
 from rich.console import Console
 
 from bench import (
+    access,
     calls,
     costs,
     details,
@@ -32,6 +33,7 @@ from bench.results import FOLDER, ROOT, Results, checkout
 SECTIONS = {
     "call": calls.measure,
     "detail": details.measure,
+    "access": access.measure,
     "run": runs.measure,
     "import": imports.measure,
     "queue": queues.measure,

@@ -111,6 +111,7 @@ GOALS = (
     Goal("ORM / batch", ">=", 20, _ratio(("import",), "orm", "batch")),
     Goal("ours / psql \\copy", "<=", 1.6, _ratio(("metrics: copy",), "generated", "psql \\copy")),
     Goal("ORM lazy / ours", ">=", 10, _ratio(("detail",), "orm lazy", "generated")),
+    Goal("tenant / owner", "<=", 1.1, _ratio(("access: get a run",), "tenant", "owner")),
     Goal("p95 on the longest / shortest history", "<=", 1.5, _growth("size")),
     Goal("the same, with generic plans", "<=", 1.5, _growth("size, generic plans")),
     Goal("procrastinate / ours", ">=", 2, _ratio(("queue",), "procrastinate", "generated")),

@@ -13,12 +13,12 @@ a reader of the table waited meanwhile: the lock is gone before the files are.
 "migrate" makes the schema in an empty database, and then looks at it again with nothing to do.
 
 "migrate with a live load" applies the migrations from 0005 on, which index live tables, make views
-and functions and move API keys, to a history of as many runs as are pruned, while four threads
-record runs in plain SQL, a statement a commit. Its samples are the longest that a statement took while it
-migrated, and in as long a time afterwards. 0004 is applied before: it puts other triggers on the
-tables, for which it locks all of them against everybody, in another order than who writes a step
-locks the step's table and the run's. So it waits for a deadlock to be found, now and then, and is
-for a quiet hour.
+and functions, move API keys and put the tables under row-level security, to a history of as many
+runs as are pruned, while four threads record runs in plain SQL, a statement a commit. Its samples
+are the longest that a statement took while it migrated, and in as long a time afterwards. 0004 is
+applied before: it puts other triggers on the tables, for which it locks all of them against
+everybody, in another order than who writes a step locks the step's table and the run's. So it waits
+for a deadlock to be found, now and then, and is for a quiet hour.
 """
 
 import random

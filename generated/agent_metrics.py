@@ -175,7 +175,7 @@ WHERE
     AND recorded_at <= $4::timestamptz
     AND (recorded_at, id) < (
         $4::timestamptz,
-        coalesce($5::uuid, '00000000-0000-0000-0000-000000000000')
+        greatest($5::uuid, '00000000-0000-0000-0000-000000000000')
     )
 ORDER BY recorded_at DESC, id DESC
 LIMIT $6

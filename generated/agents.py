@@ -158,7 +158,7 @@ def get_agent_by_name(
 LIST_AGENTS: typing.Final = """-- name: list_agents :many
 SELECT id, type, name, version, status, last_heartbeat, endpoint, capabilities, metadata, created_at, updated_at
 FROM agents
-WHERE id < coalesce($1::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
+WHERE id < least($1::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
 ORDER BY id DESC
 LIMIT $2
 """

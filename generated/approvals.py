@@ -123,7 +123,7 @@ SELECT customer_id, id, recommendation_id, status, approved_by, comment, expires
 FROM approvals
 WHERE
     customer_id = $1
-    AND id < coalesce($2::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
+    AND id < least($2::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
 ORDER BY id DESC
 LIMIT $3
 """
@@ -188,7 +188,7 @@ WITH undecided AS MATERIALIZED (
         customer_id = $2
         AND status = 'pending'
         AND (expires_at IS NULL OR expires_at > now())
-        AND id > coalesce($3::uuid, '00000000-0000-0000-0000-000000000000')
+        AND id > greatest($3::uuid, '00000000-0000-0000-0000-000000000000')
 )
 
 SELECT
@@ -281,7 +281,7 @@ WITH expired AS MATERIALIZED (
         customer_id = $2
         AND status = 'pending'
         AND expires_at <= now()
-        AND id > coalesce($3::uuid, '00000000-0000-0000-0000-000000000000')
+        AND id > greatest($3::uuid, '00000000-0000-0000-0000-000000000000')
 )
 
 SELECT

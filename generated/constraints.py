@@ -89,6 +89,12 @@ class Unique(Constraint):
     )
     CUSTOMERS_EMAIL_KEY = ("customers_email_key", "customers", "email", ("email",))
     CUSTOMERS_PKEY = ("customers_pkey", "customers", "id", ("id",))
+    EVENT_SEALS_PKEY = (
+        "event_seals_pkey",
+        "event_seals",
+        "seal_number",
+        ("customer_id", "seal_number"),
+    )
     EVENTS_PKEY = ("events_pkey", "events", "id", ("customer_id", "created_at", "id"))
     OPTIMIZATIONS_PKEY = ("optimizations_pkey", "optimizations", "id", ("customer_id", "id"))
     RECOMMENDATIONS_PKEY = ("recommendations_pkey", "recommendations", "id", ("customer_id", "id"))
@@ -191,6 +197,13 @@ class ForeignKey(Constraint):
         "recommendation_id",
         ("customer_id", "recommendation_id"),
         "recommendations",
+    )
+    EVENT_SEALS_CUSTOMER_ID_FKEY = (
+        "event_seals_customer_id_fkey",
+        "event_seals",
+        "customer_id",
+        ("customer_id",),
+        "customers",
     )
     EVENTS_AGENT_ID_FKEY = ("events_agent_id_fkey", "events", "agent_id", ("agent_id",), "agents")
     EVENTS_CUSTOMER_ID_FKEY = (
@@ -494,6 +507,27 @@ class Check(Constraint):
         "name",
         ("name",),
         "char_length(name) >= 1 AND char_length(name) <= 255",
+    )
+    EVENT_SEALS_EVENT_IDS_CHECK = (
+        "event_seals_event_ids_check",
+        "event_seals",
+        "event_ids",
+        ("event_ids", "event_times", "event_digests"),
+        "cardinality(event_ids) >= 1 AND cardinality(event_ids) = cardinality(event_times) AND cardinality(event_ids) = cardinality(event_digests)",
+    )
+    EVENT_SEALS_HASH_CHECK = (
+        "event_seals_hash_check",
+        "event_seals",
+        "hash",
+        ("events_hash", "previous_hash", "hash"),
+        "octet_length(events_hash) = 32 AND octet_length(previous_hash) = 32 AND octet_length(hash) = 32",
+    )
+    EVENT_SEALS_SEAL_NUMBER_CHECK = (
+        "event_seals_seal_number_check",
+        "event_seals",
+        "seal_number",
+        ("seal_number",),
+        "seal_number >= 1",
     )
     EVENTS_CREATED_AT_CHECK = (
         "events_created_at_check",

@@ -147,7 +147,7 @@ def get_customer_by_email(
 LIST_CUSTOMERS: typing.Final = """-- name: list_customers :many
 SELECT id, name, email, plan, status, metadata, created_at, updated_at
 FROM customers
-WHERE id < coalesce($1::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
+WHERE id < least($1::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
 ORDER BY id DESC
 LIMIT $2
 """

@@ -387,6 +387,12 @@ WITH expected (table_name, trigger_name) AS (
         'workflow_steps_check_added' AS trigger_name
     UNION ALL
     SELECT
+        'event_seals' AS table_name,
+        guard.name AS trigger_name
+    FROM
+        unnest(ARRAY['event_seals_refuse_change', 'event_seals_refuse_truncate']) AS guard (name)
+    UNION ALL
+    SELECT
         partition.relid::text AS table_name,
         guard.name AS trigger_name
     FROM pg_partition_tree('events') AS partition
@@ -410,6 +416,36 @@ LEFT JOIN pg_catalog.pg_trigger
 WHERE
     pg_trigger.oid IS NULL
     OR pg_trigger.tgenabled NOT IN ('O', 'A')
+UNION ALL
+SELECT
+    pg_class.oid::regclass::text AS table_name,
+    CASE
+        WHEN NOT pg_class.relrowsecurity THEN 'row-level security is off'
+        WHEN NOT pg_class.relforcerowsecurity THEN 'row-level security is not forced'
+        ELSE 'a policy of row-level security is missing, or there is another'
+    END AS problem
+FROM access_rules
+CROSS JOIN
+    LATERAL (
+        SELECT to_regclass(access_rules.relation_name) AS relid
+        UNION
+        SELECT pg_inherits.inhrelid
+        FROM pg_catalog.pg_inherits
+        WHERE pg_inherits.inhparent = to_regclass(access_rules.relation_name)
+    ) AS tree
+INNER JOIN pg_catalog.pg_class ON tree.relid = pg_class.oid
+WHERE
+    access_rules.customer_column IS NOT NULL
+    AND (
+        NOT pg_class.relrowsecurity
+        OR NOT pg_class.relforcerowsecurity
+        OR ARRAY['all_rows', 'own_rows'] != array(
+            SELECT pg_policy.polname::text
+            FROM pg_catalog.pg_policy
+            WHERE pg_policy.polrelid = pg_class.oid
+            ORDER BY pg_policy.polname
+        )
+    )
 UNION ALL
 SELECT
     pg_constraint.conrelid::regclass::text AS table_name,
@@ -441,10 +477,11 @@ class MissingGuard:
 
 
 def find_missing_guards(conn: psycopg.Connection[typing.Any]) -> list[MissingGuard]:
-    """What should watch over the history and does not: triggers that are missing or disabled,
-    constraints that were not validated, indexes that are invalid; each with its table.
+    """What should watch over the history and does not: triggers that are missing or disabled, row-
+    level security that is off, constraints that were not validated, indexes that are invalid; each
+    with its table.
 
-    @plan catalogue, buffers <= 400
+    @plan catalogue, buffers <= 600
     """
     return _runtime.many(conn, FIND_MISSING_GUARDS, (), MissingGuard, binary=True)
 

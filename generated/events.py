@@ -176,6 +176,9 @@ def copy_events(conn: psycopg.Connection[typing.Any], rows: Iterable[CopyEventsP
 
     All or none are written.
 
+    Raises PermissionDenied where row-level security holds: PostgreSQL has no COPY into such tables
+    but for superusers and roles with BYPASSRLS. create_event is for all.
+
     @plan writes
     """
     return _runtime.copy(
@@ -221,10 +224,10 @@ SELECT customer_id, created_at, id, agent_id, event_type, severity, subject_type
 FROM events
 WHERE
     customer_id = $1
-    AND created_at <= coalesce($2::timestamptz, 'infinity')
+    AND created_at <= least($2::timestamptz, 'infinity')
     AND (created_at, id) < (
-        coalesce($2::timestamptz, 'infinity'),
-        coalesce($3::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
+        least($2::timestamptz, 'infinity'),
+        least($3::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
     )
 ORDER BY created_at DESC, id DESC
 LIMIT $4
@@ -257,10 +260,10 @@ SELECT customer_id, created_at, id, agent_id, event_type, severity, subject_type
 FROM events
 WHERE
     agent_id = $1::uuid
-    AND created_at <= coalesce($2::timestamptz, 'infinity')
+    AND created_at <= least($2::timestamptz, 'infinity')
     AND (created_at, id) < (
-        coalesce($2::timestamptz, 'infinity'),
-        coalesce($3::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
+        least($2::timestamptz, 'infinity'),
+        least($3::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
     )
 ORDER BY created_at DESC, id DESC
 LIMIT $4
@@ -295,10 +298,10 @@ FROM events
 WHERE
     customer_id = $1
     AND subject_id = $2::uuid
-    AND created_at <= coalesce($3::timestamptz, 'infinity')
+    AND created_at <= least($3::timestamptz, 'infinity')
     AND (created_at, id) < (
-        coalesce($3::timestamptz, 'infinity'),
-        coalesce($4::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
+        least($3::timestamptz, 'infinity'),
+        least($4::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
     )
 ORDER BY created_at DESC, id DESC
 LIMIT $5

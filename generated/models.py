@@ -387,7 +387,7 @@ class Event:
     subject_id: uuid.UUID | None
     """Id of what it is about; no foreign key, as it outlives its subject."""
     actor: str
-    """Who did it: the setting optiinfra.actor, else the database user."""
+    """Who did it: the setting optiinfra.actor, else the database user; see current_actor()."""
     data: dict[str, typing.Any]
     """Object with what else is to be known."""
     xact_id: int

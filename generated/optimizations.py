@@ -127,7 +127,7 @@ SELECT customer_id, id, recommendation_id, agent_id, workflow_execution_id, stat
 FROM optimizations
 WHERE
     customer_id = $1
-    AND id < coalesce($2::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
+    AND id < least($2::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
 ORDER BY id DESC
 LIMIT $3
 """
@@ -160,7 +160,7 @@ FROM optimizations
 WHERE
     customer_id = $1
     AND agent_id = $2
-    AND id < coalesce($3::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
+    AND id < least($3::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
 ORDER BY id DESC
 LIMIT $4
 """
@@ -385,7 +385,8 @@ moved AS (
     WHERE
         recommendations.customer_id = completed.customer_id
         AND recommendations.id = completed.recommendation_id
-        AND recommendations.status = 'executing'
+        -- Not bare, so that the planner takes the key and not the index of statuses.
+        AND (recommendations.status = 'executing') IS true
 )
 
 SELECT customer_id, id, recommendation_id, agent_id, workflow_execution_id, status, progress, started_at, completed_at, rolled_back_at, actual_savings, actual_improvement, error, result, created_at, updated_at FROM completed

@@ -507,7 +507,7 @@ SELECT customer_id, id, agent_id, workflow_execution_id, type, title, descriptio
 FROM recommendations
 WHERE
     customer_id = $1
-    AND id < coalesce($2::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
+    AND id < least($2::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
 ORDER BY id DESC
 LIMIT $3
 """
@@ -540,7 +540,7 @@ FROM recommendations
 WHERE
     customer_id = $1
     AND agent_id = $2
-    AND id < coalesce($3::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
+    AND id < least($3::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
 ORDER BY id DESC
 LIMIT $4
 """
@@ -573,7 +573,7 @@ FROM recommendations
 WHERE
     customer_id = $1
     AND status = $2
-    AND id < coalesce($3::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
+    AND id < least($3::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
 ORDER BY id DESC
 LIMIT $4
 """
@@ -606,7 +606,7 @@ FROM recommendations
 WHERE
     customer_id = $1
     AND type = $2
-    AND id < coalesce($3::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
+    AND id < least($3::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
 ORDER BY id DESC
 LIMIT $4
 """
@@ -639,7 +639,7 @@ FROM recommendations
 WHERE
     customer_id = $1
     AND priority = $2
-    AND id < coalesce($3::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
+    AND id < least($3::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
 ORDER BY id DESC
 LIMIT $4
 """
@@ -671,10 +671,10 @@ SELECT customer_id, id, agent_id, workflow_execution_id, type, title, descriptio
 FROM recommendations
 WHERE
     customer_id = $1
-    AND estimated_savings >= coalesce($2::numeric, 0)
+    AND estimated_savings >= greatest($2::numeric, 0)
     AND (estimated_savings, id) < (
-        coalesce($3::numeric, 'Infinity'),
-        coalesce($4::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
+        least($3::numeric, 'Infinity'),
+        least($4::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
     )
 ORDER BY estimated_savings DESC, id DESC
 LIMIT $5
@@ -713,7 +713,7 @@ WITH open AS MATERIALIZED (
     WHERE
         customer_id = $7
         AND status IN ('pending', 'approved', 'executing')
-        AND id < coalesce($8::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
+        AND id < least($8::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
 )
 
 SELECT customer_id, id, agent_id, workflow_execution_id, type, title, description, estimated_savings, estimated_improvement, confidence_score, priority, status, approved_at, executed_at, data, created_at, updated_at

@@ -234,7 +234,7 @@ FROM workflow_artifacts
 WHERE
     customer_id = $1
     AND artifact_type = $2
-    AND id < coalesce($3::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
+    AND id < least($3::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
 ORDER BY id DESC
 LIMIT $4
 """

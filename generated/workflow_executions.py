@@ -912,7 +912,7 @@ SELECT
 FROM workflow_executions
 WHERE
     customer_id = $1
-    AND id < coalesce($2::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
+    AND id < least($2::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
 ORDER BY id DESC
 LIMIT $3
 """
@@ -1016,7 +1016,7 @@ WITH ended AS (
         customer_id = $2
         AND status = $3
         AND completed_at IS NOT NULL
-        AND id < coalesce($4::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
+        AND id < least($4::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
     ORDER BY id DESC
     LIMIT $1
 ),
@@ -1041,7 +1041,7 @@ open AS (
         customer_id = $2
         AND status = $3
         AND status IN ('pending', 'running')
-        AND id < coalesce($4::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
+        AND id < least($4::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
     ORDER BY id DESC
     LIMIT $1
 )
@@ -1096,7 +1096,7 @@ FROM workflow_executions
 WHERE
     customer_id = $1
     AND status IN ('pending', 'running')
-    AND id < coalesce($2::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
+    AND id < least($2::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
 ORDER BY id DESC
 LIMIT $3
 """
@@ -1141,7 +1141,7 @@ FROM workflow_executions
 WHERE
     customer_id = $1
     AND workflow_type = $2
-    AND id < coalesce($3::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
+    AND id < least($3::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
 ORDER BY id DESC
 LIMIT $4
 """
@@ -1187,7 +1187,7 @@ FROM workflow_executions
 WHERE
     customer_id = $1
     AND agent_id = $2
-    AND id < coalesce($3::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
+    AND id < least($3::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
 ORDER BY id DESC
 LIMIT $4
 """
@@ -1569,7 +1569,7 @@ LEFT JOIN LATERAL (
 WHERE
     workflow_executions.customer_id = $1
     AND workflow_executions.id
-    < coalesce($2::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
+    < least($2::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
 ORDER BY workflow_executions.id DESC
 LIMIT $3
 """
@@ -2150,8 +2150,8 @@ LEFT JOIN LATERAL (
 WHERE
     workflow_executions.status = 'running'
     AND (workflow_executions.id, workflow_executions.customer_id) < (
-        coalesce($1::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff'),
-        coalesce($2::uuid, '00000000-0000-0000-0000-000000000000')
+        least($1::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff'),
+        greatest($2::uuid, '00000000-0000-0000-0000-000000000000')
     )
 ORDER BY workflow_executions.id DESC, workflow_executions.customer_id DESC
 LIMIT $3
@@ -2270,8 +2270,8 @@ LEFT JOIN LATERAL (
 WHERE
     workflow_executions.status IN ('failed', 'timeout')
     AND (workflow_executions.id, workflow_executions.customer_id) < (
-        coalesce($1::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff'),
-        coalesce($2::uuid, '00000000-0000-0000-0000-000000000000')
+        least($1::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff'),
+        greatest($2::uuid, '00000000-0000-0000-0000-000000000000')
     )
 ORDER BY workflow_executions.id DESC, workflow_executions.customer_id DESC
 LIMIT $3
@@ -2396,7 +2396,7 @@ WHERE
     workflow_executions.customer_id = $1
     AND workflow_executions.error_details IS NOT NULL
     AND workflow_executions.id
-    < coalesce($2::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
+    < least($2::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
 ORDER BY workflow_executions.id DESC
 LIMIT $3
 """
@@ -2621,8 +2621,8 @@ def claim_workflow_execution(
     it; None where none waits. Callers at the same moment get different runs, without waiting for
     one another. For agents: it spans customers.
 
-    @plan workflow_executions_agent_id_id_pending_idx, workflow_executions_pkey, rows <= 2 +
-      pending_runs
+    @plan workflow_executions_agent_id_id_pending_idx, workflow_executions_pkey,
+      workflow_executions_customer_id_id_open_idx, rows <= 2 + pending_runs
     """
     return _runtime.one(conn, CLAIM_WORKFLOW_EXECUTION, (agent_id,), _make_workflow_execution)
 
@@ -2670,8 +2670,8 @@ def claim_workflow_executions(
     """Claim up to max_rows runs at once, oldest first, as claim_workflow_execution does one: for
     executors of short runs, which wait less for the disk so.
 
-    @plan workflow_executions_agent_id_id_pending_idx, workflow_executions_pkey, rows <=
-      2 * max_rows + pending_runs
+    @plan workflow_executions_agent_id_id_pending_idx, workflow_executions_pkey,
+      workflow_executions_customer_id_id_open_idx, rows <= 2 * max_rows + pending_runs
     """
     return _runtime.many(
         conn,

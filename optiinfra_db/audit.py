@@ -158,6 +158,7 @@ def verify(
     `kept_since` may be gone, by retention. Events that are not sealed yet are not looked at.
     """
     deviations = []
+    kept = list(known_heads)
     for customer in _customers(conn) if customer_id is None else [customer_id]:
         say(f"Verifying customer {customer}")
         hashes: dict[int, str] = {}
@@ -173,14 +174,14 @@ def verify(
         ]
         deviations += [
             Deviation(customer, "the known head is not in the chain", head.seal_number)
-            for head in known_heads
+            for head in kept
             if head.customer_id == customer and hashes.get(head.seal_number) != head.hash
         ]
     if customer_id is None:
         there = set(_customers(conn))
         deviations += [
             Deviation(head.customer_id, "the customer of a known head is gone", head.seal_number)
-            for head in known_heads
+            for head in kept
             if head.customer_id not in there
         ]
     return deviations

@@ -3,7 +3,7 @@
 They are in autocommit mode (each generated function is one statement, thus atomic), in time zone
 UTC, and tell the database who acts and for which customer: the settings `optiinfra.actor` and
 `optiinfra.customer_id`. Those are session settings; behind a PgBouncer in transaction mode, where
-a session is shared, leave them out and use `SET LOCAL` in a transaction.
+a session is shared, leave them out and use `SET LOCAL` in a transaction, and `tenant`.
 """
 
 import asyncio
@@ -11,6 +11,7 @@ import os
 import random
 import sys
 import time
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -19,12 +20,13 @@ from uuid import UUID
 import psycopg
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.pq import TransactionStatus
 from psycopg.rows import tuple_row
 
 from optiinfra_db.errors import DatabaseUnreachable, InvalidValue, typed_errors
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import AsyncIterator, Iterator
 
     from psycopg import AsyncConnection, Connection
     from psycopg.rows import TupleRow
@@ -43,7 +45,7 @@ def connect(
 
     The database is that of `url`, else of OPTIINFRA_DATABASE_URL, else the embedded server.
     `actor` is written to the audit log as who did it. Raises InvalidURL, NoDatabaseConfigured,
-    DatabaseUnreachable.
+    DatabaseUnreachable, and InvalidValue for an actor that is no text PostgreSQL can hold.
     """
     return _connected(_conninfo(resolve_url(url)), _session(actor, customer_id))
 
@@ -54,6 +56,49 @@ async def connect_async(
     """Open an asynchronous connection; otherwise as `connect`."""
     conninfo = _conninfo(await asyncio.to_thread(resolve_url, url))
     return await _connected_async(conninfo, _session(actor, customer_id))
+
+
+@contextmanager
+def tenant(conn: "Connection[Any]", customer_id: UUID) -> "Iterator[None]":
+    """Work for one customer: in the block, PostgreSQL shows and takes no rows of others.
+
+    The block is a transaction (within one, a savepoint), in the role optiinfra_tenant, which only
+    this customer's history is open to. Role and customer end with it, so it is safe with pools and
+    behind PgBouncer. The user of the connection has to be a member of optiinfra_service, _tenant
+    or _owner, or a superuser.
+
+    Raises PermissionDenied where it is not, there and for what a tenant may not do; TenantMismatch
+    for a row of another customer; InvalidValue in a block of another customer.
+    """
+    from optiinfra_db.generated.access import enter_tenant, leave_tenant  # noqa: PLC0415
+
+    is_nested = conn.info.transaction_status != TransactionStatus.IDLE
+    with conn.transaction():
+        before = enter_tenant(conn, customer_id=customer_id)
+        yield
+        if is_nested:
+            leave_tenant(
+                conn,
+                former_role=before.former_role,
+                former_customer_id=before.former_customer_id,
+            )
+
+
+@asynccontextmanager
+async def tenant_async(conn: "AsyncConnection[Any]", customer_id: UUID) -> "AsyncIterator[None]":
+    """Work for one customer, as `tenant` says, in an `async with`."""
+    from optiinfra_db.generated.aio.access import enter_tenant, leave_tenant  # noqa: PLC0415
+
+    is_nested = conn.info.transaction_status != TransactionStatus.IDLE
+    async with conn.transaction():
+        before = await enter_tenant(conn, customer_id=customer_id)
+        yield
+        if is_nested:
+            await leave_tenant(
+                conn,
+                former_role=before.former_role,
+                former_customer_id=before.former_customer_id,
+            )
 
 
 @dataclass(frozen=True)
@@ -87,7 +132,7 @@ class Session:
     def _made(
         cls, conn: "Connection[Any] | AsyncConnection[Any]", settings: tuple[Any, ...] | None
     ) -> "Session":
-        assert settings is not None
+        assert settings is not None  # noqa: S101 -- SELECT without FROM has a row
         actor, customer_id, search_path, server_time = settings
         clock_ahead = server_time - datetime.now(UTC)
         password = {"password": conn.info.password} if conn.info.password else {}
@@ -235,7 +280,7 @@ def pauses(give_up_seconds: float) -> "Iterator[float]":
     yield 0
     pause = 0.1
     while (left := over - time.monotonic()) > 0:
-        yield min(left, pause * random.uniform(0.5, 1))  # not all at once
+        yield min(left, pause * random.uniform(0.5, 1))  # noqa: S311 -- no secret (not all at once)
         pause = min(2 * pause, 10)
 
 
@@ -287,11 +332,22 @@ def _session(actor: str | None, customer_id: UUID | str | None) -> sql.Composed:
     }
     return sql.SQL("SELECT {}").format(
         sql.SQL(", ").join(
-            sql.SQL("set_config({}, {}, false)").format(name, str(value))
+            sql.SQL("set_config({}, {}, false)").format(name, _sendable(name, str(value)))
             for name, value in settings.items()
             if value is not None
         )
     )
+
+
+def _sendable(name: str, text: str) -> str:
+    """Return the text. Raises InvalidValue where PostgreSQL has no such text."""
+    if "\0" in text or text != text.encode(errors="replace").decode():
+        field = name.rpartition(".")[2]
+        raise InvalidValue(
+            f"{field}: {text!r} holds a NUL, or half of a surrogate pair. Give it as plain text.",
+            field=field,
+        )
+    return text
 
 
 def _conninfo(url: str) -> str:

@@ -87,9 +87,10 @@ def _rows(
 
 CHECKS = {
     "guards": Check(
-        "the triggers of the history are enabled, constraints validated, indexes valid",
+        "triggers are enabled, row-level security holds, constraints and indexes are valid",
         "ALTER TABLE ... ENABLE TRIGGER, VALIDATE CONSTRAINT or REINDEX INDEX CONCURRENTLY mend "
-        "what is there; what is missing is in schema/. Then look at what was written in between.",
+        "what is there, SELECT grant_access(true) row-level security; what is missing is in "
+        "schema/. Then look at what was written in between.",
         _guards,
     ),
     "ended runs": Check(

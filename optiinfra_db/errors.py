@@ -7,7 +7,7 @@ something was found.
 
 What PostgreSQL refuses becomes a DatabaseError: the generated functions raise its subclasses, and
 `typed_errors` makes them of what your own SQL meets. What is none of them stays psycopg's error: a
-cancelled query, a lock timeout, a missing privilege, a mistake in the SQL.
+cancelled query, a lock timeout, a mistake in the SQL.
 """
 
 # ruff: noqa: N818 -- InvalidURL says it all
@@ -237,8 +237,20 @@ class StaleWriter(DatabaseError):
     advice = "Another attempt has taken over: drop this result and stop."
 
 
+class PermissionDenied(DatabaseError):
+    """The role of the connection may not do this.
+
+    Nothing was written. The view access_rules says what each group role may do.
+    """
+
+    advice = (
+        "SELECT * FROM access_rules shows who may: connect as a member of a group role that may, "
+        "or have this role made one (GRANT optiinfra_service TO ...)."
+    )
+
+
 class TenantMismatch(DatabaseError):
-    """A row was to change its customer, or row-level security, where it is set up, refused it.
+    """A row was to change its customer, or it is not of the customer whom the session is for.
 
     Nothing was written; pass the customer whose row it is.
     """
@@ -281,7 +293,7 @@ class InvalidValue(DatabaseError):
 
     It may break a CHECK (`constraint`, with what must hold as its `condition`), be missing, out of
     range, too long or too large, or be no text that PostgreSQL can hold (NUL bytes). Rarely, it is
-    a value of the database's that Python cannot hold: a year beyond 9999.
+    a value of the database's that Python cannot hold: a year beyond 9999, JSON too deep for it.
     """
 
     advice = "Nothing was written: correct the value."
@@ -334,6 +346,8 @@ _BY_SQLSTATE: dict[str, type[DatabaseError]] = {
     "40P01": TransactionConflict,
     "42703": NotMigrated,
     "42704": NotMigrated,
+    "42804": InvalidValue,  # a parameter of another type
+    "42846": InvalidValue,  # ... that cannot be cast
     "42883": NotMigrated,
     "42P01": NotMigrated,
     "57P01": ConnectionLost,
@@ -351,7 +365,11 @@ _KEY = re.compile(r"\((?P<columns>.+?)\)=\((?P<values>.*)\)", re.DOTALL)
 _PARTITION = re.compile(r"(?P<table>\w+?)_(?:default|\d{4}_\d{2})(?P<rest>_\w+)?")
 _COPIED = re.compile(r"^COPY .*, column (?P<column>\w+)", re.MULTILINE)
 _PARAMETER = re.compile(r"\$\d+")
-_BEYOND_PYTHON = re.compile(r"after year 10K|before year 1\b")
+_HIDDEN = "api_key_hash"
+"""The column whose values no error tells."""
+_LONGEST = 500
+"""Characters of a sentence: a value that it quotes may have millions."""
+_BEYOND_PYTHON = re.compile(r"after year 10K|before year 1\b|can't parse JSON")
 
 
 @contextmanager
@@ -394,15 +412,15 @@ def translate(error: psycopg.Error) -> DatabaseError | None:
     is_advised = diag.message_hint and (error.sqlstate or "").startswith("OI")
     advice = None if is_advised else cls.advice
     if error.sqlstate is None and _BEYOND_PYTHON.search(str(error)):
-        advice = "The database holds a time that Python cannot hold: correct it there."
+        advice = "The database holds a value that Python cannot hold: correct it there."
     sentences = [f"{place}: {what}" if place else what, detail, diag.message_hint, advice]
     return cls(
-        " ".join(f"{text.removesuffix('.')}." for text in sentences if text),
+        " ".join(f"{_shortened(text).removesuffix('.')}." for text in sentences if text),
         sqlstate=error.sqlstate,
         table=table,
         constraint=constraint,
         field=field,
-        detail=diag.message_detail,
+        detail=None if field == _HIDDEN else diag.message_detail,
         hint=diag.message_hint,
     )
 
@@ -415,10 +433,14 @@ def _class(error: psycopg.Error, known: "Constraint | None") -> type[DatabaseErr
         if type(error) is psycopg.OperationalError:
             return ConnectionLost
         return InvalidValue if isinstance(error, psycopg.DataError) else None
-    if sqlstate == "42501":
+    # Also COPY into a table under row-level security.
+    if sqlstate == "42501" or (sqlstate == "0A000" and diag.source_function == "DoCopy"):
         source, message = _RLS
         is_rls = diag.source_function == source or message in (diag.message_primary or "")
-        return TenantMismatch if is_rls else None
+        return TenantMismatch if is_rls else PermissionDenied
+    # No operator for what came, and NaN where an integer is due: of the value, whatever its code.
+    if diag.source_function == "op_error" or diag.source_file == "numeric.c":
+        return InvalidValue
     if sqlstate == "23503" and known is not None:
         # Violated from its other side, where a key that rows point at was to change (no foreign key
         # refuses a DELETE), the detail names that table's columns, in whatever language it is.
@@ -436,7 +458,10 @@ def _told(
     name, detail = known or diag.constraint_name, diag.message_detail
     key = _KEY.search(detail or "")
     if key and cls is AlreadyExists:
-        return f"a row with {key['columns']} = {key['values']} is there already ({name})", None
+        what = f"{key['columns']} = {key['values']}"
+        if key["columns"] == _HIDDEN:
+            what = f"this {_HIDDEN}"
+        return f"a row with {what} is there already ({name})", None
     if key and cls is NotFound:
         target = getattr(known, "references", "the table that it references")
         return f"{target} has no row for {key['columns']} = {key['values']} ({name})", None
@@ -447,6 +472,10 @@ def _told(
     message = " ".join((diag.message_primary or str(error)).split())
     parameter = _PARAMETER.search(diag.context or "")
     return message + (f" (parameter {parameter[0]} of the query)" if parameter else ""), detail
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 
 
 def _known(name: str | None) -> "Constraint | None":

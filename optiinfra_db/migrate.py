@@ -22,7 +22,7 @@ import socket
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
@@ -85,6 +85,8 @@ class MigrateResult:
 
     applied: list[str]
     partitions: list[str]
+    for_administrator: list[str] = field(default_factory=list)
+    """Statements about roles for which the role that migrates lacked the privileges."""
 
 
 def migrate(
@@ -110,13 +112,25 @@ def migrate(
                 backend.apply_one(migration)
             applied.append(migration.id)
         partitions: list[str] = []
+        for_administrator: list[str] = []
         if migrations_dir is None:
+            from optiinfra_db.generated.access import (  # noqa: PLC0415
+                grant_access,
+                list_roles_without_group,
+            )
             from optiinfra_db.generated.partitions import ensure_partitions  # noqa: PLC0415
 
             conn.execute(_FRESH)
+            with _explained(conn, "grant_access"):
+                for_administrator = grant_access(conn)
+            if for_administrator:
+                say(_FOR_ADMINISTRATOR.format(";\n".join(for_administrator)))
+            if confined := list_roles_without_group(conn):
+                say(_CONFINED.format(", ".join(confined)))
+            _as_owner(conn)
             with _explained(conn, "ensure_partitions"):
                 partitions = list(ensure_partitions(conn, months_ahead=MONTHS_AHEAD))
-        return MigrateResult(applied, partitions)
+        return MigrateResult(applied, partitions, for_administrator)
 
 
 def rollback(
@@ -264,6 +278,7 @@ class _Backend(PostgresqlPsycopgBackend):  # type: ignore[misc]
     def _run(self, migration: _Migration, text: str) -> Iterator[None]:
         """Run a file, and the bookkeeping in the `with` block in the same transaction."""
         self._given.execute(_FRESH)
+        _as_owner(self._given)
         if not migration.use_transactions:
             for statement in sqlparse.split(text):
                 self._given.execute(statement.encode())
@@ -281,8 +296,33 @@ class _Backend(PostgresqlPsycopgBackend):  # type: ignore[misc]
         )
 
 
-_FRESH = "SET lock_timeout = '5s'; RESET statement_timeout; RESET search_path"
+_FRESH = "SET lock_timeout = '5s'; RESET statement_timeout; RESET search_path; RESET ROLE"
 """The settings each migration starts with, whatever the one before it set."""
+
+_FOR_ADMINISTRATOR = """\
+Row-level security is on, but this role may not make the group roles. Have an administrator run
+{};
+and then migrate once more. Until then only the owner of the tables and superusers see rows."""
+
+_CONFINED = (
+    "These logins are in no group role and see the rows of no customer: {}. "
+    "GRANT optiinfra_service, optiinfra_tenant or optiinfra_reader TO each, by what it does."
+)
+
+
+def _as_owner(conn: Connection) -> None:
+    """Go on as the role that owns the tables, so that what is made is its own."""
+    conn.execute(
+        """
+        SELECT set_config('role', 'optiinfra_owner', false)
+        FROM pg_class
+        WHERE
+            oid = to_regclass('customers')
+            AND relowner = to_regrole('optiinfra_owner')
+            AND pg_has_role(relowner, 'MEMBER')
+        """
+    )
+
 
 _CHECKSUM_TABLE = """
 CREATE TABLE _yoyo_checksum (
@@ -421,7 +461,7 @@ def _explained(conn: Connection, what: str, migration: Migration | None = None) 
         raise MigrationFailed(f"{what}: {error}") from error
     except psycopg.errors.LockNotAvailable as error:
         raise MigrationLockTimeout(
-            f"{what} waited longer than its lock_timeout for a table that another session uses. "
+            f"{what} waited longer than its lock_timeout for a table that another session uses. "  # noqa: S608 -- for people
             f"{undone} Run it again when the database is less busy; "
             "SELECT * FROM pg_stat_activity WHERE xact_start IS NOT NULL shows who is at work."
         ) from error
@@ -434,7 +474,7 @@ def _explained(conn: Connection, what: str, migration: Migration | None = None) 
             f"{what}: role {role} lacks a privilege in schema {schema}: "
             f"{error.diag.message_primary}. {undone} "
             f"As the owner of the schema run: GRANT USAGE, CREATE ON SCHEMA {schema} TO {role}; "
-            "and if tables exist already, migrate as the role that owns them."
+            "and if tables exist already, migrate as the role that owns them, or as a member of it."
         ) from error
     except psycopg.Error as error:
         reason = "the connection was lost" if conn.closed else "the database refused it"

@@ -56,7 +56,7 @@ WHERE
     AND recorded_at <= @until::timestamptz
     AND (recorded_at, id) < (
         @until::timestamptz,
-        coalesce(sqlc.narg('before_id')::uuid, '00000000-0000-0000-0000-000000000000')
+        greatest(sqlc.narg('before_id')::uuid, '00000000-0000-0000-0000-000000000000')
     )
 ORDER BY recorded_at DESC, id DESC
 LIMIT @max_rows;

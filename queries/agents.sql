@@ -57,7 +57,7 @@ WHERE
 -- @plan agents_pkey, rows <= agents
 SELECT *
 FROM agents
-WHERE id < coalesce(sqlc.narg('before_id')::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
+WHERE id < least(sqlc.narg('before_id')::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
 ORDER BY id DESC
 LIMIT @max_rows;
 

@@ -41,7 +41,7 @@ SELECT *
 FROM approvals
 WHERE
     customer_id = @customer_id
-    AND id < coalesce(sqlc.narg('before_id')::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
+    AND id < least(sqlc.narg('before_id')::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
 ORDER BY id DESC
 LIMIT @max_rows;
 
@@ -72,7 +72,7 @@ WITH undecided AS MATERIALIZED (
         customer_id = @customer_id
         AND status = 'pending'
         AND (expires_at IS NULL OR expires_at > now())
-        AND id > coalesce(sqlc.narg('after_id')::uuid, '00000000-0000-0000-0000-000000000000')
+        AND id > greatest(sqlc.narg('after_id')::uuid, '00000000-0000-0000-0000-000000000000')
 )
 
 SELECT
@@ -103,7 +103,7 @@ WITH expired AS MATERIALIZED (
         customer_id = @customer_id
         AND status = 'pending'
         AND expires_at <= now()
-        AND id > coalesce(sqlc.narg('after_id')::uuid, '00000000-0000-0000-0000-000000000000')
+        AND id > greatest(sqlc.narg('after_id')::uuid, '00000000-0000-0000-0000-000000000000')
 )
 
 SELECT

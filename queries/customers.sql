@@ -67,7 +67,7 @@ WHERE lower(email) = lower(@email::text);
 -- @plan customers_pkey, rows <= customers
 SELECT *
 FROM customers
-WHERE id < coalesce(sqlc.narg('before_id')::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
+WHERE id < least(sqlc.narg('before_id')::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
 ORDER BY id DESC
 LIMIT @max_rows;
 

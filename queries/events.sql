@@ -46,6 +46,9 @@ LIMIT 1;
 -- name: copy_events :copyfrom
 -- Append many events at once, by binary COPY; returns how many. All or none are written.
 --
+-- Raises PermissionDenied where row-level security holds: PostgreSQL has no COPY into such tables
+-- but for superusers and roles with BYPASSRLS. create_event is for all.
+--
 -- @plan writes
 INSERT INTO events (
     customer_id,
@@ -80,10 +83,10 @@ SELECT *
 FROM events
 WHERE
     customer_id = @customer_id
-    AND created_at <= coalesce(sqlc.narg('before_created_at')::timestamptz, 'infinity')
+    AND created_at <= least(sqlc.narg('before_created_at')::timestamptz, 'infinity')
     AND (created_at, id) < (
-        coalesce(sqlc.narg('before_created_at')::timestamptz, 'infinity'),
-        coalesce(sqlc.narg('before_id')::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
+        least(sqlc.narg('before_created_at')::timestamptz, 'infinity'),
+        least(sqlc.narg('before_id')::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
     )
 ORDER BY created_at DESC, id DESC
 LIMIT @max_rows;
@@ -97,10 +100,10 @@ SELECT *
 FROM events
 WHERE
     agent_id = @agent_id::uuid
-    AND created_at <= coalesce(sqlc.narg('before_created_at')::timestamptz, 'infinity')
+    AND created_at <= least(sqlc.narg('before_created_at')::timestamptz, 'infinity')
     AND (created_at, id) < (
-        coalesce(sqlc.narg('before_created_at')::timestamptz, 'infinity'),
-        coalesce(sqlc.narg('before_id')::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
+        least(sqlc.narg('before_created_at')::timestamptz, 'infinity'),
+        least(sqlc.narg('before_id')::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
     )
 ORDER BY created_at DESC, id DESC
 LIMIT @max_rows;
@@ -115,10 +118,10 @@ FROM events
 WHERE
     customer_id = @customer_id
     AND subject_id = @subject_id::uuid
-    AND created_at <= coalesce(sqlc.narg('before_created_at')::timestamptz, 'infinity')
+    AND created_at <= least(sqlc.narg('before_created_at')::timestamptz, 'infinity')
     AND (created_at, id) < (
-        coalesce(sqlc.narg('before_created_at')::timestamptz, 'infinity'),
-        coalesce(sqlc.narg('before_id')::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
+        least(sqlc.narg('before_created_at')::timestamptz, 'infinity'),
+        least(sqlc.narg('before_id')::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
     )
 ORDER BY created_at DESC, id DESC
 LIMIT @max_rows;

@@ -34,7 +34,7 @@ SELECT *
 FROM optimizations
 WHERE
     customer_id = @customer_id
-    AND id < coalesce(sqlc.narg('before_id')::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
+    AND id < least(sqlc.narg('before_id')::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
 ORDER BY id DESC
 LIMIT @max_rows;
 
@@ -48,7 +48,7 @@ FROM optimizations
 WHERE
     customer_id = @customer_id
     AND agent_id = @agent_id
-    AND id < coalesce(sqlc.narg('before_id')::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
+    AND id < least(sqlc.narg('before_id')::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
 ORDER BY id DESC
 LIMIT @max_rows;
 
@@ -189,7 +189,8 @@ moved AS (
     WHERE
         recommendations.customer_id = completed.customer_id
         AND recommendations.id = completed.recommendation_id
-        AND recommendations.status = 'executing'
+        -- Not bare, so that the planner takes the key and not the index of statuses.
+        AND (recommendations.status = 'executing') IS true
 )
 
 SELECT * FROM completed;

@@ -164,7 +164,7 @@ SELECT *
 FROM recommendations
 WHERE
     customer_id = @customer_id
-    AND id < coalesce(sqlc.narg('before_id')::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
+    AND id < least(sqlc.narg('before_id')::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
 ORDER BY id DESC
 LIMIT @max_rows;
 
@@ -177,7 +177,7 @@ FROM recommendations
 WHERE
     customer_id = @customer_id
     AND agent_id = @agent_id
-    AND id < coalesce(sqlc.narg('before_id')::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
+    AND id < least(sqlc.narg('before_id')::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
 ORDER BY id DESC
 LIMIT @max_rows;
 
@@ -190,7 +190,7 @@ FROM recommendations
 WHERE
     customer_id = @customer_id
     AND status = @status
-    AND id < coalesce(sqlc.narg('before_id')::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
+    AND id < least(sqlc.narg('before_id')::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
 ORDER BY id DESC
 LIMIT @max_rows;
 
@@ -203,7 +203,7 @@ FROM recommendations
 WHERE
     customer_id = @customer_id
     AND type = @type
-    AND id < coalesce(sqlc.narg('before_id')::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
+    AND id < least(sqlc.narg('before_id')::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
 ORDER BY id DESC
 LIMIT @max_rows;
 
@@ -216,7 +216,7 @@ FROM recommendations
 WHERE
     customer_id = @customer_id
     AND priority = @priority
-    AND id < coalesce(sqlc.narg('before_id')::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
+    AND id < least(sqlc.narg('before_id')::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
 ORDER BY id DESC
 LIMIT @max_rows;
 
@@ -230,10 +230,10 @@ SELECT *
 FROM recommendations
 WHERE
     customer_id = @customer_id
-    AND estimated_savings >= coalesce(sqlc.narg('min_savings')::numeric, 0)
+    AND estimated_savings >= greatest(sqlc.narg('min_savings')::numeric, 0)
     AND (estimated_savings, id) < (
-        coalesce(sqlc.narg('before_savings')::numeric, 'Infinity'),
-        coalesce(sqlc.narg('before_id')::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
+        least(sqlc.narg('before_savings')::numeric, 'Infinity'),
+        least(sqlc.narg('before_id')::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
     )
 ORDER BY estimated_savings DESC, id DESC
 LIMIT @max_rows;
@@ -252,7 +252,7 @@ WITH open AS MATERIALIZED (
     WHERE
         customer_id = @customer_id
         AND status IN ('pending', 'approved', 'executing')
-        AND id < coalesce(sqlc.narg('before_id')::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
+        AND id < least(sqlc.narg('before_id')::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
 )
 
 SELECT *

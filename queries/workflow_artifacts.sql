@@ -94,7 +94,7 @@ FROM workflow_artifacts
 WHERE
     customer_id = @customer_id
     AND artifact_type = @artifact_type
-    AND id < coalesce(sqlc.narg('before_id')::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
+    AND id < least(sqlc.narg('before_id')::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
 ORDER BY id DESC
 LIMIT @max_rows;
 

@@ -548,7 +548,7 @@ SELECT
 FROM workflow_executions
 WHERE
     customer_id = @customer_id
-    AND id < coalesce(sqlc.narg('before_id')::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
+    AND id < least(sqlc.narg('before_id')::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
 ORDER BY id DESC
 LIMIT @max_rows;
 
@@ -580,7 +580,7 @@ WITH ended AS (
         customer_id = @customer_id
         AND status = @status
         AND completed_at IS NOT NULL
-        AND id < coalesce(sqlc.narg('before_id')::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
+        AND id < least(sqlc.narg('before_id')::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
     ORDER BY id DESC
     LIMIT @max_rows
 ),
@@ -605,7 +605,7 @@ open AS (
         customer_id = @customer_id
         AND status = @status
         AND status IN ('pending', 'running')
-        AND id < coalesce(sqlc.narg('before_id')::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
+        AND id < least(sqlc.narg('before_id')::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
     ORDER BY id DESC
     LIMIT @max_rows
 )
@@ -639,7 +639,7 @@ FROM workflow_executions
 WHERE
     customer_id = @customer_id
     AND status IN ('pending', 'running')
-    AND id < coalesce(sqlc.narg('before_id')::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
+    AND id < least(sqlc.narg('before_id')::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
 ORDER BY id DESC
 LIMIT @max_rows;
 
@@ -666,7 +666,7 @@ FROM workflow_executions
 WHERE
     customer_id = @customer_id
     AND workflow_type = @workflow_type
-    AND id < coalesce(sqlc.narg('before_id')::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
+    AND id < least(sqlc.narg('before_id')::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
 ORDER BY id DESC
 LIMIT @max_rows;
 
@@ -693,7 +693,7 @@ FROM workflow_executions
 WHERE
     customer_id = @customer_id
     AND agent_id = @agent_id
-    AND id < coalesce(sqlc.narg('before_id')::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
+    AND id < least(sqlc.narg('before_id')::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
 ORDER BY id DESC
 LIMIT @max_rows;
 
@@ -1010,7 +1010,7 @@ LEFT JOIN LATERAL (
 WHERE
     workflow_executions.customer_id = @customer_id
     AND workflow_executions.id
-    < coalesce(sqlc.narg('before_id')::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
+    < least(sqlc.narg('before_id')::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
 ORDER BY workflow_executions.id DESC
 LIMIT @max_rows;
 
@@ -1404,8 +1404,8 @@ LEFT JOIN LATERAL (
 WHERE
     workflow_executions.status = 'running'
     AND (workflow_executions.id, workflow_executions.customer_id) < (
-        coalesce(sqlc.narg('before_id')::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff'),
-        coalesce(sqlc.narg('before_customer_id')::uuid, '00000000-0000-0000-0000-000000000000')
+        least(sqlc.narg('before_id')::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff'),
+        greatest(sqlc.narg('before_customer_id')::uuid, '00000000-0000-0000-0000-000000000000')
     )
 ORDER BY workflow_executions.id DESC, workflow_executions.customer_id DESC
 LIMIT @max_rows;
@@ -1455,8 +1455,8 @@ LEFT JOIN LATERAL (
 WHERE
     workflow_executions.status IN ('failed', 'timeout')
     AND (workflow_executions.id, workflow_executions.customer_id) < (
-        coalesce(sqlc.narg('before_id')::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff'),
-        coalesce(sqlc.narg('before_customer_id')::uuid, '00000000-0000-0000-0000-000000000000')
+        least(sqlc.narg('before_id')::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff'),
+        greatest(sqlc.narg('before_customer_id')::uuid, '00000000-0000-0000-0000-000000000000')
     )
 ORDER BY workflow_executions.id DESC, workflow_executions.customer_id DESC
 LIMIT @max_rows;
@@ -1502,7 +1502,7 @@ WHERE
     workflow_executions.customer_id = @customer_id
     AND workflow_executions.error_details IS NOT NULL
     AND workflow_executions.id
-    < coalesce(sqlc.narg('before_id')::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
+    < least(sqlc.narg('before_id')::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
 ORDER BY workflow_executions.id DESC
 LIMIT @max_rows;
 
@@ -1592,8 +1592,8 @@ RETURNING workflow_steps.*;
 -- another. For agents: it spans customers.
 -- @required agent_id
 --
--- @plan workflow_executions_agent_id_id_pending_idx, workflow_executions_pkey, rows <= 2 +
---   pending_runs
+-- @plan workflow_executions_agent_id_id_pending_idx, workflow_executions_pkey,
+--   workflow_executions_customer_id_id_open_idx, rows <= 2 + pending_runs
 WITH next_run AS MATERIALIZED (
     SELECT
         customer_id,
@@ -1624,8 +1624,8 @@ RETURNING workflow_executions.*;
 -- executors of short runs, which wait less for the disk so.
 -- @required agent_id, max_rows
 --
--- @plan workflow_executions_agent_id_id_pending_idx, workflow_executions_pkey, rows <=
---   2 * max_rows + pending_runs
+-- @plan workflow_executions_agent_id_id_pending_idx, workflow_executions_pkey,
+--   workflow_executions_customer_id_id_open_idx, rows <= 2 * max_rows + pending_runs
 WITH next_runs AS MATERIALIZED (
     SELECT
         customer_id,

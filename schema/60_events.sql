@@ -11,7 +11,7 @@
 -- Partitioned by month of created_at, so that old months are dropped and not deleted;
 -- ensure_partitions() makes the months ahead, and the DEFAULT partition catches what no month
 -- covers. actor is what the application set (SET LOCAL optiinfra.actor = 'alice'), else the
--- database user.
+-- database user; of a tenant, who may not choose it, the database user comes first.
 --
 -- The change feed reads in the order of (xact_id, id), and only what was written by transactions
 -- older than all that are still open: so nothing can appear before what was read already.
@@ -30,9 +30,7 @@ CREATE TABLE events (
     severity event_severity NOT NULL DEFAULT 'info',
     subject_type text,
     subject_id uuid,
-    actor text NOT NULL DEFAULT coalesce(
-        nullif(current_setting('optiinfra.actor', true), ''), session_user
-    ),
+    actor text NOT NULL DEFAULT current_actor(),
     data jsonb NOT NULL DEFAULT '{}',
     xact_id xid8 NOT NULL DEFAULT pg_current_xact_id(),
     CONSTRAINT events_pkey PRIMARY KEY (customer_id, created_at, id),
@@ -61,7 +59,7 @@ COMMENT ON COLUMN events.subject_type IS
 COMMENT ON COLUMN events.subject_id IS
 'Id of what it is about; no foreign key, as it outlives its subject.';
 COMMENT ON COLUMN events.actor IS
-'Who did it: the setting optiinfra.actor, else the database user.';
+'Who did it: the setting optiinfra.actor, else the database user; see current_actor().';
 COMMENT ON COLUMN events.data IS 'Object with what else is to be known.';
 COMMENT ON COLUMN events.xact_id IS
 'The transaction that wrote it; gives an order of reading that skips no late commit.';

@@ -56,9 +56,12 @@ BEGIN
     SET LOCAL lock_timeout = '2s';
 
     FOR parent IN
-        SELECT *
+        SELECT
+            p.*,
+            pg_get_userbyid(pg_class.relowner) AS owner
         FROM (VALUES ('agent_metrics', 'recorded_at'), ('events', 'created_at'))
             AS p (table_name, key_column)
+        INNER JOIN pg_class ON pg_class.oid = p.table_name::regclass
     LOOP
         default_name := parent.table_name || '_default';
         -- Rows of absurd times (a clock gone wrong) stay in DEFAULT.
@@ -124,6 +127,9 @@ BEGIN
                 parent.table_name, partition_name, month_start, month_end
             );
             EXECUTE format(
+                'ALTER TABLE %I OWNER TO %I', partition_name, parent.owner
+            );
+            EXECUTE format(
                 'COMMENT ON TABLE %I IS %L',
                 partition_name, parent.table_name || ' of ' || to_char(month_start, 'YYYY-MM.')
             );
@@ -134,6 +140,7 @@ BEGIN
                     'COMMENT ON TRIGGER events_refuse_truncate ON %1$I IS ''Append-only.''',
                     partition_name
                 );
+                PERFORM isolate_customers(partition_name::regclass, 'customer_id');
             END IF;
             RETURN NEXT partition_name;
         END LOOP;

@@ -211,5 +211,7 @@ def test_the_public_names_are_these():
         "connect_async",
         "pool",
         "pool_async",
+        "tenant",
+        "tenant_async",
     }
     assert issubclass(optiinfra_db.OptiInfraError, OptiInfraError)

@@ -125,6 +125,24 @@ def test_the_guide_to_testing_is_a_suite_that_passes(tmp_path):
     assert " 4 passed" in done.stdout, done.stdout
 
 
+def test_the_guide_to_security_makes_logins(run, conn, capfd):
+    try:
+        run_page("guides/security.md", run)
+        bound = conn.execute("SELECT rolname FROM pg_roles WHERE rolname ~ '^optiinfra_tenant_'")
+        assert bound.fetchall() == [(f"optiinfra_tenant_{ATLAS}",)]
+    finally:
+        names = ("cost_agent", "customer_portal", "analyst", f'"optiinfra_tenant_{ATLAS}"')
+        conn.execute(f"DROP ROLE IF EXISTS {', '.join(names)}")
+    assert capfd.readouterr().out == "['Atlas Bank']\n1\n"
+
+
+def test_the_guide_to_proofs_seals_and_verifies(run, conn, capfd):
+    run_page("guides/audit.md", run)
+    shown = capfd.readouterr().out
+    assert "Sealed(events=0, seals=0)" in shown
+    assert "OK: 8 events" in shown
+
+
 def test_the_guide_to_telemetry_traces(run, conn, capfd):
     try:
         run_page("guides/telemetry.md", run)

@@ -133,6 +133,23 @@ GUARDS = {
         "table events_default",
         "trigger events_refuse_truncate is disabled",
     ),
+    "ALTER TABLE event_seals DISABLE TRIGGER USER; "
+    "ALTER TABLE event_seals ENABLE TRIGGER event_seals_refuse_change": (
+        "table event_seals",
+        "trigger event_seals_refuse_truncate is disabled",
+    ),
+    "ALTER TABLE recommendations DISABLE ROW LEVEL SECURITY": (
+        "table recommendations",
+        "row-level security is off",
+    ),
+    "ALTER TABLE events_default NO FORCE ROW LEVEL SECURITY": (
+        "table events_default",
+        "row-level security is not forced",
+    ),
+    "CREATE POLICY mine ON customers USING (true)": (
+        "table customers",
+        "a policy of row-level security is missing, or there is another",
+    ),
     "ALTER TABLE customers ADD CONSTRAINT customers_x_check CHECK (name != '') NOT VALID": (
         "table customers",
         "constraint customers_x_check is not validated",

@@ -120,10 +120,11 @@ async def find_times_out_of_order(
 
 
 async def find_missing_guards(conn: psycopg.AsyncConnection[typing.Any]) -> list[MissingGuard]:
-    """What should watch over the history and does not: triggers that are missing or disabled,
-    constraints that were not validated, indexes that are invalid; each with its table.
+    """What should watch over the history and does not: triggers that are missing or disabled, row-
+    level security that is off, constraints that were not validated, indexes that are invalid; each
+    with its table.
 
-    @plan catalogue, buffers <= 400
+    @plan catalogue, buffers <= 600
     """
     return await _runtime.async_many(conn, FIND_MISSING_GUARDS, (), MissingGuard, binary=True)
 

@@ -103,6 +103,9 @@ async def copy_events(
 
     All or none are written.
 
+    Raises PermissionDenied where row-level security holds: PostgreSQL has no COPY into such tables
+    but for superusers and roles with BYPASSRLS. create_event is for all.
+
     @plan writes
     """
     return await _runtime.async_copy(

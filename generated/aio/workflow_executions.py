@@ -712,8 +712,8 @@ async def claim_workflow_execution(
     it; None where none waits. Callers at the same moment get different runs, without waiting for
     one another. For agents: it spans customers.
 
-    @plan workflow_executions_agent_id_id_pending_idx, workflow_executions_pkey, rows <= 2 +
-      pending_runs
+    @plan workflow_executions_agent_id_id_pending_idx, workflow_executions_pkey,
+      workflow_executions_customer_id_id_open_idx, rows <= 2 + pending_runs
     """
     return await _runtime.async_one(
         conn,
@@ -732,8 +732,8 @@ async def claim_workflow_executions(
     """Claim up to max_rows runs at once, oldest first, as claim_workflow_execution does one: for
     executors of short runs, which wait less for the disk so.
 
-    @plan workflow_executions_agent_id_id_pending_idx, workflow_executions_pkey, rows <=
-      2 * max_rows + pending_runs
+    @plan workflow_executions_agent_id_id_pending_idx, workflow_executions_pkey,
+      workflow_executions_customer_id_id_open_idx, rows <= 2 * max_rows + pending_runs
     """
     return await _runtime.async_many(
         conn,

@@ -29,7 +29,6 @@ LISTS = [
     ["report", "--html", "-"],
     ["doctor", "--days", "0"],
     ["verify-audit"],
-    ["seal"],
     ["status"],
 ]
 # What needs a row of the sample data.

@@ -295,7 +295,6 @@ class Ground:
             "customers",
             name=f"Customer {number}",
             email=f"customer-{number}@example.com",
-            api_key_hash=number.to_bytes(32, "big"),
         )["id"]
 
     def make_agent(self):
@@ -385,29 +384,8 @@ def module_database_url(migrated_template):
         with connect(url) as conn:
             conn.execute(
                 """
-                CREATE ROLE owner_of_history LOGIN;
-                CREATE ROLE plain_of_history LOGIN;
-                DO $do$
-                DECLARE
-                    statement text;
-                BEGIN
-                    FOR statement IN
-                        SELECT format('ALTER TABLE %s OWNER TO owner_of_history', oid::regclass)
-                        FROM pg_class
-                        WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p', 'v')
-                        UNION ALL
-                        SELECT format(
-                            'ALTER FUNCTION %s OWNER TO owner_of_history', oid::regprocedure
-                        )
-                        FROM pg_proc WHERE pronamespace = 'public'::regnamespace
-                        UNION ALL
-                        SELECT format('ALTER TYPE %s OWNER TO owner_of_history', oid::regtype)
-                        FROM pg_type WHERE typnamespace = 'public'::regnamespace AND typtype = 'e'
-                    LOOP
-                        EXECUTE statement;
-                    END LOOP;
-                END
-                $do$;
+                CREATE ROLE owner_of_history BYPASSRLS LOGIN IN ROLE optiinfra_owner;
+                CREATE ROLE plain_of_history BYPASSRLS LOGIN IN ROLE optiinfra_service;
                 GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public
                 TO plain_of_history;
                 CREATE SCHEMA decoy;

@@ -11,6 +11,7 @@ import psycopg
 from psycopg.rows import namedtuple_row
 
 from optiinfra_db.generated.agent_metrics import CopyAgentMetricsParams
+from optiinfra_db.generated.event_seals import SEAL_EVENTS
 from optiinfra_db.generated.events import CopyEventsParams
 from optiinfra_db.generated.models import (
     AgentStatusDetail,
@@ -114,6 +115,15 @@ class Sample:
         run = self.run(status)
         return {"customer_id": run["customer_id"], "workflow_execution_id": run["id"]}
 
+    def first_event(self) -> UUID:
+        """Return an event of the first that are sealed."""
+        event_id: UUID = self._one(
+            "SELECT id FROM (SELECT customer_id, id FROM events ORDER BY xact_id, id LIMIT 500) "
+            "AS first_events WHERE customer_id = %(customer)s ORDER BY id LIMIT 1",
+            customer=self.customer,
+        ).id
+        return event_id
+
     def failed_run(self) -> Arguments:
         """Return the key of a run that failed and was not retried."""
         return _key(self.row("workflow_executions", f"status = 'failed' AND NOT {_IS_RETRIED}"))
@@ -191,6 +201,7 @@ DEFAULTS: Mapping[str, Case] = {
 """What a parameter is, where a case does not say."""
 
 CASES: Mapping[str, Case | list[Case]] = {
+    "access.leave_tenant": lambda _: {"former_role": "none", "former_customer_id": ""},
     "agent_capabilities.set_agent_capability_enabled": lambda _: {"enabled": False},
     "agent_configs.upsert_agent_config": lambda _: {"config_value": "other"},
     "agent_metrics.copy_agent_metrics": lambda s: {
@@ -262,6 +273,18 @@ CASES: Mapping[str, Case | list[Case]] = {
     "customers.get_customer": lambda s: {"id": s.customer},
     "customers.get_customer_by_email": lambda _: {"email": "customer-7@example.com"},
     "customers.update_customer": lambda s: {"id": s.customer, "name": "Other"},
+    "event_seals.list_canonical_events": [
+        lambda _: {},
+        lambda s: {"after_created_at": s.since, "after_id": ZERO_ID},
+    ],
+    "event_seals.list_canonical_events_by_subject": lambda s: {
+        "subject_ids": [s.run("completed")["id"], s.run("failed")["id"]]
+    },
+    "event_seals.list_event_seal_entries": [
+        lambda _: {},
+        lambda s: {"event_ids": [s.first_event()]},
+    ],
+    "event_seals.seal_events": lambda _: {"max_events": 500},
     "events.copy_events": lambda s: {
         "rows": [
             CopyEventsParams(
@@ -495,7 +518,14 @@ _NO_OPEN_STEPS = (
     "AND run.id = workflow_execution_id AND run.status = 'running')"
 )
 
+_SEALED = SEAL_EVENTS.replace("$1", "500")
+
 BEFORE: Mapping[str, str] = {
+    "event_seals.list_event_seal_entries": _SEALED,
+    "event_seals.list_event_seal_heads": _SEALED,
+    "event_seals.list_event_seals": _SEALED,
+    "event_seals.verify_event_seals": _SEALED,
+    "event_seals.find_unsealed_events": _SEALED,
     "agent_states.extend_agent_lock": _LOCKED,
     "agent_states.list_agent_locks": _LOCKED,
     "agent_states.list_agent_states_by_workflow": (
@@ -519,12 +549,16 @@ BEFORE: Mapping[str, str] = {
 """What has to be done first, in the same transaction."""
 
 FINDS_NOTHING = {
+    "access.grant_access",
+    "access.leave_tenant",
+    "access.list_roles_without_group",
     "doctor.count_events_from_the_future",
     "doctor.find_gaps_in_audit_log",
     "doctor.find_missing_guards",
     "doctor.find_open_steps_of_ended_runs",
     "doctor.find_states_unlike_audit_log",
     "doctor.find_times_out_of_order",
+    "event_seals.find_unsealed_events",
     "monitoring.get_oldest_transaction",
     "monitoring.list_vacuum_blockers",
 }

@@ -45,6 +45,8 @@ QUANTITIES = {
     "WHERE customer_id = %(customer_id)s AND completed_at >= %(since)s",
     "running_runs": "SELECT count(*) FROM workflow_executions WHERE status = 'running'",
     "runs": "SELECT count(*) FROM workflow_executions",
+    "sealed_events": "SELECT 500",
+    "seals": "SELECT 100",
     "states": "SELECT count(*) FROM agent_states",
     "steps": "SELECT 10",
     "waiting_events": "SELECT count(*) FROM events "

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import psycopg
 from psycopg import sql
@@ -143,16 +144,32 @@ class Explainer:
             yield
 
     def call(
-        self, name: str, mode: str, arguments: Mapping[str, Any], before: str = ""
+        self,
+        name: str,
+        mode: str,
+        arguments: Mapping[str, Any],
+        before: str = "",
+        *,
+        role: str = "none",
+        customer_id: UUID | None = None,
     ) -> tuple[Any, Seen, Seen]:
         """Return what a function returned, what its query did, and what its triggers did."""
         function = function_of(name)
         with self._mode(mode):
             if before:
                 self._conn.execute(before.encode())
+            self._conn.execute(
+                "SELECT set_config('role', %s, true), "
+                "set_config('optiinfra.customer_id', %s, true)",
+                [role, str(customer_id or "")],
+            )
             return self._watch(
                 f"-- name: {function.__name__} ", lambda: function(self._conn, **arguments)
             )
+
+    def vacuum(self) -> None:
+        """Take away what calls have written and rolled back."""
+        self._conn.execute("VACUUM (INDEX_CLEANUP ON)")
 
     def read(self, query: str, mode: str, arguments: Mapping[str, Any]) -> tuple[Any, Seen, Seen]:
         """Return what a query of a view returned, and did."""

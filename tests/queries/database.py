@@ -158,3 +158,14 @@ def artifact_left(**given):
         "sha256": ZERO_DIGEST.hex(),
     }
     return values | given
+
+
+def customers_in(result):
+    """Find every customer_id in what a function returned."""
+    if isinstance(result, list):
+        return {found for item in result for found in customers_in(item)}
+    names = getattr(type(result), "__slots__", ())
+    found = {result.customer_id} if "customer_id" in names else set()
+    for name in names:
+        found |= customers_in(getattr(result, name))
+    return found - {None}

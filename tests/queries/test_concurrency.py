@@ -237,6 +237,7 @@ def test_one_of_those_who_authenticate_at_once_notes_it(database_url, owner, tog
         conn.execute(
             """
             CREATE TABLE noted ();
+            GRANT INSERT ON noted TO PUBLIC;
             CREATE FUNCTION count_use() RETURNS trigger LANGUAGE plpgsql AS $$
                 BEGIN INSERT INTO public.noted DEFAULT VALUES; RETURN NULL; END
             $$;

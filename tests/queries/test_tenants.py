@@ -13,7 +13,7 @@ from optiinfra_db.generated.models import (
     WorkflowType,
 )
 
-from .database import ZERO_DIGEST
+from .database import ZERO_DIGEST, customers_in
 
 AT = datetime(2026, 5, 1, tzinfo=UTC)
 RUN, STEP, ARTIFACT, RECOMMENDATION, APPROVAL, OPTIMIZATION, EVENT, RETRY, API_KEY = (
@@ -134,17 +134,6 @@ def arguments_for(noun, function, customer, agent):
     needed = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is p.empty]
     optional = {"id", "customer_id"} & {p.name for p in parameters}
     return {name: values[name] for name in {*needed, *optional}}
-
-
-def customers_in(result):
-    """Find every customer_id in what a function returned."""
-    if isinstance(result, list):
-        return {found for item in result for found in customers_in(item)}
-    names = getattr(type(result), "__slots__", ())
-    found = {result.customer_id} if "customer_id" in names else set()
-    for name in names:
-        found |= customers_in(getattr(result, name))
-    return found
 
 
 def contents(db, customer):

@@ -19,6 +19,7 @@ TABLES = {
     "api_keys",
     "approvals",
     "customers",
+    "event_seals",
     "events",
     "optimizations",
     "recommendations",
@@ -67,7 +68,7 @@ def rows(conn):
     return run
 
 
-def test_there_are_14_tables_and_16_enums(rows):
+def test_there_are_15_tables_and_16_enums(rows):
     tables = rows(
         "SELECT relname FROM pg_class WHERE relkind IN ('r', 'p') AND NOT relispartition "
         "AND relnamespace = current_schema()::regnamespace AND relname !~ 'yoyo'"
@@ -126,7 +127,7 @@ def test_every_column_says_when_the_row_was_written_and_changed(rows):
     assert len(found) == len(TABLES)
     for table in found:
         assert "created_at" in table.columns
-        is_append_only = table.relname in {"events", "agent_metrics"}
+        is_append_only = table.relname in {"events", "event_seals", "agent_metrics"}
         assert ("updated_at" in table.columns) != is_append_only
         assert (table.triggers == 1) != is_append_only
 
@@ -162,7 +163,7 @@ def test_every_foreign_key_is_indexed(rows):
             AND c.relnamespace = current_schema()::regnamespace
         """
     )
-    assert len(foreign_keys) == 21
+    assert len(foreign_keys) == 22
     for key in foreign_keys:
         leading = [
             index.names[: len(key.names)]
@@ -232,7 +233,7 @@ def test_every_tenant_table_is_keyed_by_customer_first(rows):
         "WHERE a.attname = 'customer_id' AND c.relkind IN ('r', 'p') AND NOT c.relispartition "
         "AND c.relnamespace = current_schema()::regnamespace"
     )
-    assert len(tenants) == 8
+    assert len(tenants) == 9
     for table in tenants:
         assert indexes[table.relname][0] == "customer_id"
 

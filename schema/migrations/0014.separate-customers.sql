@@ -1,0 +1,565 @@
+-- Group roles with the privileges that each needs, and row-level security on what belongs to
+-- customers. A login that is neither a superuser nor the owner of the tables sees nothing until it
+-- is made a member of one of them: GRANT optiinfra_service TO ...
+-- depends: 0013.fix-search-paths
+
+SET LOCAL lock_timeout = '5s';
+SET LOCAL statement_timeout = '60s';
+
+-- Whose rows a session may see, where it may not see all (90_access.sql). The body is resolved when
+-- it is defined, whatever the search path of who calls it, and inlined.
+CREATE FUNCTION current_customer_id() RETURNS uuid
+LANGUAGE sql
+STABLE
+PARALLEL SAFE
+RETURN coalesce(
+    substring(session_user FROM '^optiinfra_tenant_([-0-9a-f]{36})$'),
+    nullif(current_setting('optiinfra.customer_id', true), '')
+)::uuid;
+COMMENT ON FUNCTION current_customer_id() IS
+'The customer whom the session is for: of a login named optiinfra_tenant_<customer id> that one, '
+'else the setting optiinfra.customer_id, else none.';
+
+-- Of a tenant the login comes before what it says of itself: it can pass for nobody else.
+CREATE FUNCTION current_actor() RETURNS text
+LANGUAGE sql
+STABLE
+PARALLEL SAFE
+RETURN CASE
+    WHEN
+        pg_has_role(to_regrole('optiinfra_tenant'), 'USAGE')
+        AND pg_has_role(to_regrole('optiinfra_service'), 'USAGE') IS NOT true
+        AND pg_has_role(to_regrole('optiinfra_owner'), 'USAGE') IS NOT true
+        THEN concat_ws(':', session_user, nullif(current_setting('optiinfra.actor', true), ''))
+    ELSE coalesce(nullif(current_setting('optiinfra.actor', true), ''), session_user)
+END;
+COMMENT ON FUNCTION current_actor() IS
+'Who acts, for the audit log: the setting optiinfra.actor, else the database user; of a tenant '
+'the database user, then a colon and the setting.';
+
+CREATE OR REPLACE FUNCTION ensure_partitions(months_ahead integer) RETURNS SETOF text
+LANGUAGE plpgsql
+SET timezone = 'UTC'
+SET lock_timeout = '2s'
+AS $$
+DECLARE
+    parent record;
+    default_name text;
+    months timestamptz [];
+    month_start timestamptz;
+    month_end timestamptz;
+    partition_name text;
+    is_in_use boolean;
+BEGIN
+    IF months_ahead IS NULL OR months_ahead NOT BETWEEN 0 AND 120 THEN
+        RAISE EXCEPTION 'months_ahead must be from 0 to 120, and is %',
+            coalesce(months_ahead::text, 'NULL')
+            USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+
+    -- Nothing is missing and nothing waits, as on most calls: then no lock is kept, by the catalogue
+    -- and the size of the files.
+    IF NOT EXISTS (
+        SELECT
+        FROM (VALUES ('agent_metrics'), ('events')) AS p (table_name)
+        WHERE
+            pg_relation_size((p.table_name || '_default')::regclass) > 0
+            OR (
+                SELECT count(*)
+                FROM pg_inherits
+                INNER JOIN pg_class ON pg_inherits.inhrelid = pg_class.oid
+                INNER JOIN generate_series(0, months_ahead) AS ahead
+                    ON
+                        pg_class.relname = p.table_name || to_char(
+                            date_trunc('month', now()) + make_interval(months => ahead), '_YYYY_MM'
+                        )
+                WHERE pg_inherits.inhparent = p.table_name::regclass
+            ) <= months_ahead
+    ) THEN
+        RETURN;
+    END IF;
+
+    -- One caller at a time, however long the others take; each sees what the one before it made.
+    SET LOCAL lock_timeout = 0;
+    PERFORM pg_advisory_xact_lock(hashtextextended('optiinfra_db.ensure_partitions', 0));
+    SET LOCAL lock_timeout = '2s';
+
+    FOR parent IN
+        SELECT
+            p.*,
+            pg_get_userbyid(pg_class.relowner) AS owner
+        FROM (VALUES ('agent_metrics', 'recorded_at'), ('events', 'created_at'))
+            AS p (table_name, key_column)
+        INNER JOIN pg_class ON pg_class.oid = p.table_name::regclass
+    LOOP
+        default_name := parent.table_name || '_default';
+        -- Rows of absurd times (a clock gone wrong) stay in DEFAULT.
+        EXECUTE format(
+            $query$
+                SELECT array_agg(m ORDER BY m)
+                FROM (
+                    SELECT generate_series(
+                        date_trunc('month', now()),
+                        date_trunc('month', now()) + make_interval(months => $1),
+                        interval '1 month'
+                    ) AS m
+                    UNION
+                    SELECT date_trunc('month', %1$I)
+                    FROM %2$I
+                    WHERE %1$I >= '1970-01-01' AND %1$I < '9999-01-01'
+                ) AS wanted
+            $query$,
+            parent.key_column, default_name
+        ) INTO months USING months_ahead;
+
+        FOREACH month_start IN ARRAY months LOOP
+            month_end := month_start + interval '1 month';
+            partition_name := parent.table_name || to_char(month_start, '_YYYY_MM');
+            CONTINUE WHEN EXISTS (
+                SELECT
+                FROM pg_inherits
+                INNER JOIN pg_class ON pg_inherits.inhrelid = pg_class.oid
+                WHERE
+                    pg_inherits.inhparent = parent.table_name::regclass
+                    AND pg_class.relname = partition_name
+            );
+            -- A writer that has chosen DEFAULT for its row when the month appears gets an error, and a
+            -- reader that has not heard of the month does not see what moves there: so where there
+            -- may be any, they wait before they choose.
+            EXECUTE format(
+                'SELECT $1 <= now() OR EXISTS (SELECT FROM %1$I WHERE %2$I >= $1 AND %2$I < $2)',
+                default_name, parent.key_column
+            ) INTO is_in_use USING month_start, month_end;
+            IF is_in_use THEN
+                EXECUTE format('LOCK TABLE ONLY %I IN ACCESS EXCLUSIVE MODE', parent.table_name);
+            END IF;
+            -- No row may slip into DEFAULT between its being emptied and the attaching.
+            EXECUTE format('LOCK TABLE %I IN ACCESS EXCLUSIVE MODE', default_name);
+            EXECUTE format(
+                'CREATE TABLE %I (LIKE %I INCLUDING DEFAULTS INCLUDING CONSTRAINTS)',
+                partition_name, parent.table_name
+            );
+            -- Nobody else writes, and to move an event is not to delete it.
+            EXECUTE format('ALTER TABLE %I DISABLE TRIGGER USER', default_name);
+            EXECUTE format(
+                $query$
+                    WITH moved AS (
+                        DELETE FROM %1$I WHERE %2$I >= %3$L AND %2$I < %4$L RETURNING *
+                    )
+                    INSERT INTO %5$I SELECT * FROM moved
+                $query$,
+                default_name, parent.key_column, month_start, month_end, partition_name
+            );
+            EXECUTE format('ALTER TABLE %I ENABLE TRIGGER USER', default_name);
+            EXECUTE format(
+                'ALTER TABLE %I ATTACH PARTITION %I FOR VALUES FROM (%L) TO (%L)',
+                parent.table_name, partition_name, month_start, month_end
+            );
+            EXECUTE format(
+                'ALTER TABLE %I OWNER TO %I', partition_name, parent.owner
+            );
+            EXECUTE format(
+                'COMMENT ON TABLE %I IS %L',
+                partition_name, parent.table_name || ' of ' || to_char(month_start, 'YYYY-MM.')
+            );
+            IF parent.table_name = 'events' THEN
+                EXECUTE format(
+                    'CREATE TRIGGER events_refuse_truncate BEFORE TRUNCATE ON %1$I '
+                    'FOR EACH STATEMENT EXECUTE FUNCTION refuse_event_change(); '
+                    'COMMENT ON TRIGGER events_refuse_truncate ON %1$I IS ''Append-only.''',
+                    partition_name
+                );
+                PERFORM isolate_customers(partition_name::regclass, 'customer_id');
+            END IF;
+            RETURN NEXT partition_name;
+        END LOOP;
+    END LOOP;
+END
+$$;
+-- Whoever calls it, and whatever lies before it on the search path or among temporary tables.
+DO $do$
+BEGIN
+    EXECUTE format(
+        'ALTER FUNCTION ensure_partitions(integer) SET search_path = %I, pg_temp', current_schema()
+    );
+END
+$do$;
+
+CREATE VIEW access_rules WITH (security_invoker = true) AS
+-- noqa: disable=LT02, LT09
+-- A rule a line.
+SELECT
+    1 AS place,
+    'workflow_executions' AS relation_name,
+    'customer_id' AS customer_column,
+    'SELECT, INSERT, UPDATE' AS service,
+    'SELECT, INSERT, UPDATE' AS tenant,
+    'SELECT' AS reader
+UNION ALL
+SELECT 2, 'workflow_steps', 'customer_id',
+    'SELECT, INSERT, UPDATE', 'SELECT, INSERT, UPDATE', 'SELECT'
+UNION ALL
+SELECT 3, 'workflow_artifacts', 'customer_id',
+    'SELECT, INSERT, UPDATE', 'SELECT, INSERT, UPDATE', 'SELECT'
+UNION ALL
+SELECT 4, 'recommendations', 'customer_id',
+    'SELECT, INSERT, UPDATE', 'SELECT, INSERT, UPDATE', 'SELECT'
+UNION ALL
+SELECT 5, 'approvals', 'customer_id',
+    'SELECT, INSERT, UPDATE', 'SELECT, INSERT, UPDATE', 'SELECT'
+UNION ALL
+SELECT 6, 'optimizations', 'customer_id',
+    'SELECT, INSERT, UPDATE', 'SELECT, INSERT, UPDATE', 'SELECT'
+UNION ALL
+SELECT
+    7,
+    'events',
+    'customer_id',
+    'SELECT, INSERT (customer_id, created_at, id, agent_id, event_type, severity, subject_type, '
+    'subject_id, actor, data)',
+    'SELECT, INSERT (customer_id, created_at, id, agent_id, event_type, severity, subject_type, '
+    'subject_id, data)',
+    'SELECT'
+UNION ALL
+SELECT 8, 'event_seals', 'customer_id', 'SELECT', 'SELECT', 'SELECT'
+UNION ALL
+SELECT
+    9,
+    'api_keys',
+    'customer_id',
+    'SELECT (customer_id, id, created_at, updated_at, expires_at, revoked_at, last_used_at), '
+    'INSERT, UPDATE (expires_at, revoked_at)',
+    NULL,
+    'SELECT (customer_id, id, created_at, updated_at, expires_at, revoked_at, last_used_at)'
+UNION ALL
+SELECT 10, 'agent_metrics', NULL, 'SELECT, INSERT', NULL, 'SELECT'
+UNION ALL
+SELECT 11, 'agent_states', NULL, 'SELECT, INSERT, UPDATE, DELETE', NULL, 'SELECT'
+UNION ALL
+SELECT 12, 'agent_configs', NULL, 'SELECT, INSERT, UPDATE, DELETE', NULL,
+    'SELECT (id, agent_id, config_key, config_type, description, created_at, updated_at)'
+UNION ALL
+SELECT 13, 'agent_capabilities', NULL, 'SELECT, INSERT, UPDATE, DELETE', NULL, 'SELECT'
+UNION ALL
+SELECT 14, 'agents', NULL, 'SELECT, INSERT, UPDATE', 'SELECT', 'SELECT'
+UNION ALL
+SELECT 15, 'customers', 'id', 'SELECT, INSERT, UPDATE', 'SELECT', 'SELECT'
+UNION ALL
+SELECT 16, 'status_transitions', NULL, 'SELECT', 'SELECT', 'SELECT'
+UNION ALL
+SELECT 17, 'access_rules', NULL, 'SELECT', 'SELECT', 'SELECT'
+UNION ALL
+SELECT 18, 'workflow_progress', NULL, 'SELECT', 'SELECT', 'SELECT'
+UNION ALL
+SELECT 19, 'running_workflows', NULL, 'SELECT', 'SELECT', 'SELECT'
+UNION ALL
+SELECT 20, 'failed_workflows', NULL, 'SELECT', 'SELECT', 'SELECT'
+UNION ALL
+SELECT 21, 'workflow_stats', NULL, 'SELECT', 'SELECT', 'SELECT'
+UNION ALL
+SELECT 22, 'recommendation_trace', NULL, 'SELECT', 'SELECT', 'SELECT'
+UNION ALL
+SELECT 23, 'savings_by_month', NULL, 'SELECT', 'SELECT', 'SELECT'
+UNION ALL
+SELECT 24, 'agent_workload', NULL, 'SELECT', NULL, 'SELECT'
+UNION ALL
+SELECT 25, '_yoyo_migration', NULL, 'SELECT', NULL, 'SELECT'
+UNION ALL
+SELECT 26, '_yoyo_log', NULL, 'SELECT', NULL, 'SELECT'
+UNION ALL
+SELECT 27, '_yoyo_checksum', NULL, 'SELECT', NULL, 'SELECT'
+UNION ALL
+SELECT 28, '_yoyo_version', NULL, NULL, NULL, NULL
+ORDER BY place;
+-- noqa: enable=LT02, LT09
+COMMENT ON VIEW access_rules IS
+'Who may do what: the privileges of the group roles on each table and view. optiinfra_owner owns '
+'them; only that role deletes history and customers.';
+COMMENT ON COLUMN access_rules.place IS 'From 1, in the order in which writers lock the tables.';
+COMMENT ON COLUMN access_rules.relation_name IS 'The table or view.';
+COMMENT ON COLUMN access_rules.customer_column IS
+'The column that says whose a row is; NULL where there is no row-level security.';
+COMMENT ON COLUMN access_rules.service IS
+'What optiinfra_service may do, of all customers; NULL for nothing.';
+COMMENT ON COLUMN access_rules.tenant IS
+'What optiinfra_tenant may do, of one customer; NULL for nothing.';
+COMMENT ON COLUMN access_rules.reader IS
+'What optiinfra_reader may do, of all customers; NULL for nothing.';
+
+CREATE FUNCTION isolate_customers(tenant_table regclass, customer_column name) RETURNS void
+LANGUAGE plpgsql
+AS $$
+DECLARE
+    trusted text := (
+        SELECT string_agg(quote_ident(pg_roles.rolname), ', ' ORDER BY pg_roles.rolname)
+        FROM pg_roles
+        WHERE
+            pg_roles.rolname IN ('optiinfra_owner', 'optiinfra_service', 'optiinfra_reader')
+            OR pg_roles.oid = (SELECT relowner FROM pg_class WHERE oid = tenant_table)
+    );
+    policy name;
+BEGIN
+    EXECUTE format('ALTER TABLE %s ENABLE ROW LEVEL SECURITY', tenant_table);
+    EXECUTE format('ALTER TABLE %s FORCE ROW LEVEL SECURITY', tenant_table);
+    FOR policy IN SELECT polname FROM pg_policy WHERE polrelid = tenant_table LOOP
+        EXECUTE format('DROP POLICY %I ON %s', policy, tenant_table);
+    END LOOP;
+    -- In a sub-select, the customer is asked for once a statement and not once a row.
+    EXECUTE format(
+        'CREATE POLICY own_rows ON %s USING (%I = (SELECT current_customer_id()))',
+        tenant_table, customer_column
+    );
+    EXECUTE format('CREATE POLICY all_rows ON %s TO %s USING (true)', tenant_table, trusted);
+    EXECUTE format(
+        'COMMENT ON POLICY own_rows ON %s IS ''The rows of the customer whom the session is for.''',
+        tenant_table
+    );
+    EXECUTE format(
+        'COMMENT ON POLICY all_rows ON %s IS ''The platform works for all customers.''',
+        tenant_table
+    );
+END
+$$;
+COMMENT ON FUNCTION isolate_customers(regclass, name) IS
+'Puts a table of customers, or a partition of one, under row-level security.';
+
+CREATE FUNCTION grant_access(anew boolean DEFAULT false) RETURNS SETOF text
+LANGUAGE plpgsql
+AS $$
+DECLARE
+    schema_name name := current_schema();
+    is_owned boolean := false;
+    item record;
+BEGIN
+    FOR item IN
+        SELECT format('CREATE ROLE %I NOLOGIN', r) AS statement
+        FROM unnest(
+            ARRAY['optiinfra_owner', 'optiinfra_service', 'optiinfra_tenant', 'optiinfra_reader']
+        ) AS r
+        WHERE to_regrole(r) IS NULL
+        UNION ALL
+        -- Who works for all customers may work for one. A superuser may anyway.
+        SELECT format('GRANT %I TO %I', m.of_role, m.member) AS statement
+        FROM (
+            VALUES
+            ('optiinfra_owner', 'optiinfra_tenant'),
+            ('optiinfra_service', 'optiinfra_tenant'),
+            (session_user::text, 'optiinfra_owner')
+        ) AS m (member, of_role)
+        WHERE
+            to_regrole(quote_ident(m.member)) IS NULL
+            OR to_regrole(m.of_role) IS NULL
+            OR NOT pg_has_role(m.member, m.of_role, 'USAGE')
+        UNION ALL
+        SELECT format('GRANT USAGE, CREATE ON SCHEMA %I TO optiinfra_owner', schema_name)
+        WHERE
+            to_regrole('optiinfra_owner') IS NULL
+            OR NOT has_schema_privilege('optiinfra_owner', schema_name, 'CREATE')
+        UNION ALL
+        SELECT
+            format(
+                'GRANT USAGE ON SCHEMA %I TO optiinfra_service, optiinfra_tenant, optiinfra_reader',
+                schema_name
+            )
+        WHERE NOT has_schema_privilege('public', schema_name, 'USAGE')
+    LOOP
+        BEGIN
+            EXECUTE item.statement;
+        EXCEPTION
+            WHEN insufficient_privilege OR undefined_object THEN RETURN NEXT item.statement;
+            WHEN duplicate_object OR unique_violation THEN NULL; -- by another database's migrate
+        END;
+    END LOOP;
+    -- To compare enums and numerics gives nothing away, but PostgreSQL does not say so, and before
+    -- row-level security has had its say it uses what it knows to be leakproof only: no index on a
+    -- status, a type or savings would do. To say it is for a superuser.
+    FOR item IN
+        SELECT p.oid::regprocedure AS comparison
+        FROM pg_proc AS p
+        INNER JOIN pg_roles AS r ON r.rolname = current_user AND r.rolsuper
+        WHERE
+            p.pronamespace = 'pg_catalog'::regnamespace
+            AND p.proname IN (
+                'enum_eq', 'numeric_cmp', 'numeric_eq', 'numeric_ge', 'numeric_gt', 'numeric_le',
+                'numeric_lt'
+            )
+            AND NOT p.proleakproof
+    LOOP
+        EXECUTE format('ALTER FUNCTION %s LEAKPROOF', item.comparison);
+    END LOOP;
+
+    IF to_regrole('optiinfra_owner') IS NOT NULL THEN
+        is_owned := pg_has_role('optiinfra_owner', 'USAGE')
+            AND has_schema_privilege('optiinfra_owner', schema_name, 'CREATE');
+    END IF;
+
+    -- Tables are locked only where something is to be granted.
+    IF
+        NOT anew
+        AND NOT EXISTS (
+            SELECT
+            FROM pg_class
+            INNER JOIN pg_policy
+                ON pg_class.oid = pg_policy.polrelid AND pg_policy.polname = 'all_rows'
+            INNER JOIN pg_roles
+                ON
+                    pg_roles.oid != ALL (pg_policy.polroles)
+                    OR (
+                        is_owned
+                        AND pg_roles.rolname = 'optiinfra_owner'
+                        AND pg_roles.oid != pg_class.relowner
+                    )
+            WHERE
+                pg_class.oid = 'customers'::regclass
+                AND pg_roles.rolname IN (
+                    'optiinfra_owner', 'optiinfra_service', 'optiinfra_reader'
+                )
+        )
+    THEN
+        RETURN;
+    END IF;
+    FOR item IN
+        SELECT
+            format(
+                'LOCK TABLE %s IN ACCESS EXCLUSIVE MODE',
+                string_agg(quote_ident(rules.relation_name), ', ' ORDER BY rules.place)
+            ) AS statement
+        FROM access_rules AS rules
+        INNER JOIN pg_class
+            ON
+                pg_class.oid = to_regclass(rules.relation_name)
+                AND pg_class.relkind IN ('r', 'p')
+    LOOP
+        EXECUTE item.statement;
+    END LOOP;
+
+    IF is_owned THEN
+        FOR item IN
+            WITH relation AS (
+                SELECT tree.relid
+                FROM access_rules AS rules
+                INNER JOIN pg_class ON pg_class.oid = to_regclass(rules.relation_name)
+                CROSS JOIN LATERAL (
+                    SELECT pg_class.oid AS relid
+                    UNION
+                    SELECT pg_inherits.inhrelid
+                    FROM pg_inherits
+                    WHERE pg_inherits.inhparent = pg_class.oid
+                ) AS tree
+            )
+            SELECT format('ALTER TABLE %s', c.oid::regclass) AS alter_it
+            FROM pg_class AS c
+            INNER JOIN relation ON c.oid = relation.relid
+            WHERE c.relowner != 'optiinfra_owner'::regrole
+            UNION
+            SELECT format('ALTER TYPE %s', t.oid::regtype) AS alter_it
+            FROM pg_attribute AS a
+            INNER JOIN relation ON a.attrelid = relation.relid
+            INNER JOIN pg_type AS t ON a.atttypid = t.oid AND t.typtype = 'e'
+            WHERE t.typowner != 'optiinfra_owner'::regrole
+            UNION
+            SELECT format('ALTER FUNCTION %s', p.oid::regprocedure) AS alter_it
+            FROM pg_proc AS p
+            LEFT JOIN pg_trigger AS t ON p.oid = t.tgfoid
+            LEFT JOIN relation ON t.tgrelid = relation.relid
+            WHERE
+                p.pronamespace = quote_ident(schema_name)::regnamespace
+                AND p.proowner != 'optiinfra_owner'::regrole
+                AND (
+                    relation.relid IS NOT NULL
+                    OR p.proname IN (
+                        'acquire_agent_lock', 'authenticate_api_key', 'canonical_event',
+                        'config_value_parses', 'current_actor', 'current_customer_id',
+                        'ensure_partitions', 'forget_event_xact_ids', 'grant_access', 'hash_events', 'hash_seal',
+                        'isolate_customers', 'refuse_stale_write', 'refuse_value', 'rotate_api_key',
+                        'uuidv7'
+                    )
+                )
+        LOOP
+            EXECUTE item.alter_it || ' OWNER TO optiinfra_owner';
+        END LOOP;
+        -- For the tables of migrations to come.
+        EXECUTE format(
+            'ALTER DEFAULT PRIVILEGES FOR ROLE optiinfra_owner IN SCHEMA %I '
+            'GRANT SELECT ON TABLES TO optiinfra_service, optiinfra_reader',
+            schema_name
+        );
+    END IF;
+
+    FOR item IN
+        SELECT
+            tree.relid AS tenant_table,
+            rules.customer_column
+        FROM access_rules AS rules
+        INNER JOIN pg_class ON pg_class.oid = to_regclass(rules.relation_name)
+        CROSS JOIN LATERAL (
+            SELECT pg_class.oid::regclass AS relid
+            UNION
+            SELECT pg_inherits.inhrelid::regclass AS relid
+            FROM pg_inherits
+            WHERE pg_inherits.inhparent = pg_class.oid
+        ) AS tree
+        WHERE rules.customer_column IS NOT NULL
+    LOOP
+        PERFORM isolate_customers(item.tenant_table, item.customer_column);
+    END LOOP;
+
+    FOR item IN
+        SELECT
+            tree.relid AS relation,
+            granted.role_name,
+            -- A partition has what the default privileges give a new one.
+            CASE
+                WHEN tree.relid = pg_class.oid THEN granted.privileges
+                WHEN granted.role_name != 'optiinfra_tenant' THEN 'SELECT'
+            END AS privileges
+        FROM access_rules AS rules
+        INNER JOIN pg_class ON pg_class.oid = to_regclass(rules.relation_name)
+        CROSS JOIN LATERAL (
+            SELECT pg_class.oid::regclass AS relid
+            UNION
+            SELECT pg_inherits.inhrelid::regclass AS relid
+            FROM pg_inherits
+            WHERE pg_inherits.inhparent = pg_class.oid
+        ) AS tree
+        CROSS JOIN LATERAL (
+            VALUES
+            ('optiinfra_service', rules.service),
+            ('optiinfra_tenant', rules.tenant),
+            ('optiinfra_reader', rules.reader)
+        ) AS granted (role_name, privileges)
+        WHERE to_regrole(granted.role_name) IS NOT NULL
+    LOOP
+        EXECUTE format('REVOKE ALL ON %s FROM %s', item.relation, item.role_name);
+        IF item.privileges IS NOT NULL THEN
+            EXECUTE format(
+                'GRANT %s ON %s TO %s', item.privileges, item.relation, item.role_name
+            );
+        END IF;
+    END LOOP;
+    IF to_regrole('optiinfra_service') IS NOT NULL THEN
+        GRANT EXECUTE ON FUNCTION authenticate_api_key TO optiinfra_service;
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION grant_access(boolean) IS
+'Makes the group roles and grants them what access_rules says, with row-level security; where that '
+'is done already, only if `anew`. Returns the statements for which it lacked the privileges, which '
+'an administrator has to run; then call it again.';
+
+DO $do$
+BEGIN
+    EXECUTE format(
+        'ALTER FUNCTION isolate_customers(regclass, name) SET search_path = %I, pg_temp',
+        current_schema()
+    );
+    EXECUTE format(
+        'ALTER FUNCTION grant_access(boolean) SET search_path = %I, pg_temp', current_schema()
+    );
+    PERFORM grant_access(anew => true);
+END
+$do$;
+
+ALTER TABLE events ALTER COLUMN actor SET DEFAULT current_actor();
+COMMENT ON COLUMN events.actor IS
+'Who did it: the setting optiinfra.actor, else the database user; see current_actor().';
