@@ -304,6 +304,18 @@ def test_a_datetime_without_time_zone_is_refused(api: Api) -> None:
     assert api.measurements.at_times(times=[NOON]) == []
 
 
+@pytest.mark.parametrize(
+    ("time", "hours"), [(datetime.datetime.min, 14), (datetime.datetime.max, -12)]
+)
+def test_a_datetime_that_could_not_be_read_again_is_refused(
+    api: Api, time: datetime.datetime, hours: int
+) -> None:
+    zone = datetime.timezone(datetime.timedelta(hours=hours))
+    with pytest.raises(ValueError, match=r"since: .* is beyond the years 1 to 9999 in UTC"):
+        api.measurements.list_measurements(since=time.replace(tzinfo=zone))
+    assert api.measurements.list_measurements(since=time.replace(tzinfo=datetime.UTC)) == []
+
+
 def test_nullable_aggregates_are_none(api: Api) -> None:
     row = api.measurements.newest()
     assert (row.newest, row.n, row.total) == (None, 0, Decimal(0))

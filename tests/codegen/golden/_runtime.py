@@ -715,14 +715,25 @@ def to_json(value: object) -> object:
 
 
 def aware(name: str, value: datetime.datetime | None) -> datetime.datetime | None:
-    """Refuse a datetime without a time zone: the server would guess one."""
-    if value is not None and getattr(value, "tzinfo", None) is None:
-        error = ValueError(
-            f"{name}: a timestamptz takes a datetime with a time zone, not {value!r}"
-        )
-        _raise_translated(error)
-        raise error
+    """Refuse a datetime without a time zone: the server would guess one.
+
+    One beyond the years 1 to 9999 in UTC is refused too: it could be written and not be read.
+    """
+    if value is None:
+        return None
+    if not isinstance(value, datetime.datetime) or value.tzinfo is None:
+        _refuse(f"{name}: a timestamptz takes a datetime with a time zone, not {value!r}")
+    try:
+        value.astimezone(datetime.UTC)
+    except OverflowError:
+        _refuse(f"{name}: {value!r} is beyond the years 1 to 9999 in UTC")
     return value
+
+
+def _refuse(message: str) -> typing.NoReturn:
+    error = ValueError(message)
+    _raise_translated(error)
+    raise error
 
 
 def each_aware(name: str, value: typing.Any) -> typing.Any:
