@@ -161,8 +161,6 @@ written AS (
         hash_seal(
             new_seal.customer_id,
             new_seal.seal_number,
-            new_seal.through_xact_id,
-            new_seal.through_id,
             new_seal.events_hash,
             new_seal.previous_hash
         )
@@ -351,8 +349,6 @@ SELECT
                 seal.hash != hash_seal(
                     seal.customer_id,
                     seal.seal_number,
-                    seal.through_xact_id,
-                    seal.through_id,
                     seal.events_hash,
                     seal.previous_hash
                 )

@@ -263,7 +263,6 @@ def export_bundle(
                 lines.add(
                     "seal",
                     seal_number=row.seal_number,
-                    through=f"{row.through_xact_id}:{row.through_id}",
                     events_hash=row.events_hash,
                     previous_hash=row.previous_hash,
                     hash=row.hash,

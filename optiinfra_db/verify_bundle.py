@@ -144,7 +144,6 @@ def _verify_chain(about: dict[str, Any], seals: Records, problems: list[str]) ->
             "optiinfra seal 1\n"
             f"customer {about['customer_id']}\n"
             f"number {seal['seal_number']}\n"
-            f"through {seal['through']}\n"
             f"events {seal['events_hash']}\n"
             f"previous {seal['previous_hash']}\n"
         )

@@ -181,6 +181,12 @@ BEGIN
     UPDATE events SET xact_id = '0' WHERE xact_id != '0';
     GET DIAGNOSTICS forgotten = ROW_COUNT;
     ALTER TABLE events ENABLE TRIGGER events_refuse_change;
+    -- What is written from now on lies after what was sealed.
+    ALTER TABLE event_seals DISABLE TRIGGER event_seals_refuse_change;
+    UPDATE event_seals
+    SET through_xact_id = '0', through_id = 'ffffffff-ffff-ffff-ffff-ffffffffffff'
+    WHERE through_xact_id != '0';
+    ALTER TABLE event_seals ENABLE TRIGGER event_seals_refuse_change;
     RETURN forgotten;
 END
 $$;

@@ -42,7 +42,7 @@ COMMENT ON TABLE event_seals IS
 COMMENT ON COLUMN event_seals.customer_id IS 'Tenant.';
 COMMENT ON COLUMN event_seals.seal_number IS 'Place in the chain of the customer: 1, 2, 3, ...';
 COMMENT ON COLUMN event_seals.through_xact_id IS
-'Up to which place in the order of the feed events are sealed: its xact_id.';
+'Up to which place in the order of the feed events are sealed: its xact_id; 0 after a restore.';
 COMMENT ON COLUMN event_seals.through_id IS 'The id of that place.';
 COMMENT ON COLUMN event_seals.event_ids IS 'The events that it covers, in the order of the feed.';
 COMMENT ON COLUMN event_seals.event_times IS 'created_at of each.';
@@ -109,8 +109,6 @@ COMMENT ON FUNCTION hash_events(uuid[], timestamptz[], bytea[]) IS
 CREATE FUNCTION hash_seal(
     customer_id uuid,
     seal_number integer,
-    through_xact_id xid8,
-    through_id uuid,
     events_hash bytea,
     previous_hash bytea
 ) RETURNS bytea
@@ -120,19 +118,17 @@ PARALLEL SAFE
 RETURN sha256(
     convert_to(
         format(
-            E'optiinfra seal 1\ncustomer %s\nnumber %s\nthrough %s:%s\nevents %s\nprevious %s\n',
+            E'optiinfra seal 1\ncustomer %s\nnumber %s\nevents %s\nprevious %s\n',
             customer_id,
             seal_number,
-            through_xact_id,
-            through_id,
             encode(events_hash, 'hex'),
             encode(previous_hash, 'hex')
         ),
         'UTF8'
     )
 );
-COMMENT ON FUNCTION hash_seal(uuid, integer, xid8, uuid, bytea, bytea) IS
-'SHA-256 of six lines that say what the seal says, the hash of the one before included.';
+COMMENT ON FUNCTION hash_seal(uuid, integer, bytea, bytea) IS
+'SHA-256 of five lines that say what the seal says, the hash of the one before included.';
 
 CREATE FUNCTION refuse_seal_change() RETURNS trigger
 LANGUAGE plpgsql
