@@ -29,6 +29,7 @@ from uuid import UUID
 from psycopg import AsyncConnection, Connection
 
 from optiinfra_db._files import whole_file
+from optiinfra_db._paging import newest_first
 from optiinfra_db.errors import ArtifactStoreError
 from optiinfra_db.generated import workflow_artifacts
 from optiinfra_db.generated.aio import workflow_artifacts as workflow_artifacts_async
@@ -231,16 +232,13 @@ def iterate_artifacts(
 ) -> Iterator[WorkflowArtifact]:
     """Yield the artifacts of a customer, page by page: of a type, or of each; newest first."""
     for one_type in [artifact_type] if artifact_type else ArtifactType:
-        before_id = None
-        while page := workflow_artifacts.list_artifacts_by_type(
+        yield from newest_first(
+            workflow_artifacts.list_artifacts_by_type,
             conn,
             customer_id=customer_id,
             artifact_type=one_type,
-            before_id=before_id,
             max_rows=_PAGE_ROWS,
-        ):
-            yield from page
-            before_id = page[-1].id
+        )
 
 
 def find_orphans(

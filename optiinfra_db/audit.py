@@ -27,6 +27,7 @@ from pydantic_core import to_jsonable_python
 
 from optiinfra_db import __version__
 from optiinfra_db._files import whole_file
+from optiinfra_db._paging import newest_first
 from optiinfra_db.errors import InvalidValue, NotFound
 from optiinfra_db.generated import (
     approvals,
@@ -159,10 +160,13 @@ def verify(
     """
     deviations = []
     kept = list(known_heads)
-    for customer in _customers(conn) if customer_id is None else [customer_id]:
+    looked_at = [customer_id] if customer_id else _customers(conn)
+    for customer in looked_at:
         say(f"Verifying customer {customer}")
         hashes: dict[int, str] = {}
-        for page in _pages(event_seals.verify_event_seals, _SEALS, conn, customer, kept_since):
+        for page in _pages(
+            event_seals.verify_event_seals, _SEALS, conn, customer, kept_since=kept_since
+        ):
             for row in page:
                 hashes[row.seal_number] = row.hash.hex()
                 if row.problem:
@@ -178,7 +182,7 @@ def verify(
             if head.customer_id == customer and hashes.get(head.seal_number) != head.hash
         ]
     if customer_id is None:
-        there = set(_customers(conn))
+        there = set(looked_at)
         deviations += [
             Deviation(head.customer_id, "the customer of a known head is gone", head.seal_number)
             for head in kept
@@ -192,23 +196,19 @@ def _pages(
     max_rows: int,
     conn: Connection[Any],
     customer_id: UUID,
-    kept_since: datetime | None = None,
+    **given: object,
 ) -> Iterator[list[Any]]:
     """Yield pages of a customer's seals."""
-    more = {} if kept_since is None else {"kept_since": kept_since}
     last = 0
     while page := query(
-        conn, customer_id=customer_id, after_seal_number=last, max_rows=max_rows, **more
+        conn, customer_id=customer_id, after_seal_number=last, max_rows=max_rows, **given
     ):
         yield page
         last = page[-1].seal_number
 
 
-def _customers(conn: Connection[Any]) -> Iterator[UUID]:
-    before = None
-    while page := customers.list_customers(conn, before_id=before, max_rows=_PAGE):
-        yield from (customer.id for customer in page)
-        before = page[-1].id
+def _customers(conn: Connection[Any]) -> list[UUID]:
+    return [one.id for one in newest_first(customers.list_customers, conn, max_rows=_PAGE)]
 
 
 def export_bundle(
@@ -241,11 +241,12 @@ def export_bundle(
         lines.add("row", table="customers", row=customer)
         if workflow_execution_id is None:
             subjects = None
-            for row in _runs(conn, customer_id):
+            theirs: dict[str, Any] = {"customer_id": customer_id, "max_rows": _PAGE}
+            for row in newest_first(workflow_executions.list_workflow_executions, conn, **theirs):
                 _add_run(conn, lines, customer_id, row.id)
                 say(f"{lines.count('row'):,} rows")
-            for found in _recommendations(conn, customer_id):
-                _add_advice(conn, lines, found)
+            found = newest_first(recommendations.list_recommendations, conn, **theirs)
+            _add_advice(conn, lines, found)
         else:
             subjects = _add_run(conn, lines, customer_id, workflow_execution_id)
             subjects += _add_advice(
@@ -255,8 +256,11 @@ def export_bundle(
                     conn, customer_id=customer_id, workflow_execution_id=workflow_execution_id
                 ),
             )
+        held: list[UUID] = []
         for event in _events(conn, customer_id, subjects):
             lines.add("event", text=event.canonical_text)
+            if subjects is not None:
+                held.append(event.id)
         say(f"{lines.count('event'):,} events")
         for page in _pages(event_seals.list_event_seals, _PAGE, conn, customer_id):
             for row in page:
@@ -267,23 +271,27 @@ def export_bundle(
                     previous_hash=row.previous_hash,
                     hash=row.hash,
                 )
-        held = None if subjects is None else lines.event_ids
-        for entries in _entries(conn, customer_id, held):
-            lines.add(
-                "entries",
-                seal_number=entries.seal_number,
-                events=[
-                    [str(id_), exact_time(time), digest.hex()]
-                    for id_, time, digest in zip(
-                        entries.event_ids, entries.event_times, entries.event_digests, strict=True
-                    )
-                ],
-            )
+        for page in _pages(
+            event_seals.list_event_seal_entries,
+            _SEALS,
+            conn,
+            customer_id,
+            event_ids=None if subjects is None else held,
+        ):
+            for row in page:
+                entries = zip(row.event_ids, row.event_times, row.event_digests, strict=True)
+                lines.add(
+                    "entries",
+                    seal_number=row.seal_number,
+                    events=[
+                        [str(id_), _exact(time), digest.hex()] for id_, time, digest in entries
+                    ],
+                )
         digest = lines.end()
     return Bundle(lines.count("event"), lines.count("row"), lines.count("seal"), digest)
 
 
-def exact_time(time: datetime) -> str:
+def _exact(time: datetime) -> str:
     """Return a time as seals have it: in UTC, with microseconds."""
     return time.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
 
@@ -307,7 +315,6 @@ class _Lines:
         self._write = write
         self._sha256 = hashlib.sha256()
         self._counts: dict[str, int] = {}
-        self.event_ids: list[UUID] = []
 
     def count(self, kind: str) -> int:
         return self._counts.get(kind, 0)
@@ -320,8 +327,6 @@ class _Lines:
         self._sha256.update(data)
         self._write(data)
         self._counts[kind] = self.count(kind) + 1
-        if kind == "event":
-            self.event_ids.append(UUID(json.loads(str(values["text"]))["id"]))
 
     def end(self) -> str:
         digest = self._sha256.hexdigest()
@@ -350,24 +355,6 @@ def _lines(file: Path, write: Callable[[bytes], object]) -> Iterator[_Lines]:
 
         yield _Lines(pack)
     flush()
-
-
-def _runs(conn: Connection[Any], customer_id: UUID) -> Iterator[Any]:
-    before = None
-    while page := workflow_executions.list_workflow_executions(
-        conn, customer_id=customer_id, before_id=before, max_rows=_PAGE
-    ):
-        yield from page
-        before = page[-1].id
-
-
-def _recommendations(conn: Connection[Any], customer_id: UUID) -> Iterator[list[Recommendation]]:
-    before = None
-    while page := recommendations.list_recommendations(
-        conn, customer_id=customer_id, before_id=before, max_rows=_PAGE
-    ):
-        yield page
-        before = page[-1].id
 
 
 def _add_run(conn: Connection[Any], lines: _Lines, customer_id: UUID, run_id: UUID) -> list[UUID]:
@@ -420,18 +407,3 @@ def _events(conn: Connection[Any], customer_id: UUID, subjects: list[UUID] | Non
     ):
         yield from page
         time, last = page[-1].created_at, page[-1].id
-
-
-def _entries(
-    conn: Connection[Any], customer_id: UUID, event_ids: list[UUID] | None
-) -> Iterator[Any]:
-    last = 0
-    while page := event_seals.list_event_seal_entries(
-        conn,
-        customer_id=customer_id,
-        after_seal_number=last,
-        event_ids=event_ids,
-        max_rows=_SEALS,
-    ):
-        yield from page
-        last = page[-1].seal_number

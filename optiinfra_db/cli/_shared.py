@@ -19,6 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from optiinfra_db import _words
+from optiinfra_db._paging import newest_first
 from optiinfra_db.connection import configured_url, describe
 from optiinfra_db.errors import OptiInfraError, UnknownReference
 
@@ -169,7 +170,7 @@ def find_customer(conn: Connection[Any], text: str) -> "Customer":
         return one
     if "@" in text and (one := customers.get_customer_by_email(conn, email=text)):
         return one
-    everyone = list(_pages(customers.list_customers, conn))
+    everyone = list(newest_first(customers.list_customers, conn, max_rows=1000))
     return _only(
         "customer",
         text,
@@ -210,7 +211,7 @@ def every_agent(conn: Connection[Any]) -> "list[Agent]":
     """Return all agents, the newest first."""
     from optiinfra_db.generated import agents
 
-    return list(_pages(agents.list_agents, conn))
+    return list(newest_first(agents.list_agents, conn, max_rows=1000))
 
 
 def customer_id(conn: Connection[Any], customer: str | None) -> UUID | None:
@@ -297,13 +298,6 @@ def _only(what: str, text: str, found: Sequence[T], line: Callable[[T], str], li
         f"{text!r} stands for more than one {what}. Write more of the id, or name the customer "
         f"(--customer):{lines}{more}"
     )
-
-
-def _pages(query: Callable[..., list[T]], conn: Connection[Any]) -> Iterator[T]:
-    before_id = None
-    while rows := query(conn, before_id=before_id, max_rows=1000):
-        yield from rows
-        before_id = rows[-1].id  # type: ignore[attr-defined]
 
 
 # --- output
