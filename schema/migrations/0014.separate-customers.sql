@@ -330,6 +330,7 @@ DECLARE
     schema_name name := current_schema();
     is_owned boolean := false;
     item record;
+    granted record;
 BEGIN
     FOR item IN
         SELECT format('CREATE ROLE %I NOLOGIN', r) AS statement
@@ -470,9 +471,9 @@ BEGIN
                     OR p.proname IN (
                         'acquire_agent_lock', 'authenticate_api_key', 'canonical_event',
                         'config_value_parses', 'current_actor', 'current_customer_id',
-                        'ensure_partitions', 'forget_event_xact_ids', 'grant_access', 'hash_events', 'hash_seal',
-                        'isolate_customers', 'refuse_stale_write', 'refuse_value', 'rotate_api_key',
-                        'uuidv7'
+                        'ensure_partitions', 'forget_event_xact_ids', 'grant_access',
+                        'hash_events', 'hash_seal', 'isolate_customers', 'refuse_stale_write',
+                        'refuse_value', 'rotate_api_key', 'uuidv7'
                     )
                 )
         LOOP
@@ -488,31 +489,9 @@ BEGIN
 
     FOR item IN
         SELECT
-            tree.relid AS tenant_table,
-            rules.customer_column
-        FROM access_rules AS rules
-        INNER JOIN pg_class ON pg_class.oid = to_regclass(rules.relation_name)
-        CROSS JOIN LATERAL (
-            SELECT pg_class.oid::regclass AS relid
-            UNION
-            SELECT pg_inherits.inhrelid::regclass AS relid
-            FROM pg_inherits
-            WHERE pg_inherits.inhparent = pg_class.oid
-        ) AS tree
-        WHERE rules.customer_column IS NOT NULL
-    LOOP
-        PERFORM isolate_customers(item.tenant_table, item.customer_column);
-    END LOOP;
-
-    FOR item IN
-        SELECT
             tree.relid AS relation,
-            granted.role_name,
-            -- A partition has what the default privileges give a new one.
-            CASE
-                WHEN tree.relid = pg_class.oid THEN granted.privileges
-                WHEN granted.role_name != 'optiinfra_tenant' THEN 'SELECT'
-            END AS privileges
+            tree.relid = pg_class.oid AS is_whole,
+            rules.*
         FROM access_rules AS rules
         INNER JOIN pg_class ON pg_class.oid = to_regclass(rules.relation_name)
         CROSS JOIN LATERAL (
@@ -522,20 +501,33 @@ BEGIN
             FROM pg_inherits
             WHERE pg_inherits.inhparent = pg_class.oid
         ) AS tree
-        CROSS JOIN LATERAL (
-            VALUES
-            ('optiinfra_service', rules.service),
-            ('optiinfra_tenant', rules.tenant),
-            ('optiinfra_reader', rules.reader)
-        ) AS granted (role_name, privileges)
-        WHERE to_regrole(granted.role_name) IS NOT NULL
     LOOP
-        EXECUTE format('REVOKE ALL ON %s FROM %s', item.relation, item.role_name);
-        IF item.privileges IS NOT NULL THEN
-            EXECUTE format(
-                'GRANT %s ON %s TO %s', item.privileges, item.relation, item.role_name
-            );
+        IF item.customer_column IS NOT NULL THEN
+            PERFORM isolate_customers(item.relation, item.customer_column);
         END IF;
+        FOR granted IN
+            SELECT *
+            FROM (
+                VALUES
+                ('optiinfra_service', item.service),
+                ('optiinfra_tenant', item.tenant),
+                ('optiinfra_reader', item.reader)
+            ) AS g (role_name, privileges)
+            WHERE to_regrole(g.role_name) IS NOT NULL
+        LOOP
+            -- A partition has what the default privileges give a new one.
+            IF NOT item.is_whole THEN
+                granted.privileges := CASE
+                    WHEN granted.role_name != 'optiinfra_tenant' THEN 'SELECT'
+                END;
+            END IF;
+            EXECUTE format('REVOKE ALL ON %s FROM %s', item.relation, granted.role_name);
+            IF granted.privileges IS NOT NULL THEN
+                EXECUTE format(
+                    'GRANT %s ON %s TO %s', granted.privileges, item.relation, granted.role_name
+                );
+            END IF;
+        END LOOP;
     END LOOP;
     IF to_regrole('optiinfra_service') IS NOT NULL THEN
         GRANT EXECUTE ON FUNCTION authenticate_api_key TO optiinfra_service;
