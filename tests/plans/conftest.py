@@ -79,6 +79,15 @@ class Observation:
     buffers_bound: float
 
 
+def assert_kept(promise: Promise, bounds: Observation, own: Seen, nested: Seen, where: str) -> None:
+    """Compare what a call and its triggers did to what the query promised."""
+    assert own.indexes <= promise.indexes, f"an index that is not named, {where}"
+    assert own.scanned <= promise.whole, f"a large table read whole, {where}"
+    assert nested.scanned <= promise.whole, f"by a trigger:{nested.plan}"
+    assert own.rows <= bounds.rows_bound, f"too many rows, {where}"
+    assert own.buffers <= bounds.buffers_bound, f"too many buffers, {where}"
+
+
 @pytest.fixture(scope="session")
 def history_conn(history_url: str) -> Iterator[psycopg.Connection[Any]]:
     with connect(history_url) as conn:

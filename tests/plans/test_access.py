@@ -9,6 +9,7 @@ from optiinfra_db.errors import PermissionDenied
 
 from ..queries.database import customers_in
 from .cases import BEFORE, FINDS_NOTHING, RUNS_ONCE
+from .conftest import assert_kept
 from .explain import promises
 
 PROMISES = {name: promise for name, promise in promises().items() if promise}
@@ -92,7 +93,4 @@ def test_a_member_keeps_to_the_plan(name, role, observe, explainer, customers):
                 continue
         may_be_empty = name in FINDS_NOTHING | FINDS_NOTHING_OF_ITS_OWN
         assert result or may_be_empty or not seen.result, f"nothing to do, {where}"
-        assert own.indexes <= promise.indexes, f"an index that is not named, {where}"
-        assert own.scanned | nested.scanned <= promise.whole, f"a large table read whole, {where}"
-        assert own.rows <= seen.rows_bound, f"too many rows, {where}"
-        assert own.buffers <= seen.buffers_bound, f"too many buffers, {where}"
+        assert_kept(promise, seen, own, nested, where)

@@ -9,6 +9,7 @@ import re
 import pytest
 
 from .cases import FINDS_NOTHING
+from .conftest import assert_kept
 from .explain import ROOT, promises
 
 PROMISES = promises()
@@ -28,11 +29,7 @@ def test_the_plan_is_the_one_promised(name, observe):
         where = f"{seen.mode} plan with {seen.arguments}:{seen.own.plan}"
         is_idle = not seen.result and seen.has_work and name not in FINDS_NOTHING
         assert not is_idle, f"nothing to do, {where}"
-        assert seen.own.indexes <= promise.indexes, f"an index that is not named, {where}"
-        assert seen.own.scanned <= promise.whole, f"a large table read whole, {where}"
-        assert seen.nested.scanned <= promise.whole, f"by a trigger:{seen.nested.plan}"
-        assert seen.own.rows <= seen.rows_bound, f"too many rows, {where}"
-        assert seen.own.buffers <= seen.buffers_bound, f"too many buffers, {where}"
+        assert_kept(promise, seen, seen.own, seen.nested, where)
 
 
 def test_every_index_named_is_there_and_so_is_every_table(history_conn):

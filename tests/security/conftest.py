@@ -2,16 +2,23 @@
 
 import inspect
 import typing
+from contextlib import ExitStack
 from dataclasses import dataclass
 
+import psycopg
 import pytest
 
 from optiinfra_db import connect
+from optiinfra_db.errors import OptiInfraError
+from optiinfra_db.migrate import migrate
+from optiinfra_db.pytest_plugin import FORGETFUL
 
-from ..conftest import cloned_database
+from ..conftest import cloned_database, running_server
 from ..plans import history
 from ..plans.cases import BEFORE, Sample, arguments
 from ..plans.explain import function_of, promises
+
+SECRET = "hunter2-and-nobody-else"
 
 _WRITTEN = """
 SELECT relname, n_tup_ins + n_tup_upd + n_tup_del AS rows
@@ -48,6 +55,16 @@ def parameters(function):
     return [name for name in inspect.signature(function).parameters if name != "conn"]
 
 
+def contents(conn):
+    """Return what tells whether anything in any table is another."""
+    return {
+        table: conn.execute(
+            f"SELECT count(*), sum(hashtextextended(t::text, 0)) FROM {table} AS t"
+        ).fetchone()
+        for (table,) in conn.execute(_TABLES).fetchall()
+    }
+
+
 class Target:
     """The database under attack."""
 
@@ -72,15 +89,6 @@ class Target:
         """Return how many rows of which table this transaction wrote, undone or not."""
         return dict(self.conn.execute(_WRITTEN).fetchall())
 
-    def contents(self):
-        """Return what tells whether anything in any table is another."""
-        return {
-            table: self.conn.execute(
-                f"SELECT count(*), sum(hashtextextended(t::text, 0)) FROM {table} AS t"
-            ).fetchone()
-            for (table,) in self.conn.execute(_TABLES).fetchall()
-        }
-
 
 @pytest.fixture(scope="session")
 def attacked_url(migrated_template):
@@ -98,10 +106,34 @@ def target(attacked_url):
         conn.autocommit = False
         conn.execute("SET statement_timeout = '10s'")
         target = Target(conn)
-        before = target.contents()
+        before = contents(conn)
         transaction = conn.execute("SELECT pg_current_xact_id()").fetchone()
         yield target
         assert conn.execute("SELECT pg_current_xact_id()").fetchone() == transaction
         conn.rollback()
-        assert target.contents() == before
+        assert contents(conn) == before
         assert conn.execute("TABLE canary").fetchall() == [("alive",)]
+
+
+@pytest.fixture(scope="session")
+def watched_url(request):
+    """Make a server that keeps the statements it ran, in a migrated database."""
+    version = str(request.config.getoption("--pg"))
+    options = {
+        **FORGETFUL,
+        "shared_preload_libraries": "pg_stat_statements",
+        "pg_stat_statements.track": "all",
+        "pg_stat_statements.track_utility": "on",
+    }
+    with ExitStack() as stack:
+        try:
+            server = stack.enter_context(running_server(version, options))
+        except OptiInfraError as error:
+            if "pg_stat_statements" not in str(error):
+                raise
+            pytest.skip(f"PostgreSQL {version} has no pg_stat_statements here")
+        server.ensure_database()
+        with psycopg.connect(server.url(), autocommit=True) as conn:
+            conn.execute("CREATE EXTENSION pg_stat_statements")
+        migrate(server.url())
+        yield server.url().replace("postgres@", f"postgres:{SECRET}@")

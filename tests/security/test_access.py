@@ -109,15 +109,6 @@ def test_row_security_is_forced_on_whatever_belongs_to_a_customer(conn):
     )
 
 
-def test_views_run_by_the_rights_of_their_readers(conn):
-    exempt = values(
-        conn,
-        f"SELECT relname FROM pg_class WHERE {OURS} AND relkind = 'v' "
-        "AND coalesce(reloptions::text, '') !~ 'security_invoker=true'",
-    )
-    assert exempt == []
-
-
 def test_a_table_of_a_later_migration_is_read_by_service_and_reader(database_url):
     with connect(database_url) as conn:
         conn.execute("SET ROLE optiinfra_owner; CREATE TABLE later (id uuid)")

@@ -10,35 +10,16 @@ import pytest
 from optiinfra_db import api_keys, connect
 from optiinfra_db.errors import AlreadyExists, InvalidApiKey, InvalidValue
 from optiinfra_db.generated import customers
-from optiinfra_db.migrate import migrate
 from optiinfra_db.seed import ATLAS, seed
 
-from ..conftest import running_server
-
-PASSWORD = "hunter2-is-no-password"
+from .conftest import SECRET
 
 
 @pytest.fixture(scope="module")
-def watched_server(request):
-    """Start a server that notes every statement, and whose superuser needs a password."""
-    version = str(request.config.getoption("--pg"))
-    options = {"fsync": "off", "shared_preload_libraries": "pg_stat_statements"}
-    with running_server(version, options) as server:
-        server.ensure_database()
-        yield server
-
-
-@pytest.fixture(scope="module")
-def url(watched_server):
-    url = watched_server.url()
-    migrate(url, say=lambda _: None)
-    with connect(url) as conn:
+def url(watched_url):
+    with connect(watched_url) as conn:
         seed(conn)
-        conn.execute(
-            f"CREATE EXTENSION pg_stat_statements; ALTER ROLE postgres PASSWORD '{PASSWORD}'"
-        )
-        conn.execute("SELECT pg_stat_statements_reset()")
-    return url.replace("//postgres@", f"//postgres:{PASSWORD}@")
+    return watched_url
 
 
 def told(error):
@@ -77,7 +58,7 @@ def test_a_key_is_shown_once_and_its_hash_never(url, caplog):
     assert "authenticate_api_key" in noted
     assert key not in everything
     assert digest.hex() not in everything.lower()
-    assert PASSWORD not in everything
+    assert SECRET not in everything
 
 
 def test_who_may_not_read_the_hash_is_not_told_it_by_postgresql_either(url):

@@ -32,6 +32,7 @@ from ..cli.test_help import COMMANDS
 from ..cli.test_states import RECOMMENDATION, RUN
 from ..conftest import cloned_database
 from . import hostile
+from .conftest import contents
 
 EXIT_CODES = {0, 1, 2, 3, 4, 5, 6}
 TEXTS = [text for text in hostile.TEXTS if "\0" not in text and len(text) < 2**16]
@@ -124,20 +125,6 @@ def moves_the_cursor(output):
     }
 
 
-def contents(url):
-    with connect(url) as conn:
-        tables = conn.execute(
-            "SELECT relname FROM pg_class "
-            "WHERE relnamespace = 'public'::regnamespace AND relkind = 'r' AND relname !~ 'yoyo'"
-        ).fetchall()
-        return {
-            table: conn.execute(
-                f"SELECT count(*), sum(hashtextextended(t::text, 0)) FROM {table} AS t"
-            ).fetchone()
-            for (table,) in tables
-        }
-
-
 @contextlib.contextmanager
 def sample(template):
     with cloned_database(template) as url:
@@ -151,9 +138,10 @@ def sample(template):
 def samples(migrated_template):
     """Make databases to read and to write; of the former nothing may change."""
     with sample(migrated_template) as to_read, sample(migrated_template) as to_write:
-        before = contents(to_read)
-        yield to_read, to_write
-        assert contents(to_read) == before
+        with connect(to_read) as conn:
+            before = contents(conn)
+            yield to_read, to_write
+            assert contents(conn) == before
         with connect(to_write) as conn:
             assert conn.execute("TABLE canary").fetchall() == [("alive",)]
 

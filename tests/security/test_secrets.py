@@ -17,22 +17,20 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from optiinfra_db import connect, connect_async, embedded, pool, pool_async
+from optiinfra_db import connect, connect_async, pool, pool_async
 from optiinfra_db.connection import Session
 from optiinfra_db.errors import DatabaseError, DatabaseUnreachable, OptiInfraError
 from optiinfra_db.feed import START, Feed
 from optiinfra_db.generated import customers
 from optiinfra_db.migrate import migrate, rollback, status
 from optiinfra_db.payloads import ErrorDetails
-from optiinfra_db.pytest_plugin import FORGETFUL, throwaway_directory
 from optiinfra_db.settings import Settings
 from optiinfra_db.telemetry import OptiInfraInstrumentor
 
-from ..conftest import EMBEDDED_VERSION
+from .conftest import SECRET
 from .test_command_line import run as run_command
 
 ROOT = Path(__file__).parents[2]
-SECRET = "hunter2-and-nobody-else"
 ODD_SECRET = "p%40ss%2Fw%3Ard%3F"
 """Percent-encoded, of p@ss/w:rd?; both forms must not be shown."""
 PLAIN = {SECRET: SECRET, ODD_SECRET: "p@ss/w:rd?"}
@@ -238,31 +236,6 @@ def test_spans_hold_no_parameters_and_no_password(database_url):
 
 
 # What the server shows of a statement
-
-
-@pytest.fixture(scope="module")
-def watched_url(request):
-    """Make a server that keeps the statements it ran, in a migrated database."""
-    version = str(request.config.getoption("--pg"))
-    bin_dir = None if version == EMBEDDED_VERSION else Path(f"/usr/lib/postgresql/{version}/bin")
-    options = {
-        **FORGETFUL,
-        "shared_preload_libraries": "pg_stat_statements",
-        "pg_stat_statements.track": "all",
-        "pg_stat_statements.track_utility": "on",
-    }
-    with throwaway_directory() as directory:
-        try:
-            server = embedded.start(directory, bin_dir=bin_dir, options=options)
-        except OptiInfraError as error:
-            if "pg_stat_statements" not in str(error):
-                raise
-            pytest.skip(f"PostgreSQL {version} has no pg_stat_statements here")
-        server.ensure_database()
-        with psycopg.connect(server.url(), autocommit=True) as conn:
-            conn.execute("CREATE EXTENSION pg_stat_statements")
-        migrate(server.url())
-        yield server.url().replace("postgres@", f"postgres:{SECRET}@")
 
 
 def test_the_server_keeps_no_value_of_a_statement(watched_url):
