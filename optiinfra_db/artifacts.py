@@ -7,17 +7,14 @@ row second: what fails in between leaves content without a row, which `find_orph
 """
 
 import asyncio
-import errno
-import hashlib
 import io
 import mimetypes
 import os
 import re
-import sys
 import tempfile
 import unicodedata
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -28,8 +25,19 @@ from uuid import UUID
 
 from psycopg import AsyncConnection, Connection
 
-from optiinfra_db._files import whole_file
 from optiinfra_db._paging import newest_first
+from optiinfra_db._stores import (
+    PART_BYTES,
+    URL,
+    Options,
+    absolute,
+    below,
+    chunks,
+    copy,
+    failures,
+    find_store,
+    writing,
+)
 from optiinfra_db.errors import ArtifactStoreError
 from optiinfra_db.generated import workflow_artifacts
 from optiinfra_db.generated.aio import workflow_artifacts as workflow_artifacts_async
@@ -49,24 +57,11 @@ __all__ = [
     "verify_artifacts_async",
 ]
 
-Options = Mapping[str, Any] | None
-Write = Callable[[bytes], object]
-
-_CHUNK_BYTES = 2**20
-_PART_BYTES = 2**24  # of an upload: S3 takes 10,000, so this reaches to 156 GiB
 _PAGE_ROWS = 1000
 _MAX_PATH = 1024  # of workflow_artifacts.artifact_path, in characters
 _MAX_NAME_BYTES = 200  # file systems take 255
 _MAX_SUFFIX_BYTES = 20
 
-_URL = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<rest>.*)", re.DOTALL)
-_NO_URL = re.compile(r"[^/]*::.*://|[A-Za-z][A-Za-z0-9+.-]*://.*::|[A-Za-z][A-Za-z0-9+.-]+:/[^/]")
-_SECRET_NAME = r"(?:secret|signature|sig|token|password|passwd|key|credential)"  # noqa: S105 -- what names a secret
-_SHORT_WORD = 3  # letters: taken for a secret, it would take much else out of a text
-_SECRET_IN_URL = re.compile(
-    rf"[^/@:]*:(?!\d*(?:/|$)).*@|.*[?&;][^=&;]*{_SECRET_NAME}[^=&;]*=", re.DOTALL | re.IGNORECASE
-)
-_CREDENTIALS = re.compile(r"://[^/\s@]*@")
 _UNSAFE = re.compile(r"[^\w.+-]|^\.")
 
 
@@ -155,7 +150,7 @@ def store_content(
     """
     with _opened(data, file) as source:
         if path is not None:
-            expected, target = None, _absolute(path)
+            expected, target = None, absolute(path)
             digest = (taken or {}).get(target)
             if digest is not None and _measured(source)[1] != digest:
                 raise ArtifactStoreError(
@@ -165,7 +160,7 @@ def store_content(
         elif directory is not None:
             expected = _measured(source)
             start = expected[1].hex()[:12]
-            target = _below(directory, customer_id, workflow_execution_id, start, _safe(name))
+            target = below(directory, customer_id, workflow_execution_id, start, _safe(name))
         else:
             raise ArtifactStoreError(
                 f"There is no place for the content of {name!r}. Give a path, or a folder or URL "
@@ -173,10 +168,10 @@ def store_content(
             )
         _check_path(target)
         with (
-            _failures(f"The content of {name!r} could not be written to {target}", storage_options),
-            _writing(target, storage_options) as write,
+            failures(f"The content of {name!r} could not be written to {target}", storage_options),
+            writing(target, storage_options) as write,
         ):
-            written = _copy(_content(source), write)
+            written = copy(_content(source), write)
             if expected not in (None, written):
                 raise ArtifactStoreError(
                     f"The content of {name!r} changed while it was read, and was not written to "
@@ -280,32 +275,6 @@ async def find_orphans_async(
 # Paths
 
 
-def _absolute(path: str | PathLike[str]) -> str:
-    """Return a path as rows have it: a URL, or a file path that is the same for every process."""
-    text = os.fspath(path)
-    if _NO_URL.match(text):
-        raise ArtifactStoreError(
-            "The path is a chain of URLs (::), or a URL that has lost a slash in a pathlib.Path. "
-            "Give the URL of the content itself, as text."
-        )
-    url = _URL.fullmatch(text)
-    if url is None or url["scheme"].lower() in {"file", "local"}:
-        local = Path(url["rest"] if url else text)
-        return str(local.expanduser() if local.parts[:1] == ("~",) else local.absolute())
-    if _SECRET_IN_URL.match(url["rest"]):
-        raise ArtifactStoreError(
-            f"The path is a {url['scheme']}:// URL with a password, key or signature in it, which "
-            "would be kept in the database. Leave it out, and give it as storage_options, or in "
-            "the configuration of fsspec or of the store."
-        )
-    return f"{url['scheme'].lower()}://{url['rest'].rstrip('/')}"
-
-
-def _below(directory: str | PathLike[str], *parts: object) -> str:
-    # Of / and memory:// the last slash goes as well, and comes back.
-    return "/".join([_absolute(directory).removesuffix("/"), *map(str, parts)])
-
-
 def _safe(name: str) -> str:
     """Return a name as the last part of a path: percent-encoded, but for letters and digits."""
 
@@ -361,11 +330,11 @@ def _opened(data: bytes | None, file: str | PathLike[str] | BinaryIO | None) -> 
     elif file is not None and file.seekable():
         yield file
     else:
-        with tempfile.TemporaryFile() as copy:
+        with tempfile.TemporaryFile() as again:
             with _unreadable(file):
-                _copy(_chunks(file), copy.write)
-                copy.seek(0)
-            yield cast("BinaryIO", copy)
+                copy(chunks(file), again.write)
+                again.seek(0)
+            yield cast("BinaryIO", again)
 
 
 @contextmanager
@@ -378,70 +347,16 @@ def _unreadable(source: object) -> Iterator[None]:
 
 def _content(source: BinaryIO) -> Iterator[bytes]:
     with _unreadable(source):
-        yield from _chunks(source)
-
-
-def _chunks(source: Any) -> Iterator[bytes]:  # noqa: ANN401
-    while chunk := source.read(_CHUNK_BYTES):
-        yield chunk
+        yield from chunks(source)
 
 
 def _measured(source: BinaryIO) -> tuple[int, bytes]:
     """Return size and SHA-256 of what is still to be read, and go back."""
     with _unreadable(source):
         start = source.tell()
-        measured = _copy(_chunks(source))
+        measured = copy(chunks(source))
         source.seek(start)
     return measured
-
-
-def _copy(chunks: Iterable[bytes], write: Write = lambda _: None) -> tuple[int, bytes]:
-    """Write the chunks; return their size and SHA-256."""
-    size, digest = 0, hashlib.sha256()
-    for chunk in chunks:
-        write(chunk)
-        digest.update(chunk)
-        size += len(chunk)
-    return size, digest.digest()
-
-
-# Stores
-
-
-def _store(path: str, options: Options) -> tuple[Any, str]:
-    """Return the file system of fsspec that has a path, and what it calls the path."""
-    import fsspec  # noqa: PLC0415 -- it takes 70 ms, and writing to disk does without
-
-    absolute = _absolute(path)
-    if _URL.match(absolute) is None:
-        return fsspec.filesystem("file"), absolute
-    with _failures(f"The store of {absolute} cannot be used", options):
-        fs, inner = fsspec.url_to_fs(absolute, **options or {})
-    return fs, inner
-
-
-def _writing(path: str, options: Options) -> AbstractContextManager[Write]:
-    """Provide what writes content, which is at its path once all has gone well, and not before."""
-    return whole_file(Path(path)) if _URL.match(path) is None else _object(path, options)
-
-
-@contextmanager
-def _object(url: str, options: Options) -> Iterator[Write]:
-    fs, path = _store(url, options)
-    if "memory" in fs.protocol:  # where what is opened is there at once, and empty
-        buffer = io.BytesIO()
-        yield buffer.write
-        fs.pipe_file(path, buffer.getvalue())
-        return
-    file = fs.open(path, "wb", block_size=_PART_BYTES)
-    try:
-        yield file.write
-        file.close()
-    except BaseException:
-        with suppress(Exception):
-            file.closed = True  # or the garbage collector would close it, which completes it
-            file.discard()
-        raise
 
 
 # Checks
@@ -450,8 +365,8 @@ def _object(url: str, options: Options) -> Iterator[Write]:
 def _check(artifact: WorkflowArtifact, look: Look, options: Options) -> ArtifactCheck:
     path = artifact.artifact_path
     try:
-        fs, inner = _store(path, options)
-        with _failures(f"{path} cannot be read", options):
+        fs, inner = find_store(path, options)
+        with failures(f"{path} cannot be read", options):
             try:
                 problem, detail = look(artifact, fs, inner)
             except (FileNotFoundError, NotADirectoryError):
@@ -465,8 +380,8 @@ def _compared(artifact: WorkflowArtifact, fs: Any, path: str) -> Found:  # noqa:
     """Compare content to its row; it is read only where its size is right."""
     size, digest = _size(fs, path), b""
     if size == artifact.artifact_size_bytes:
-        with fs.open(path, "rb", block_size=_PART_BYTES) as file:
-            size, digest = _copy(_chunks(file))
+        with fs.open(path, "rb", block_size=PART_BYTES) as file:
+            size, digest = copy(chunks(file))
     if size != artifact.artifact_size_bytes:
         return ArtifactProblem.WRONG_SIZE, (
             f"{artifact.artifact_path} has {size:,} bytes, and not the "
@@ -500,10 +415,10 @@ def _contents(
     directory: str | PathLike[str], customer_id: UUID, options: Options
 ) -> dict[object, str]:
     """Return the paths of all content of a customer below a directory, each by its place."""
-    root = _below(directory, customer_id)
-    fs, inner = _store(root, options)
-    with _failures(f"{root} cannot be listed", options):
-        if _URL.match(root) is None:
+    root = below(directory, customer_id)
+    fs, inner = find_store(root, options)
+    with failures(f"{root} cannot be listed", options):
+        if URL.match(root) is None:
             Path(root).parent.stat()  # where that is missing, it may be a disk that is not mounted
         fs.invalidate_cache()
         names = sorted(fs.find(inner))
@@ -514,7 +429,7 @@ def _contents(
 def _place(path: str, options: Options) -> object:
     """Return what two paths have in common if they lead to the same content; None if unknown."""
     try:
-        fs, inner = _store(path, options)
+        fs, inner = find_store(path, options)
     except ArtifactStoreError:
         return None
     return type(fs), os.path.realpath(inner) if "file" in fs.protocol else inner
@@ -559,58 +474,9 @@ def _orphans(
 
 
 def _is_older(path: str, time: datetime, options: Options) -> bool:
-    fs, inner = _store(path, options)
-    with _failures(f"{path} cannot be looked at", options):
+    fs, inner = find_store(path, options)
+    with failures(f"{path} cannot be looked at", options):
         try:
             return bool(fs.modified(inner) < time)
         except (FileNotFoundError, IsADirectoryError):  # deleted meanwhile; a mark of a folder
             return False
-
-
-# Errors
-
-
-@contextmanager
-def _failures(what: str, options: Options) -> Iterator[None]:
-    """Raise what goes wrong with a store as an error that says what to do, and tells no secret."""
-    try:
-        yield
-    except ArtifactStoreError:
-        raise
-    except Exception as error:
-        reason = (
-            isinstance(error, OSError) and error.strerror
-        ) or f"{type(error).__name__}: {error}"
-        shown = _without_secrets(reason, options)
-        cause = error if shown == reason else None
-        text = " ".join(shown.split()).rstrip(".: ")
-        raise ArtifactStoreError(f"{what}: {text}. {_advice(error)}") from cause
-
-
-def _advice(error: Exception) -> str:
-    match error:
-        case ImportError():
-            return "Install what is missing: for s3://, pip install 'optiinfra-db[s3]'."
-        case PermissionError():
-            return "See that this process, with the credentials it has, may do that."
-        case FileNotFoundError() | NotADirectoryError() | FileExistsError() | IsADirectoryError():
-            return "Correct the path, or create the bucket or folder that is missing."
-        case OSError(errno=errno.ENOSPC | errno.EDQUOT | errno.EFBIG):
-            return "Make room there, then try again."
-        case _:
-            return "Check the address, options and credentials of the store, then try again."
-
-
-def _without_secrets(text: str, options: Options) -> str:
-    config = sys.modules.get("fsspec.config")  # not imported for a failure of a disk
-    for secret in _secrets({"given": options or {}, "configured": config.conf if config else {}}):
-        text = text.replace(secret, "***")
-    return _CREDENTIALS.sub("://***@", text)
-
-
-def _secrets(options: Mapping[str, Any]) -> Iterator[str]:
-    for name, value in options.items():
-        if isinstance(value, Mapping):
-            yield from _secrets(value)
-        elif re.search(_SECRET_NAME, name, re.IGNORECASE) and len(str(value)) > _SHORT_WORD:
-            yield str(value)

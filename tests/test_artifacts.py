@@ -17,7 +17,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from optiinfra_db import artifacts, connect, connect_async
+from optiinfra_db import _stores, artifacts, connect, connect_async
 from optiinfra_db.artifacts import (
     ArtifactProblem,
     StoredContent,
@@ -269,7 +269,7 @@ def test_a_folder_may_be_any_path_and_the_root_of_a_store(tmp_path, monkeypatch)
     assert store(directory=Path("store")).path.startswith(f"{tmp_path}/store/{ATLAS}/{RUN}/")
     assert store(directory="memory://").path.startswith(f"memory://{ATLAS}/{RUN}/")
     assert store(directory="memory://x//").path.startswith(f"memory://x/{ATLAS}/{RUN}/")
-    assert artifacts._below("/", "x") == "/x"
+    assert _stores.below("/", "x") == "/x"
 
 
 NAMES = {
