@@ -96,8 +96,17 @@ class Unique(Constraint):
         ("customer_id", "seal_number"),
     )
     EVENTS_PKEY = ("events_pkey", "events", "id", ("customer_id", "created_at", "id"))
+    LEGAL_HOLDS_PKEY = ("legal_holds_pkey", "legal_holds", "id", ("customer_id", "id"))
     OPTIMIZATIONS_PKEY = ("optimizations_pkey", "optimizations", "id", ("customer_id", "id"))
+    RECEIPTS_PKEY = ("receipts_pkey", "receipts", "id", ("id",))
     RECOMMENDATIONS_PKEY = ("recommendations_pkey", "recommendations", "id", ("customer_id", "id"))
+    RETENTION_POLICIES_CUSTOMER_ID_TABLE_NAME_WORKFLOW_TYPE_KEY = (
+        "retention_policies_customer_id_table_name_workflow_type_key",
+        "retention_policies",
+        "workflow_type",
+        ("customer_id", "table_name", "workflow_type"),
+    )
+    RETENTION_POLICIES_PKEY = ("retention_policies_pkey", "retention_policies", "id", ("id",))
     WORKFLOW_ARTIFACTS_ARTIFACT_PATH_KEY = (
         "workflow_artifacts_artifact_path_key",
         "workflow_artifacts",
@@ -213,6 +222,20 @@ class ForeignKey(Constraint):
         ("customer_id",),
         "customers",
     )
+    LEGAL_HOLDS_CUSTOMER_ID_FKEY = (
+        "legal_holds_customer_id_fkey",
+        "legal_holds",
+        "customer_id",
+        ("customer_id",),
+        "customers",
+    )
+    LEGAL_HOLDS_WORKFLOW_EXECUTION_ID_FKEY = (
+        "legal_holds_workflow_execution_id_fkey",
+        "legal_holds",
+        "workflow_execution_id",
+        ("customer_id", "workflow_execution_id"),
+        "workflow_executions",
+    )
     OPTIMIZATIONS_AGENT_ID_FKEY = (
         "optimizations_agent_id_fkey",
         "optimizations",
@@ -254,6 +277,13 @@ class ForeignKey(Constraint):
         "workflow_execution_id",
         ("customer_id", "workflow_execution_id"),
         "workflow_executions",
+    )
+    RETENTION_POLICIES_CUSTOMER_ID_FKEY = (
+        "retention_policies_customer_id_fkey",
+        "retention_policies",
+        "customer_id",
+        ("customer_id",),
+        "customers",
     )
     WORKFLOW_ARTIFACTS_WORKFLOW_EXECUTION_ID_FKEY = (
         "workflow_artifacts_workflow_execution_id_fkey",
@@ -557,6 +587,13 @@ class Check(Constraint):
         ("subject_type", "subject_id"),
         "(subject_type IS NULL) = (subject_id IS NULL)",
     )
+    LEGAL_HOLDS_REASON_CHECK = (
+        "legal_holds_reason_check",
+        "legal_holds",
+        "reason",
+        ("reason",),
+        "char_length(reason) >= 1 AND char_length(reason) <= 1000",
+    )
     OPTIMIZATIONS_ACTUAL_IMPROVEMENT_CHECK = (
         "optimizations_actual_improvement_check",
         "optimizations",
@@ -613,6 +650,41 @@ class Check(Constraint):
         ("status", "started_at"),
         "CASE WHEN status = 'queued'::optimization_status THEN started_at IS NULL WHEN status = ANY (ARRAY['executing'::optimization_status, 'completed'::optimization_status]) THEN started_at IS NOT NULL ELSE true END",
     )
+    RECEIPTS_ARCHIVE_SHA256_CHECK = (
+        "receipts_archive_sha256_check",
+        "receipts",
+        "archive_sha256",
+        ("archive_sha256",),
+        "octet_length(archive_sha256) = 32",
+    )
+    RECEIPTS_ARCHIVE_URL_CHECK = (
+        "receipts_archive_url_check",
+        "receipts",
+        "archive_url",
+        ("archive_url", "archive_sha256"),
+        "(archive_url IS NULL) = (archive_sha256 IS NULL) AND char_length(archive_url) >= 1 AND char_length(archive_url) <= 1024",
+    )
+    RECEIPTS_DATA_CHECK = (
+        "receipts_data_check",
+        "receipts",
+        "data",
+        ("data",),
+        "jsonb_typeof(data) = 'object'::text",
+    )
+    RECEIPTS_OPERATION_CHECK = (
+        "receipts_operation_check",
+        "receipts",
+        "operation",
+        ("operation",),
+        "operation = ANY (ARRAY['prune'::text, 'drop_partition'::text, 'erase'::text, 'import'::text])",
+    )
+    RECEIPTS_ROW_COUNTS_CHECK = (
+        "receipts_row_counts_check",
+        "receipts",
+        "row_counts",
+        ("row_counts",),
+        "jsonb_typeof(row_counts) = 'object'::text",
+    )
     RECOMMENDATIONS_APPROVED_AT_CHECK = (
         "recommendations_approved_at_check",
         "recommendations",
@@ -668,6 +740,27 @@ class Check(Constraint):
         "type",
         ("type",),
         "char_length(type) >= 1 AND char_length(type) <= 100",
+    )
+    RETENTION_POLICIES_CUSTOMER_ID_CHECK = (
+        "retention_policies_customer_id_check",
+        "retention_policies",
+        "customer_id",
+        ("table_name", "customer_id", "workflow_type"),
+        "table_name = 'workflow_executions'::text OR customer_id IS NULL AND workflow_type IS NULL",
+    )
+    RETENTION_POLICIES_KEEP_FOR_CHECK = (
+        "retention_policies_keep_for_check",
+        "retention_policies",
+        "keep_for",
+        ("keep_for",),
+        "keep_for > '00:00:00'::interval AND keep_for <= '100 years'::interval",
+    )
+    RETENTION_POLICIES_TABLE_NAME_CHECK = (
+        "retention_policies_table_name_check",
+        "retention_policies",
+        "table_name",
+        ("table_name",),
+        "table_name = ANY (ARRAY['workflow_executions'::text, 'events'::text, 'agent_metrics'::text])",
     )
     WORKFLOW_ARTIFACTS_ARTIFACT_NAME_CHECK = (
         "workflow_artifacts_artifact_name_check",

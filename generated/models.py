@@ -395,6 +395,24 @@ class Event:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class LegalHold:
+    """What nobody may delete for now: customers, and single runs."""
+
+    customer_id: uuid.UUID
+    """Tenant."""
+    id: uuid.UUID
+    """UUIDv7; the caller may supply it, to create safely twice."""
+    workflow_execution_id: uuid.UUID | None
+    """The run that is to stay; NULL for all that is the customer's."""
+    reason: str
+    """Why, 1 to 1,000 characters: a case number, ..."""
+    created_at: datetime.datetime
+    """When the row was written."""
+    updated_at: datetime.datetime
+    """When the row last changed; kept by a trigger."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Optimization:
     """Recommendations being carried out, and what they really brought."""
 
@@ -433,6 +451,33 @@ class Optimization:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Receipt:
+    """What housekeeping deleted or brought back: how much, by whom, when; append-only."""
+
+    id: uuid.UUID
+    """UUIDv7."""
+    operation: str
+    """prune, drop_partition, erase or import."""
+    customer_id: uuid.UUID | None
+    """Whose rows; NULL for those of several.
+
+    No foreign key, as it outlives its customer.
+    """
+    row_counts: JSON
+    """Object: how many rows of each table."""
+    archive_url: str | None
+    """Where they were archived, up to 1,024 characters; NULL where they were not."""
+    archive_sha256: bytes | None
+    """SHA-256 of the manifest of that archive, which has those of its files; 32 bytes."""
+    actor: str
+    """Who did it: the setting optiinfra.actor, else the database user; see current_actor()."""
+    data: JSON
+    """Object with what else is to be known: partition, before, ..."""
+    created_at: datetime.datetime
+    """When it was done."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Recommendation:
     """Changes that agents propose to customers."""
 
@@ -468,6 +513,26 @@ class Recommendation:
     """When carrying it out ended, well or badly."""
     data: dict[str, typing.Any]
     """Object with what carries it out needs to know."""
+    created_at: datetime.datetime
+    """When the row was written."""
+    updated_at: datetime.datetime
+    """When the row last changed; kept by a trigger."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class RetentionPolicy:
+    """How long what is over is kept; what no policy speaks of is kept for ever."""
+
+    id: uuid.UUID
+    """UUIDv7."""
+    table_name: str
+    """Of what: workflow_executions (with their steps and artifacts), events or agent_metrics."""
+    customer_id: uuid.UUID | None
+    """Of this customer; NULL for all."""
+    workflow_type: WorkflowType | None
+    """Of this type; NULL for all."""
+    keep_for: datetime.timedelta
+    """How long after it is over; of events and metrics, after the end of their month."""
     created_at: datetime.datetime
     """When the row was written."""
     updated_at: datetime.datetime

@@ -19,6 +19,7 @@ __all__ = [
     "COMPLETE_WORKFLOW_EXECUTION",
     "COMPLETE_WORKFLOW_EXECUTIONS",
     "CREATE_WORKFLOW_EXECUTION",
+    "DELETE_ENDED_WORKFLOW_EXECUTIONS",
     "DELETE_WORKFLOW_EXECUTION",
     "FAIL_WORKFLOW_EXECUTION",
     "FINISH_WORKFLOW_EXECUTION",
@@ -31,6 +32,7 @@ __all__ = [
     "LIST_FAILED_WORKFLOWS_BY_CUSTOMER",
     "LIST_OPEN_WORKFLOWS",
     "LIST_OPEN_WORKFLOW_EXECUTIONS",
+    "LIST_PRUNABLE_WORKFLOW_EXECUTIONS",
     "LIST_RECENT_WORKFLOWS",
     "LIST_RECENT_WORKFLOWS_BY",
     "LIST_RUNNING_WORKFLOWS",
@@ -40,6 +42,7 @@ __all__ = [
     "LIST_WORKFLOW_EXECUTIONS_BY_STATUS",
     "LIST_WORKFLOW_EXECUTIONS_BY_TYPE",
     "LIST_WORKFLOW_PROGRESS",
+    "LOCK_ENDED_WORKFLOW_EXECUTIONS",
     "RECORD_WORKFLOW_EXECUTION",
     "RECORD_WORKFLOW_EXECUTIONS",
     "RETRY_FAILED_WORKFLOW_EXECUTIONS",
@@ -47,10 +50,12 @@ __all__ = [
     "START_WORKFLOW_EXECUTION",
     "TIME_OUT_WORKFLOW_EXECUTION",
     "TIME_OUT_WORKFLOW_EXECUTIONS",
+    "DeleteEndedWorkflowExecutionsRow",
     "GetWorkflowDetailRow",
     "GetWorkflowTimelineRow",
     "ListFailedWorkflowsByCustomerRow",
     "ListFailedWorkflowsRow",
+    "ListPrunableWorkflowExecutionsRow",
     "ListRunningWorkflowsRow",
     "ListWorkflowProgressRow",
     "RecordWorkflowExecutionsRow",
@@ -64,6 +69,7 @@ __all__ = [
     "complete_workflow_execution",
     "complete_workflow_executions",
     "create_workflow_execution",
+    "delete_ended_workflow_executions",
     "delete_workflow_execution",
     "fail_workflow_execution",
     "finish_workflow_execution",
@@ -76,6 +82,7 @@ __all__ = [
     "list_failed_workflows_by_customer",
     "list_open_workflow_executions",
     "list_open_workflows",
+    "list_prunable_workflow_executions",
     "list_recent_workflows",
     "list_recent_workflows_by",
     "list_running_workflows",
@@ -85,6 +92,7 @@ __all__ = [
     "list_workflow_executions_by_status",
     "list_workflow_executions_by_type",
     "list_workflow_progress",
+    "lock_ended_workflow_executions",
     "record_workflow_execution",
     "record_workflow_executions",
     "retry_failed_workflow_executions",
@@ -3641,3 +3649,184 @@ def delete_workflow_execution(
       steps
     """
     return _runtime.execute_rows(conn, DELETE_WORKFLOW_EXECUTION, (customer_id, id))
+
+
+LIST_PRUNABLE_WORKFLOW_EXECUTIONS: typing.Final = """-- name: list_prunable_workflow_executions :many
+SELECT
+    run.id,
+    run.completed_at::timestamptz AS completed_at
+FROM workflow_executions AS run
+WHERE
+    run.customer_id = $1
+    AND run.completed_at IS NOT NULL
+    AND run.completed_at < now() - $2::interval
+    AND run.completed_at
+    >= greatest($3::timestamptz, '-infinity')
+    AND (run.completed_at, run.id) > (
+        greatest($3::timestamptz, '-infinity'),
+        greatest($4::uuid, '00000000-0000-0000-0000-000000000000')
+    )
+    AND run.workflow_type = any($5::workflow_type[])
+    AND NOT EXISTS (
+        SELECT
+        FROM legal_holds
+        WHERE
+            legal_holds.customer_id = run.customer_id
+            AND (
+                legal_holds.workflow_execution_id IS NULL
+                OR legal_holds.workflow_execution_id = run.id
+            )
+    )
+ORDER BY run.completed_at, run.id
+LIMIT $6
+"""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ListPrunableWorkflowExecutionsRow:
+    """A row of `list_prunable_workflow_executions`."""
+
+    id: uuid.UUID
+    """UUIDv7; the caller may supply it, to create safely twice."""
+    completed_at: datetime.datetime
+
+
+def list_prunable_workflow_executions(
+    conn: psycopg.Connection[typing.Any],
+    *,
+    customer_id: uuid.UUID,
+    older_than: datetime.timedelta,
+    after_completed_at: datetime.datetime | None = None,
+    after_id: uuid.UUID | None = None,
+    workflow_types: list[models.WorkflowType],
+    max_rows: int,
+) -> list[ListPrunableWorkflowExecutionsRow]:
+    """Runs of a customer that are of one of these types, ended longer ago than older_than, and are
+    under no legal hold: the longest over first, up to max_rows; the next page starts after the last
+    completed_at and id of this one.
+
+    @plan workflow_executions_customer_id_completed_at_idx,
+      legal_holds_customer_id_workflow_execution_id_idx, legal_holds_pkey, rows <= max_rows +
+      runs_of_one_time
+    """
+    return _runtime.many(
+        conn,
+        LIST_PRUNABLE_WORKFLOW_EXECUTIONS,
+        (
+            customer_id,
+            older_than,
+            _runtime.aware("after_completed_at", after_completed_at),
+            after_id,
+            workflow_types,
+            max_rows,
+        ),
+        ListPrunableWorkflowExecutionsRow,
+        binary=True,
+    )
+
+
+LOCK_ENDED_WORKFLOW_EXECUTIONS: typing.Final = """-- name: lock_ended_workflow_executions :many
+SELECT id
+FROM workflow_executions
+WHERE
+    customer_id = $1
+    AND id = any($2::uuid[])
+    AND completed_at IS NOT NULL
+ORDER BY id
+FOR UPDATE SKIP LOCKED
+"""
+
+
+def lock_ended_workflow_executions(
+    conn: psycopg.Connection[typing.Any],
+    *,
+    customer_id: uuid.UUID,
+    ids: list[uuid.UUID],
+) -> list[uuid.UUID]:
+    """Of these runs, those that are over and that nobody else is deleting, locked so that they get no
+    more artifacts. To be called in a transaction, before delete_ended_workflow_executions.
+
+    @plan workflow_executions_pkey, rows <= ids
+    """
+    return _runtime.many(
+        conn,
+        LOCK_ENDED_WORKFLOW_EXECUTIONS,
+        (customer_id, ids),
+        _runtime.first,
+        binary=True,
+    )
+
+
+DELETE_ENDED_WORKFLOW_EXECUTIONS: typing.Final = """-- name: delete_ended_workflow_executions :one
+WITH ended AS MATERIALIZED (
+    SELECT id
+    FROM workflow_executions
+    WHERE
+        customer_id = $1
+        AND id = any($2::uuid[])
+        AND completed_at IS NOT NULL
+),
+
+step_count AS MATERIALIZED (
+    SELECT count(*) AS of_all
+    FROM ended
+    INNER JOIN workflow_steps
+        ON
+            workflow_steps.customer_id = $1
+            AND ended.id = workflow_steps.workflow_execution_id
+),
+
+artifact_count AS MATERIALIZED (
+    SELECT count(*) AS of_all
+    FROM ended
+    INNER JOIN workflow_artifacts
+        ON
+            workflow_artifacts.customer_id = $1
+            AND ended.id = workflow_artifacts.workflow_execution_id
+),
+
+deleted AS (
+    DELETE FROM workflow_executions
+    USING ended
+    WHERE
+        workflow_executions.customer_id = $1
+        AND workflow_executions.id = ended.id
+    RETURNING workflow_executions.id
+)
+
+SELECT
+    (SELECT count(*) FROM deleted)::bigint AS workflow_executions,
+    (SELECT of_all FROM step_count)::bigint AS workflow_steps,
+    (SELECT of_all FROM artifact_count)::bigint AS workflow_artifacts
+"""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class DeleteEndedWorkflowExecutionsRow:
+    """A row of `delete_ended_workflow_executions`."""
+
+    workflow_executions: int
+    workflow_steps: int | None
+    workflow_artifacts: int | None
+
+
+def delete_ended_workflow_executions(
+    conn: psycopg.Connection[typing.Any],
+    *,
+    customer_id: uuid.UUID,
+    ids: list[uuid.UUID],
+) -> DeleteEndedWorkflowExecutionsRow:
+    """Delete these runs, of those that are over, with their steps and artifacts; the events about them
+    stay. Returns how many rows of each went.
+
+    Raises UnderLegalHold, and deletes nothing, where one of them is under a hold.
+
+    @plan workflow_executions_pkey, workflow_steps_pkey, workflow_steps_step_order_key,
+      workflow_artifacts_pkey, rows <= 20 * ids
+    """
+    return _runtime.exactly_one(
+        conn,
+        DELETE_ENDED_WORKFLOW_EXECUTIONS,
+        (customer_id, ids),
+        DeleteEndedWorkflowExecutionsRow,
+    )

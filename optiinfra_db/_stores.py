@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from optiinfra_db._files import whole_file
-from optiinfra_db.errors import ArtifactStoreError
+from optiinfra_db.errors import ArtifactStoreError, OptiInfraError
 
 Options = Mapping[str, Any] | None
 Write = Callable[[bytes], object]
@@ -117,7 +117,7 @@ def failures(what: str, options: Options) -> Iterator[None]:
     """Raise what goes wrong with a store as an error that says what to do, and tells no secret."""
     try:
         yield
-    except ArtifactStoreError:
+    except OptiInfraError:
         raise
     except Exception as error:
         reason = (

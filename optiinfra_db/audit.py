@@ -21,13 +21,14 @@ from pathlib import Path
 from typing import Any, Self
 from uuid import UUID
 
-from psycopg import Connection, IsolationLevel
+from psycopg import Connection
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from pydantic_core import to_jsonable_python
 
 from optiinfra_db import __version__
 from optiinfra_db._files import whole_file
 from optiinfra_db._paging import newest_first
+from optiinfra_db.connection import one_moment
 from optiinfra_db.errors import InvalidValue, NotFound
 from optiinfra_db.generated import (
     approvals,
@@ -226,7 +227,7 @@ def export_bundle(
     there whole or not at all. The connection must not be in a transaction. `say` is told of
     progress. Raises NotFound for an unknown customer or run.
     """
-    with _one_moment(conn), whole_file(file) as write, _lines(file, write) as lines:
+    with one_moment(conn), whole_file(file) as write, _lines(file, write) as lines:
         customer = customers.get_customer(conn, id=customer_id)
         if customer is None:
             raise NotFound(f"customers has no row for id = {customer_id}.", table="customers")
@@ -294,18 +295,6 @@ def export_bundle(
 def _exact(time: datetime) -> str:
     """Return a time as seals have it: in UTC, with microseconds."""
     return time.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
-
-
-@contextmanager
-def _one_moment(conn: Connection[Any]) -> Iterator[None]:
-    """Read in one transaction that sees one moment."""
-    before = conn.isolation_level, conn.read_only
-    conn.isolation_level, conn.read_only = IsolationLevel.REPEATABLE_READ, True
-    try:
-        with conn.transaction():
-            yield
-    finally:
-        conn.isolation_level, conn.read_only = before
 
 
 class _Lines:

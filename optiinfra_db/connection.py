@@ -274,6 +274,18 @@ def pool_async(
     )
 
 
+@contextmanager
+def one_moment(conn: "Connection[Any]") -> "Iterator[None]":
+    """Read in one transaction that sees one moment."""
+    before = conn.isolation_level, conn.read_only
+    conn.isolation_level, conn.read_only = psycopg.IsolationLevel.REPEATABLE_READ, True
+    try:
+        with conn.transaction():
+            yield
+    finally:
+        conn.isolation_level, conn.read_only = before
+
+
 def pauses(give_up_seconds: float) -> "Iterator[float]":
     """Yield the seconds to wait before each attempt to connect again, until it is too late."""
     over = time.monotonic() + give_up_seconds

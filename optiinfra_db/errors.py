@@ -125,9 +125,25 @@ class CursorAhead(OptiInfraError):
 
 
 class ArtifactStoreError(OptiInfraError):
-    """The content of an artifact could not be written to its store, or read from there.
+    """The content of an artifact, or an archive, could not be written to its store or read there.
 
-    Its text names the path. No row was written.
+    Its text names the path. No row was written or deleted.
+    """
+
+
+class InvalidArchive(OptiInfraError):
+    """An archive is none, is incomplete, or was changed since it was written.
+
+    Its text names the file. No row was written or deleted.
+    """
+
+    exit_code = 4
+
+
+class HousekeepingFailed(OptiInfraError):
+    """A part of housekeeping could not be done. Its text has a line for each.
+
+    What it had done before is done.
     """
 
 
@@ -268,6 +284,16 @@ class ImmutableHistory(DatabaseError):
     advice = "History stays as it is: write a new row instead."
 
 
+class UnderLegalHold(DatabaseError):
+    """What was to be deleted is under a legal hold, or goes with something that is.
+
+    Nothing was deleted. `list_legal_holds` says which holds there are and why; whoever may end one
+    calls `release_legal_hold`.
+    """
+
+    advice = "Nothing was deleted: have the hold released first (release_legal_hold)."
+
+
 class AlreadyExists(DatabaseError):
     """A row with the same key is there: `constraint` is the key, `field` its last column.
 
@@ -336,6 +362,7 @@ _BY_SQLSTATE: dict[str, type[DatabaseError]] = {
     "OI002": StaleWriter,
     "OI003": TenantMismatch,
     "OI004": ImmutableHistory,
+    "OI005": UnderLegalHold,
     "23502": InvalidValue,
     "23503": NotFound,
     "23505": AlreadyExists,

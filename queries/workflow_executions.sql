@@ -2404,3 +2404,106 @@ WHERE
     workflow_executions.customer_id = run.customer_id
     AND workflow_executions.id = run.id
     AND (SELECT count(*) FROM step) >= 0;
+
+-- name: list_prunable_workflow_executions :many
+-- Runs of a customer that are of one of these types, ended longer ago than older_than, and are
+-- under no legal hold: the longest over first, up to max_rows; the next page starts after the last
+-- completed_at and id of this one.
+-- @required customer_id, max_rows
+--
+-- @plan workflow_executions_customer_id_completed_at_idx,
+--   legal_holds_customer_id_workflow_execution_id_idx, legal_holds_pkey, rows <= max_rows +
+--   runs_of_one_time
+SELECT
+    run.id,
+    run.completed_at::timestamptz AS completed_at
+FROM workflow_executions AS run
+WHERE
+    run.customer_id = @customer_id
+    AND run.completed_at IS NOT NULL
+    AND run.completed_at < now() - @older_than::interval
+    AND run.completed_at
+    >= greatest(sqlc.narg('after_completed_at')::timestamptz, '-infinity')
+    AND (run.completed_at, run.id) > (
+        greatest(sqlc.narg('after_completed_at')::timestamptz, '-infinity'),
+        greatest(sqlc.narg('after_id')::uuid, '00000000-0000-0000-0000-000000000000')
+    )
+    AND run.workflow_type = any(@workflow_types::workflow_type[])
+    AND NOT EXISTS (
+        SELECT
+        FROM legal_holds
+        WHERE
+            legal_holds.customer_id = run.customer_id
+            AND (
+                legal_holds.workflow_execution_id IS NULL
+                OR legal_holds.workflow_execution_id = run.id
+            )
+    )
+ORDER BY run.completed_at, run.id
+LIMIT @max_rows;
+
+-- name: lock_ended_workflow_executions :many
+-- Of these runs, those that are over and that nobody else is deleting, locked so that they get no
+-- more artifacts. To be called in a transaction, before delete_ended_workflow_executions.
+-- @required customer_id, ids
+--
+-- @plan workflow_executions_pkey, rows <= ids
+SELECT id
+FROM workflow_executions
+WHERE
+    customer_id = @customer_id
+    AND id = any(@ids::uuid[])
+    AND completed_at IS NOT NULL
+ORDER BY id
+FOR UPDATE SKIP LOCKED;
+
+-- name: delete_ended_workflow_executions :one
+-- Delete these runs, of those that are over, with their steps and artifacts; the events about them
+-- stay. Returns how many rows of each went.
+--
+-- Raises UnderLegalHold, and deletes nothing, where one of them is under a hold.
+-- @returns exactly one
+-- @required customer_id, ids
+--
+-- @plan workflow_executions_pkey, workflow_steps_pkey, workflow_steps_step_order_key,
+--   workflow_artifacts_pkey, rows <= 20 * ids
+WITH ended AS MATERIALIZED (
+    SELECT id
+    FROM workflow_executions
+    WHERE
+        customer_id = @customer_id
+        AND id = any(@ids::uuid[])
+        AND completed_at IS NOT NULL
+),
+
+step_count AS MATERIALIZED (
+    SELECT count(*) AS of_all
+    FROM ended
+    INNER JOIN workflow_steps
+        ON
+            workflow_steps.customer_id = @customer_id
+            AND ended.id = workflow_steps.workflow_execution_id
+),
+
+artifact_count AS MATERIALIZED (
+    SELECT count(*) AS of_all
+    FROM ended
+    INNER JOIN workflow_artifacts
+        ON
+            workflow_artifacts.customer_id = @customer_id
+            AND ended.id = workflow_artifacts.workflow_execution_id
+),
+
+deleted AS (
+    DELETE FROM workflow_executions
+    USING ended
+    WHERE
+        workflow_executions.customer_id = @customer_id
+        AND workflow_executions.id = ended.id
+    RETURNING workflow_executions.id
+)
+
+SELECT
+    (SELECT count(*) FROM deleted)::bigint AS workflow_executions,
+    (SELECT of_all FROM step_count)::bigint AS workflow_steps,
+    (SELECT of_all FROM artifact_count)::bigint AS workflow_artifacts;

@@ -2,16 +2,23 @@
 # ruff: noqa: A001, ANN401, D205, D301, D401, D403, E501, E741, E742, I001, N801, N803, N815, N816, N999, PLC2401, PYI016, RUF001, RUF002, RUF003, RUF022, RUF100, UP042, W291, W293
 """Async queries of partitions.sql."""
 
+import datetime
 import typing
+import uuid
 
 import psycopg
 
 from .. import _runtime
-from ..partitions import ENSURE_PARTITIONS
+from ..partitions import ENSURE_PARTITIONS, LIST_HELD_CUSTOMERS, LIST_PARTITIONS, ListPartitionsRow
 
 __all__ = [
     "ENSURE_PARTITIONS",
+    "LIST_HELD_CUSTOMERS",
+    "LIST_PARTITIONS",
+    "ListPartitionsRow",
     "ensure_partitions",
+    "list_held_customers",
+    "list_partitions",
 ]
 
 
@@ -29,6 +36,38 @@ async def ensure_partitions(
         conn,
         ENSURE_PARTITIONS,
         (months_ahead,),
+        _runtime.first,
+        binary=True,
+    )
+
+
+async def list_partitions(conn: psycopg.AsyncConnection[typing.Any]) -> list[ListPartitionsRow]:
+    """The partitions of events and agent_metrics, oldest first, the DEFAULT one last: the time that
+    each covers and how long that is over (less than 0 for months to come), which are NULL of
+    DEFAULT; about how many rows it has (NULL where it was never analysed), and its bytes, indexes
+    included.
+
+    @plan catalogue, buffers <= 20000
+    """
+    return await _runtime.async_many(conn, LIST_PARTITIONS, (), ListPartitionsRow, binary=True)
+
+
+async def list_held_customers(
+    conn: psycopg.AsyncConnection[typing.Any],
+    *,
+    since: datetime.datetime,
+    until: datetime.datetime,
+) -> list[uuid.UUID]:
+    """Customers under a legal hold, on them or on a run of theirs, that have events in a window: these
+    keep the partitions of the window from being dropped.
+
+    @plan legal_holds_pkey, legal_holds_customer_id_workflow_execution_id_idx, events_pkey,
+      rows <= 2 * holds
+    """
+    return await _runtime.async_many(
+        conn,
+        LIST_HELD_CUSTOMERS,
+        (_runtime.aware("since", since), _runtime.aware("until", until)),
         _runtime.first,
         binary=True,
     )

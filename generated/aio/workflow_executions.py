@@ -17,6 +17,7 @@ from ..workflow_executions import (
     COMPLETE_WORKFLOW_EXECUTION,
     COMPLETE_WORKFLOW_EXECUTIONS,
     CREATE_WORKFLOW_EXECUTION,
+    DELETE_ENDED_WORKFLOW_EXECUTIONS,
     DELETE_WORKFLOW_EXECUTION,
     FAIL_WORKFLOW_EXECUTION,
     FINISH_WORKFLOW_EXECUTION,
@@ -29,6 +30,7 @@ from ..workflow_executions import (
     LIST_FAILED_WORKFLOWS_BY_CUSTOMER,
     LIST_OPEN_WORKFLOWS,
     LIST_OPEN_WORKFLOW_EXECUTIONS,
+    LIST_PRUNABLE_WORKFLOW_EXECUTIONS,
     LIST_RECENT_WORKFLOWS,
     LIST_RECENT_WORKFLOWS_BY,
     LIST_RUNNING_WORKFLOWS,
@@ -38,6 +40,7 @@ from ..workflow_executions import (
     LIST_WORKFLOW_EXECUTIONS_BY_STATUS,
     LIST_WORKFLOW_EXECUTIONS_BY_TYPE,
     LIST_WORKFLOW_PROGRESS,
+    LOCK_ENDED_WORKFLOW_EXECUTIONS,
     RECORD_WORKFLOW_EXECUTION,
     RECORD_WORKFLOW_EXECUTIONS,
     RETRY_FAILED_WORKFLOW_EXECUTIONS,
@@ -45,10 +48,12 @@ from ..workflow_executions import (
     START_WORKFLOW_EXECUTION,
     TIME_OUT_WORKFLOW_EXECUTION,
     TIME_OUT_WORKFLOW_EXECUTIONS,
+    DeleteEndedWorkflowExecutionsRow,
     GetWorkflowDetailRow,
     GetWorkflowTimelineRow,
     ListFailedWorkflowsByCustomerRow,
     ListFailedWorkflowsRow,
+    ListPrunableWorkflowExecutionsRow,
     ListRunningWorkflowsRow,
     ListWorkflowProgressRow,
     RecordWorkflowExecutionsRow,
@@ -74,6 +79,7 @@ __all__ = [
     "COMPLETE_WORKFLOW_EXECUTION",
     "COMPLETE_WORKFLOW_EXECUTIONS",
     "CREATE_WORKFLOW_EXECUTION",
+    "DELETE_ENDED_WORKFLOW_EXECUTIONS",
     "DELETE_WORKFLOW_EXECUTION",
     "FAIL_WORKFLOW_EXECUTION",
     "FINISH_WORKFLOW_EXECUTION",
@@ -86,6 +92,7 @@ __all__ = [
     "LIST_FAILED_WORKFLOWS_BY_CUSTOMER",
     "LIST_OPEN_WORKFLOWS",
     "LIST_OPEN_WORKFLOW_EXECUTIONS",
+    "LIST_PRUNABLE_WORKFLOW_EXECUTIONS",
     "LIST_RECENT_WORKFLOWS",
     "LIST_RECENT_WORKFLOWS_BY",
     "LIST_RUNNING_WORKFLOWS",
@@ -95,6 +102,7 @@ __all__ = [
     "LIST_WORKFLOW_EXECUTIONS_BY_STATUS",
     "LIST_WORKFLOW_EXECUTIONS_BY_TYPE",
     "LIST_WORKFLOW_PROGRESS",
+    "LOCK_ENDED_WORKFLOW_EXECUTIONS",
     "RECORD_WORKFLOW_EXECUTION",
     "RECORD_WORKFLOW_EXECUTIONS",
     "RETRY_FAILED_WORKFLOW_EXECUTIONS",
@@ -102,10 +110,12 @@ __all__ = [
     "START_WORKFLOW_EXECUTION",
     "TIME_OUT_WORKFLOW_EXECUTION",
     "TIME_OUT_WORKFLOW_EXECUTIONS",
+    "DeleteEndedWorkflowExecutionsRow",
     "GetWorkflowDetailRow",
     "GetWorkflowTimelineRow",
     "ListFailedWorkflowsByCustomerRow",
     "ListFailedWorkflowsRow",
+    "ListPrunableWorkflowExecutionsRow",
     "ListRunningWorkflowsRow",
     "ListWorkflowProgressRow",
     "RecordWorkflowExecutionsRow",
@@ -119,6 +129,7 @@ __all__ = [
     "complete_workflow_execution",
     "complete_workflow_executions",
     "create_workflow_execution",
+    "delete_ended_workflow_executions",
     "delete_workflow_execution",
     "fail_workflow_execution",
     "finish_workflow_execution",
@@ -131,6 +142,7 @@ __all__ = [
     "list_failed_workflows_by_customer",
     "list_open_workflow_executions",
     "list_open_workflows",
+    "list_prunable_workflow_executions",
     "list_recent_workflows",
     "list_recent_workflows_by",
     "list_running_workflows",
@@ -140,6 +152,7 @@ __all__ = [
     "list_workflow_executions_by_status",
     "list_workflow_executions_by_type",
     "list_workflow_progress",
+    "lock_ended_workflow_executions",
     "record_workflow_execution",
     "record_workflow_executions",
     "retry_failed_workflow_executions",
@@ -1029,3 +1042,79 @@ async def delete_workflow_execution(
       steps
     """
     return await _runtime.async_execute_rows(conn, DELETE_WORKFLOW_EXECUTION, (customer_id, id))
+
+
+async def list_prunable_workflow_executions(
+    conn: psycopg.AsyncConnection[typing.Any],
+    *,
+    customer_id: uuid.UUID,
+    older_than: datetime.timedelta,
+    after_completed_at: datetime.datetime | None = None,
+    after_id: uuid.UUID | None = None,
+    workflow_types: list[models.WorkflowType],
+    max_rows: int,
+) -> list[ListPrunableWorkflowExecutionsRow]:
+    """Runs of a customer that are of one of these types, ended longer ago than older_than, and are
+    under no legal hold: the longest over first, up to max_rows; the next page starts after the last
+    completed_at and id of this one.
+
+    @plan workflow_executions_customer_id_completed_at_idx,
+      legal_holds_customer_id_workflow_execution_id_idx, legal_holds_pkey, rows <= max_rows +
+      runs_of_one_time
+    """
+    return await _runtime.async_many(
+        conn,
+        LIST_PRUNABLE_WORKFLOW_EXECUTIONS,
+        (
+            customer_id,
+            older_than,
+            _runtime.aware("after_completed_at", after_completed_at),
+            after_id,
+            workflow_types,
+            max_rows,
+        ),
+        ListPrunableWorkflowExecutionsRow,
+        binary=True,
+    )
+
+
+async def lock_ended_workflow_executions(
+    conn: psycopg.AsyncConnection[typing.Any],
+    *,
+    customer_id: uuid.UUID,
+    ids: list[uuid.UUID],
+) -> list[uuid.UUID]:
+    """Of these runs, those that are over and that nobody else is deleting, locked so that they get no
+    more artifacts. To be called in a transaction, before delete_ended_workflow_executions.
+
+    @plan workflow_executions_pkey, rows <= ids
+    """
+    return await _runtime.async_many(
+        conn,
+        LOCK_ENDED_WORKFLOW_EXECUTIONS,
+        (customer_id, ids),
+        _runtime.first,
+        binary=True,
+    )
+
+
+async def delete_ended_workflow_executions(
+    conn: psycopg.AsyncConnection[typing.Any],
+    *,
+    customer_id: uuid.UUID,
+    ids: list[uuid.UUID],
+) -> DeleteEndedWorkflowExecutionsRow:
+    """Delete these runs, of those that are over, with their steps and artifacts; the events about them
+    stay. Returns how many rows of each went.
+
+    Raises UnderLegalHold, and deletes nothing, where one of them is under a hold.
+
+    @plan workflow_executions_pkey, workflow_steps_pkey, workflow_steps_step_order_key,
+      workflow_artifacts_pkey, rows <= 20 * ids
+    """
+    return await _runtime.async_exactly_one(
+        conn,
+        DELETE_ENDED_WORKFLOW_EXECUTIONS,
+        (customer_id, ids),
+        DeleteEndedWorkflowExecutionsRow,
+    )

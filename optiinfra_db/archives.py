@@ -1,0 +1,532 @@
+"""Archives: rows of the database in files, which can be verified and brought back.
+
+An archive is a folder on disk, or wherever fsspec reaches (s3:// with `optiinfra-db[s3]`): files of
+rows, each of one table, and manifest.json, which is written last and has the number of rows and the
+SHA-256 of each file. NDJSON has a JSON object a line, as PostgreSQL's to_jsonb gives it, in gzip;
+Parquet (with `optiinfra-db[parquet]`) has typed columns, for DuckDB, Spark and their like.
+
+`export_customer` writes all that a customer has, as of one moment; `verify_archive` reads an
+archive and compares; `import_archive` writes its rows into a database, under their own ids. Rows
+that are there already stay as they are, so an import may be interrupted and run again.
+"""
+
+import hashlib
+import json
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from datetime import UTC, datetime
+from itertools import chain, islice
+from typing import Any, BinaryIO, Literal
+from uuid import UUID
+
+import psycopg
+from psycopg import Connection, sql
+from psycopg.rows import scalar_row
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from optiinfra_db import __version__
+from optiinfra_db._archive_formats import FORMATS, Column
+from optiinfra_db._stores import (
+    Options,
+    absolute,
+    below,
+    chunks,
+    copy,
+    failures,
+    find_store,
+    writing,
+)
+from optiinfra_db.connection import one_moment
+from optiinfra_db.errors import (
+    InvalidArchive,
+    NotFound,
+    PermissionDenied,
+    typed_errors,
+)
+from optiinfra_db.generated import customers, receipts
+from optiinfra_db.generated.constraints import CONSTRAINTS, ForeignKey
+
+__all__ = [
+    "Archive",
+    "ArchiveFile",
+    "Format",
+    "export_customer",
+    "import_archive",
+    "verify_archive",
+]
+
+Format = Literal["ndjson", "parquet"]
+Say = Callable[[str], None]
+
+TABLES = (
+    "customers",
+    "agents",
+    "api_keys",
+    "retention_policies",
+    "workflow_executions",
+    "workflow_steps",
+    "workflow_artifacts",
+    "recommendations",
+    "approvals",
+    "optimizations",
+    "event_seals",
+    "events",
+    "agent_metrics",
+    "legal_holds",
+)
+"""What an archive may hold, in the order in which it is written and read: parents first."""
+
+_OF_CUSTOMER = {"customers": "id"}
+_NOT_OF_CUSTOMERS = {"agents", "agent_metrics"}
+_FILE_ROWS = 50_000
+_BATCH_ROWS = 1_000
+"""How many rows an import writes in one transaction."""
+
+_MANIFEST = "manifest.json"
+
+
+class ArchiveFile(BaseModel):
+    """A file of an archive."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    table: str
+    rows: int
+    size: int
+    """Bytes."""
+    sha256: str
+    """64 hexadecimal digits."""
+
+
+class Archive(BaseModel):
+    """What manifest.json says of an archive."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    archive: Literal[1] = 1
+    """The version of the format."""
+    format: Format
+    written_by: str
+    """The package and its version."""
+    written_at: datetime
+    customer_id: UUID | None
+    """Whose rows; None for those of several."""
+    files: tuple[ArchiveFile, ...]
+
+    @property
+    def row_counts(self) -> dict[str, int]:
+        """How many rows of each table."""
+        counts: Counter[str] = Counter()
+        for file in self.files:
+            counts[file.table] += file.rows
+        return dict(counts)
+
+    @property
+    def text(self) -> bytes:
+        """The bytes of manifest.json."""
+        return self.model_dump_json(indent=2).encode()
+
+    @property
+    def sha256(self) -> bytes:
+        """The SHA-256 of manifest.json, which stands for all files."""
+        return hashlib.sha256(self.text).digest()
+
+
+def export_customer(
+    conn: Connection[Any],
+    url: str,
+    *,
+    customer_id: UUID,
+    format: Format = "ndjson",
+    storage_options: Options = None,
+    say: Say = lambda _: None,
+) -> Archive:
+    """Write all rows of a customer, and the agents that they speak of, into a new archive.
+
+    As of one moment, whatever is written meanwhile. Hashes of API keys are in it. Raises NotFound
+    where there is no such customer, InvalidArchive where `url` holds an archive already,
+    ArtifactStoreError, and PermissionDenied for who may not read hashes.
+    """
+    with one_moment(conn), archive_writer(url, format, customer_id, storage_options) as writer:
+        if customers.get_customer(conn, id=customer_id) is None:
+            raise NotFound(f"There is no customer {customer_id}.", field="customer_id")
+        for table in TABLES:
+            say(f"Writing {table}")
+            if table == "agents":
+                where = _AGENTS_OF_CUSTOMER
+            elif table in _NOT_OF_CUSTOMERS:
+                continue
+            else:
+                where = sql.SQL("{} = %(id)s").format(
+                    sql.Identifier(_OF_CUSTOMER.get(table, "customer_id"))
+                )
+            written = writer.add(conn, table, table, where, {"id": customer_id})
+            say(f"Wrote {written:,} rows of {table}")
+    return writer.archive
+
+
+_AGENTS_OF_CUSTOMER = sql.SQL(" OR ").join(
+    sql.SQL("id IN (SELECT agent_id FROM {} WHERE customer_id = %(id)s)").format(
+        sql.Identifier(table)
+    )
+    for table in ("workflow_executions", "recommendations", "optimizations", "events")
+)
+
+
+def verify_archive(url: str, *, storage_options: Options = None) -> Archive:
+    """Read an archive as a whole, and compare it to its manifest. Returns that.
+
+    Raises InvalidArchive where a file is missing, or has other rows or bytes than were written;
+    ArtifactStoreError where one cannot be read.
+    """
+    archive = read_manifest(url, storage_options)
+    for file in archive.files:
+        with _opened(url, file, storage_options) as content:
+            found = sum(1 for _ in FORMATS[archive.format].read(content))
+        if found != file.rows:
+            raise InvalidArchive(
+                f"{below(url, file.name)} has {found:,} rows, and not {file.rows:,} as was "
+                "written. Take another copy of the archive."
+            )
+    return archive
+
+
+def import_archive(
+    conn: Connection[Any],
+    url: str,
+    *,
+    storage_options: Options = None,
+    say: Say = lambda _: None,
+) -> dict[str, int]:
+    """Write the rows of an archive, and return how many of each table were not there yet.
+
+    The archive is verified first. In transactions of some rows each, if the connection is in
+    autocommit mode: interrupted, it is to be run again. Triggers do not fire, so nothing is written
+    to the audit log but what the archive has of it; events that are sealed come with xact_id 0,
+    before all others in the change feed, and those that are not, as new ones. A link to a row that
+    was deleted since is cleared. Leaves a receipt.
+
+    Raises InvalidArchive; NotFound where a row belongs to a customer or an agent that is neither
+    there nor in the archive; AlreadyExists where another row has the same email, name or key hash;
+    PermissionDenied where the role may not set session_replication_role.
+    """
+    archive = verify_archive(url, storage_options=storage_options)
+    written: Counter[str] = Counter()
+    for table in TABLES:
+        files = [file for file in archive.files if file.table == table]
+        if not files:
+            continue
+        if table == "events":
+            _note_sealed_events(conn)
+        total, done = sum(file.rows for file in files), 0
+        for file in files:
+            with _opened(url, file, storage_options) as content:
+                rows = FORMATS[archive.format].read(content)
+                while batch := list(islice(rows, _BATCH_ROWS)):
+                    written[table] += _insert(conn, table, batch)
+                    done += len(batch)
+                    say(f"{table}: {done:,} of {total:,} rows")
+    with conn.transaction():
+        if "workflow_executions" in archive.row_counts:
+            _as_replica(conn)
+            conn.execute(_CLEAR_RETRIED, {"customer_id": archive.customer_id})
+        receipts.create_receipt(
+            conn,
+            operation="import",
+            customer_id=archive.customer_id,
+            row_counts=dict(written),
+            archive_url=absolute(url),
+            archive_sha256=archive.sha256,
+        )
+    return dict(written)
+
+
+# Writing
+
+
+class ArchiveWriter:
+    """Writes the files of an archive."""
+
+    def __init__(
+        self, url: str, format: Format, customer_id: UUID | None, storage_options: Options
+    ) -> None:
+        self._url = absolute(url)
+        self._format = FORMATS[format]
+        self._options = storage_options
+        self._about: dict[str, Any] = {"format": format, "customer_id": customer_id}
+        self._files: list[ArchiveFile] = []
+
+    def add(
+        self,
+        conn: Connection[Any],
+        table: str,
+        source: str,
+        where: sql.Composable,
+        values: Mapping[str, Any],
+    ) -> int:
+        """Write rows of a table or of a partition (`source`) of it; return how many."""
+        # Not among queries/: here the table is what is asked for.
+        columns = _columns(conn, table)
+        query = sql.SQL("SELECT ({})::text FROM {} AS source WHERE {}").format(
+            self._format.row(columns), sql.Identifier(source), where
+        )
+        total = 0
+        with (
+            conn.cursor(row_factory=scalar_row) as cursor,
+            # What is not read to its end has the connection, and nobody could roll back.
+            closing(cursor.stream(query, values, size=_BATCH_ROWS)) as rows,
+        ):
+            for first in rows:
+                total += self._write(table, columns, chain([first], islice(rows, _FILE_ROWS - 1)))
+        return total
+
+    def _write(self, table: str, columns: list[Column], rows: Iterator[str]) -> int:
+        number = sum(file.table == table for file in self._files) + 1
+        name = f"{table}-{number:04}.{self._format.suffix}"
+        path = below(self._url, name)
+        with tempfile.TemporaryFile() as file:
+            count = self._format.write(file, columns, rows)
+            file.seek(0)
+            with failures(f"{path} could not be written", self._options):
+                with writing(path, self._options) as write:
+                    size, digest = copy(chunks(file), write)
+                written = ArchiveFile(
+                    name=name, table=table, rows=count, size=size, sha256=digest.hex()
+                )
+        with _opened(self._url, written, self._options):
+            self._files.append(written)
+        return count
+
+    def close(self) -> None:
+        """Write the manifest."""
+        self.archive = Archive(
+            written_by=f"optiinfra-db {__version__}",
+            written_at=datetime.now(UTC),
+            files=tuple(self._files),
+            **self._about,
+        )
+        path = below(self._url, _MANIFEST)
+        with (
+            failures(f"{path} could not be written", self._options),
+            writing(path, self._options) as write,
+        ):
+            write(self.archive.text)
+
+
+@contextmanager
+def archive_writer(
+    url: str, format: Format, customer_id: UUID | None, storage_options: Options
+) -> Iterator[ArchiveWriter]:
+    """Provide what writes a new archive, which is one once all has gone well."""
+    writer = ArchiveWriter(url, format, customer_id, storage_options)
+    fs, path = find_store(below(url, _MANIFEST), storage_options)
+    with failures(f"{url} cannot be looked at", storage_options):
+        fs.invalidate_cache()
+        is_taken = fs.exists(path)
+    if is_taken:
+        raise InvalidArchive(f"{absolute(url)} holds an archive already. Choose another place.")
+    yield writer
+    writer.close()
+
+
+def _columns(conn: Connection[Any], table: str) -> list[Column]:
+    query = sql.SQL("SELECT * FROM {} LIMIT 0").format(sql.Identifier(table))
+    description = conn.execute(query).description or []
+    return [Column(c.name, c.type_code, c.precision, c.scale) for c in description]
+
+
+# Reading
+
+
+def read_manifest(url: str, storage_options: Options) -> Archive:
+    """Return what the manifest of an archive says. Raises InvalidArchive, ArtifactStoreError."""
+    path = below(url, _MANIFEST)
+    fs, inner = find_store(path, storage_options)
+    with failures(f"{path} cannot be read", storage_options):
+        fs.invalidate_cache()
+        try:
+            text = fs.cat_file(inner)
+        except (FileNotFoundError, NotADirectoryError):
+            raise InvalidArchive(
+                f"There is no archive at {absolute(url)}: it has no {_MANIFEST}, which is written "
+                "last. Correct the address, or write the archive again."
+            ) from None
+    try:
+        archive = Archive.model_validate_json(text)
+    except ValidationError as error:
+        raise InvalidArchive(
+            f"{path} is no manifest of an archive that this version reads: "
+            f"{error.errors()[0]['msg']}."
+        ) from None
+    for file in archive.files:
+        if file.table not in TABLES or "/" in file.name or file.name.startswith("."):
+            raise InvalidArchive(f"{path} speaks of {file.name!r}, which no archive has.")
+    return archive
+
+
+@contextmanager
+def _opened(url: str, file: ArchiveFile, options: Options) -> Iterator[BinaryIO]:
+    """Provide the content of a file, once it is known to be what was written."""
+    path = below(url, file.name)
+    fs, inner = find_store(path, options)
+    with tempfile.TemporaryFile() as content:
+        with failures(f"{path} cannot be read", options):
+            fs.invalidate_cache()
+            try:
+                with fs.open(inner, "rb") as source:
+                    size, digest = copy(chunks(source), content.write)
+            except (FileNotFoundError, NotADirectoryError):
+                raise InvalidArchive(f"{path} is missing. Take another copy.") from None
+        if (size, digest.hex()) != (file.size, file.sha256):
+            raise InvalidArchive(
+                f"{path} is not what was written: it has {size:,} bytes with the SHA-256 "
+                f"{digest.hex()}, and not {file.size:,} with {file.sha256}. Take another copy."
+            )
+        content.seek(0)
+        yield content
+
+
+# Importing
+
+
+def _as_replica(conn: Connection[Any]) -> None:
+    """Let no trigger fire in this transaction: what they would do is in the archive already."""
+    try:
+        conn.execute("SET LOCAL session_replication_role = replica")
+    except psycopg.errors.InsufficientPrivilege as error:
+        raise PermissionDenied(
+            "An import needs a superuser, or a role that may set session_replication_role. A "
+            "superuser says: GRANT SET ON PARAMETER session_replication_role TO optiinfra_owner.",
+            sqlstate=error.sqlstate,
+        ) from error
+
+
+def _insert(conn: Connection[Any], table: str, rows: Sequence[str]) -> int:
+    """Write rows that are not there yet, in a transaction; return how many."""
+    names = list(json.loads(rows[0]))
+    known = {column.name for column in _columns(conn, table)}
+    if unknown := sorted(set(names) - known):
+        raise InvalidArchive(
+            f"The archive has {table}.{unknown[0]}, and this database does not: it is older than "
+            "the archive. Migrate it first."
+        )
+    values = {"rows": f"[{','.join(rows)}]"}
+    with conn.transaction(), typed_errors():
+        _as_replica(conn)
+        for key in _keys(table):
+            # What triggers would ask: foreign keys are among them.
+            missing = conn.execute(_missing(table, key), values).fetchone()
+            if missing is not None:
+                raise NotFound(
+                    f"{table}.{key.field}: {key.references} has no row {missing[0]}, and the "
+                    "archive has none. Create it, or import it, first.",
+                    table=table,
+                    constraint=key,
+                    field=key.field,
+                )
+        return conn.execute(_inserting(table, names), values).rowcount
+
+
+def _keys(table: str) -> Iterator[ForeignKey]:
+    """Yield the foreign keys of a table that have to be met."""
+    for key in ForeignKey:
+        if key.table == table and (table, key.field) not in _CLEARED:
+            yield key
+
+
+_CLEARED = {
+    ("workflow_executions", "retried_from_id"): "workflow_executions",
+    ("recommendations", "workflow_execution_id"): "workflow_executions",
+    ("optimizations", "workflow_execution_id"): "workflow_executions",
+    ("events", "agent_id"): "agents",
+}
+"""Columns that are cleared when what they point at is deleted, and the table of that."""
+
+_SEALED = sql.SQL(
+    "EXISTS (SELECT FROM pg_temp.sealed_events AS sealed "
+    "WHERE sealed.customer_id = given.customer_id AND sealed.id = given.id)"
+)
+_REPLACED = {
+    ("events", "xact_id"): sql.SQL("CASE WHEN {} THEN '0' ELSE pg_current_xact_id() END").format(
+        _SEALED
+    ),
+    # All that they cover comes with xact_id 0.
+    ("event_seals", "through_xact_id"): sql.SQL("'0'::xid8"),
+    ("event_seals", "through_id"): sql.SQL("'ffffffff-ffff-ffff-ffff-ffffffffffff'::uuid"),
+}
+"""What means another place in another server's order of transactions."""
+
+
+def _inserting(table: str, names: Sequence[str]) -> sql.Composed:
+    # Not among queries/: here the table is what is asked for.
+    return sql.SQL(
+        "INSERT INTO {table} ({names}) SELECT {values} "
+        "FROM jsonb_populate_recordset(NULL::{table}, %(rows)s::jsonb) AS given "
+        "ON CONFLICT ({key}) DO NOTHING"
+    ).format(
+        table=sql.Identifier(table),
+        names=sql.SQL(", ").join(map(sql.Identifier, names)),
+        values=sql.SQL(", ").join(_value(table, name) for name in names),
+        key=sql.SQL(", ").join(map(sql.Identifier, CONSTRAINTS[f"{table}_pkey"].columns)),
+    )
+
+
+def _value(table: str, name: str) -> sql.Composable:
+    if value := _REPLACED.get((table, name)):
+        return value
+    column = sql.SQL("given.{}").format(sql.Identifier(name))
+    target = _CLEARED.get((table, name))
+    if target is None or target == table:
+        return column
+    of_customer = sql.SQL("AND there.customer_id = given.customer_id")
+    return sql.SQL(
+        "CASE WHEN EXISTS (SELECT FROM {} AS there WHERE there.id = {} {}) THEN {} END"
+    ).format(
+        sql.Identifier(target), column, of_customer if target != "agents" else sql.SQL(""), column
+    )
+
+
+def _missing(table: str, key: ForeignKey) -> sql.Composed:
+    """Return a query for a key that the rows point at, and that is not there."""
+    targets = [*key.columns[:-1], "id"]
+    return sql.SQL(
+        "SELECT {shown} FROM jsonb_populate_recordset(NULL::{table}, %(rows)s::jsonb) AS given "
+        "WHERE given.{last} IS NOT NULL AND NOT EXISTS "
+        "(SELECT FROM {references} AS there WHERE {same}) LIMIT 1"
+    ).format(
+        shown=sql.SQL("given.{}").format(sql.Identifier(key.columns[-1])),
+        table=sql.Identifier(table),
+        last=sql.Identifier(key.columns[-1]),
+        references=sql.Identifier(key.references),
+        same=sql.SQL(" AND ").join(
+            sql.SQL("there.{} = given.{}").format(sql.Identifier(target), sql.Identifier(name))
+            for target, name in zip(targets, key.columns, strict=True)
+        ),
+    )
+
+
+def _note_sealed_events(conn: Connection[Any]) -> None:
+    conn.execute("DROP TABLE IF EXISTS pg_temp.sealed_events")
+    conn.execute(
+        "CREATE TEMPORARY TABLE sealed_events AS "
+        "SELECT customer_id, unnest(event_ids) AS id FROM event_seals"
+    )
+    conn.execute("CREATE INDEX ON pg_temp.sealed_events (customer_id, id)")
+    conn.execute("ANALYZE pg_temp.sealed_events")
+
+
+_CLEAR_RETRIED = """
+UPDATE workflow_executions AS run
+SET retried_from_id = NULL
+WHERE
+    run.customer_id = %(customer_id)s
+    AND run.retried_from_id IS NOT NULL
+    AND NOT EXISTS (
+        SELECT
+        FROM workflow_executions AS before
+        WHERE before.customer_id = run.customer_id AND before.id = run.retried_from_id
+    )
+"""

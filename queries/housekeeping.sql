@@ -1,0 +1,134 @@
+-- name: begin_housekeeping :one
+-- Take the turn of housekeeping, which ends with end_housekeeping or with the session. False where
+-- another session has it. Not behind a pooler that gives each transaction another session.
+-- @returns exactly one
+--
+-- @plan catalogue
+SELECT pg_try_advisory_lock(hashtextextended('optiinfra_db.housekeeping', 0)) AS has_begun;
+
+-- name: end_housekeeping :exec
+-- Let others have the turn that begin_housekeeping took.
+--
+-- @plan catalogue
+SELECT pg_advisory_unlock(hashtextextended('optiinfra_db.housekeeping', 0)) AS has_ended;
+
+-- name: await_legal_holds :exec
+-- In a transaction that is about to delete what no trigger watches over: wait for legal holds that
+-- are being placed, and have those that come wait for its end.
+--
+-- @plan catalogue
+SELECT pg_advisory_xact_lock_shared(hashtextextended('optiinfra_db.legal_holds', 0)) AS has_waited;
+
+-- name: lock_customer :one
+-- Lock a customer who is about to be erased, in a transaction: nobody writes rows of theirs from
+-- then on. None where there is no such customer.
+--
+-- @plan customers_pkey, rows <= customers
+SELECT id
+FROM customers
+WHERE id = @customer_id
+FOR UPDATE;
+
+-- name: count_customer_rows :many
+-- How many rows of a customer each table has, partitions by themselves, but for those that have
+-- none. Empty means that nothing is left of the customer. Receipts are not counted: they name a
+-- customer by id and say no more.
+-- @notnull relation_name, row_count
+--
+-- @plan *, rows <= customer_rows, buffers <= 1000 + 2 * customer_rows
+SELECT
+    counted.relation_name::text AS relation_name,
+    counted.row_count
+FROM (
+    SELECT
+        tableoid::regclass AS relation_name,
+        count(*) AS row_count
+    FROM customers
+    WHERE id = @customer_id
+    GROUP BY tableoid
+    UNION ALL
+    SELECT
+        tableoid::regclass AS relation_name,
+        count(*) AS row_count
+    FROM api_keys
+    WHERE customer_id = @customer_id
+    GROUP BY tableoid
+    UNION ALL
+    SELECT
+        tableoid::regclass AS relation_name,
+        count(*) AS row_count
+    FROM retention_policies
+    WHERE customer_id = @customer_id
+    GROUP BY tableoid
+    UNION ALL
+    SELECT
+        tableoid::regclass AS relation_name,
+        count(*) AS row_count
+    FROM legal_holds
+    WHERE customer_id = @customer_id
+    GROUP BY tableoid
+    UNION ALL
+    SELECT
+        tableoid::regclass AS relation_name,
+        count(*) AS row_count
+    FROM workflow_executions
+    WHERE customer_id = @customer_id
+    GROUP BY tableoid
+    UNION ALL
+    SELECT
+        tableoid::regclass AS relation_name,
+        count(*) AS row_count
+    FROM workflow_steps
+    WHERE customer_id = @customer_id
+    GROUP BY tableoid
+    UNION ALL
+    SELECT
+        tableoid::regclass AS relation_name,
+        count(*) AS row_count
+    FROM workflow_artifacts
+    WHERE customer_id = @customer_id
+    GROUP BY tableoid
+    UNION ALL
+    SELECT
+        tableoid::regclass AS relation_name,
+        count(*) AS row_count
+    FROM recommendations
+    WHERE customer_id = @customer_id
+    GROUP BY tableoid
+    UNION ALL
+    SELECT
+        tableoid::regclass AS relation_name,
+        count(*) AS row_count
+    FROM approvals
+    WHERE customer_id = @customer_id
+    GROUP BY tableoid
+    UNION ALL
+    SELECT
+        tableoid::regclass AS relation_name,
+        count(*) AS row_count
+    FROM optimizations
+    WHERE customer_id = @customer_id
+    GROUP BY tableoid
+    UNION ALL
+    SELECT
+        tableoid::regclass AS relation_name,
+        count(*) AS row_count
+    FROM agent_states
+    WHERE current_workflow_customer_id = @customer_id
+    GROUP BY tableoid
+    UNION ALL
+    SELECT
+        tableoid::regclass AS relation_name,
+        count(*) AS row_count
+    FROM events
+    WHERE customer_id = @customer_id
+    GROUP BY tableoid
+    UNION ALL
+    SELECT
+        tableoid::regclass AS relation_name,
+        count(*) AS row_count
+    FROM event_seals
+    WHERE customer_id = @customer_id
+    GROUP BY tableoid
+) AS counted
+ORDER BY counted.relation_name::text;
