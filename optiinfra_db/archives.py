@@ -14,7 +14,7 @@ import hashlib
 import json
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from itertools import chain, islice
@@ -277,7 +277,7 @@ class ArchiveWriter:
         with (
             conn.cursor(row_factory=scalar_row) as cursor,
             # What is not read to its end has the connection, and nobody could roll back.
-            closing(cursor.stream(query, values, size=_BATCH_ROWS)) as rows,
+            closing(_stream(cursor, query, values)) as rows,
         ):
             for first in rows:
                 total += self._write(table, columns, chain([first], islice(rows, _FILE_ROWS - 1)))
@@ -330,6 +330,12 @@ def archive_writer(
         raise InvalidArchive(f"{absolute(url)} holds an archive already. Choose another place.")
     yield writer
     writer.close()
+
+
+def _stream(
+    cursor: psycopg.Cursor[str], query: sql.Composed, values: Mapping[str, Any]
+) -> Generator[str]:
+    yield from cursor.stream(query, values, size=_BATCH_ROWS)
 
 
 def _columns(conn: Connection[Any], table: str) -> list[Column]:

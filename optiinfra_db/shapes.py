@@ -523,6 +523,66 @@ class ArtifactCheck(Shape):
         return cls(artifact=Artifact.of(check.artifact), problem=check.problem, detail=check.detail)
 
 
+class PartitionLine(Shape):
+    """A partition of a table, as in `partitions list`; since and until are None of DEFAULT."""
+
+    table_name: str
+    partition_name: str
+    since: datetime | None
+    until: datetime | None
+    about_rows: int | None
+    total_bytes: int
+
+
+class PolicyLine(Shape):
+    """A retention policy, as in `retention list`."""
+
+    id: UUID
+    table_name: str
+    customer_id: UUID | None
+    workflow_type: WorkflowType | None
+    keep_for_seconds: float
+
+    @classmethod
+    def of(cls, row: models.RetentionPolicy) -> Self:
+        """Make one of a row."""
+        values = _columns(row) | {"keep_for_seconds": row.keep_for.total_seconds()}
+        return cls.model_validate(values)
+
+
+class HoldLine(Shape):
+    """A legal hold, as in `holds list`; of a customer with all that is theirs, or of a run."""
+
+    id: UUID
+    customer_id: UUID
+    workflow_execution_id: UUID | None
+    reason: str
+    created_at: datetime
+
+
+class ReceiptLine(Shape):
+    """What housekeeping did, as in `receipts`."""
+
+    id: UUID
+    created_at: datetime
+    operation: str
+    customer_id: UUID | None
+    partition: str | None
+    row_counts: dict[str, int]
+    actor: str
+    archive_url: str | None
+    archive_sha256: str | None
+
+    @classmethod
+    def of(cls, row: models.Receipt) -> Self:
+        """Make one of a row."""
+        digest = row.archive_sha256.hex() if row.archive_sha256 else None
+        data = row.data if isinstance(row.data, dict) else {}
+        return cls.model_validate(
+            _columns(row) | {"archive_sha256": digest, "partition": data.get("partition")}
+        )
+
+
 class Orphans(Shape):
     """Rows without content, and content without a row."""
 

@@ -197,7 +197,7 @@ def test_the_failed_run_of_the_guide_is_found_and_retried(run, conn):
     assert [(found.attempt, found.status) for found in lineage] == [(1, "failed"), (2, "pending")]
 
 
-def test_retention_drops_months_and_deletes_old_runs(run, conn):
+def test_retention_archives_drops_deletes_and_brings_back(run, conn, capfd):
     month = datetime(2025, 1, 15, tzinfo=UTC)
     conn.execute(
         "INSERT INTO agent_metrics (agent_id, metric_name, recorded_at, metric_value) "
@@ -223,13 +223,18 @@ def test_retention_drops_months_and_deletes_old_runs(run, conn):
 
     run_page("guides/retention.md", run)
 
-    assert "note.old" in Path("events_2025_01.sql").read_text()
     left = conn.execute("SELECT relname FROM pg_class WHERE relname ~ '_2025_01$'").fetchall()
     assert left == []
     runs = workflow_executions.list_workflow_executions(conn, customer_id=ATLAS, max_rows=9)
     assert len(runs) == 1
     assert old.id != runs[0].id
-    assert customers.get_customer(conn, id=INDIE) is None
+    assert customers.get_customer(conn, id=INDIE) is not None, "it was imported again"
+    told = capfd.readouterr()
+    assert "case 2026-17" in told.out
+    assert "dropped agent_metrics_2025_01: 1 rows" in told.out
+    assert "dropped events_2025_01: 1 rows" in told.out
+    assert "Erased Indie" in told.err
+    assert len(list(Path("archives").rglob("manifest.json"))) >= 4
 
 
 IN_PLACE, AFTER_IT, DUMP_AND_RESTORE = (text for _, text in blocks("guides/upgrading.md"))

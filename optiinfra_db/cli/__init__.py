@@ -21,6 +21,7 @@ from optiinfra_db.cli import (
     _customers,
     _database,
     _feed,
+    _housekeeping,
     _metrics,
     _recommendations,
     _report,
@@ -69,7 +70,13 @@ the database or to protect it; 5 a migration failed; 6 something was found
 app.registered_commands += _database.app.registered_commands
 for part in (_workflows, _agents, _recommendations, _artifacts, _metrics, _customers):
     app.add_typer(part.app)
-for part in (_savings, _report, _feed, _audit):
+for groups in (
+    _housekeeping.partitions_app,
+    _housekeeping.retention_app,
+    _housekeeping.holds_app,
+):
+    app.add_typer(groups)
+for part in (_savings, _report, _feed, _audit, _housekeeping):
     app.registered_commands += part.app.registered_commands
 
 

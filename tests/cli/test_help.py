@@ -31,13 +31,16 @@ COMMANDS = dict(walk(ROOT))
 def test_the_commands_are_those_that_are_promised():
     groups = {
         "": "migrate rollback status seed demo doctor psql stop savings report feed "
-        "seal verify-audit audit-bundle",
+        "seal verify-audit audit-bundle prune archive erase export import receipts maintain",
         "workflows": "list show watch retry cancel record diff",
         "agents": "list watch stale",
         "recommendations": "list approve reject trace",
         "artifacts": "list verify orphans",
         "metrics": "list plot",
         "customers": "list keys rotate-key revoke-key",
+        "partitions": "list ensure drop",
+        "retention": "list set remove",
+        "holds": "list place release",
     }
     promised = {
         (*filter(None, [group]), name) for group, names in groups.items() for name in names.split()

@@ -30,6 +30,10 @@ LISTS = [
     ["doctor", "--days", "0"],
     ["verify-audit"],
     ["status"],
+    ["partitions", "list"],
+    ["retention", "list"],
+    ["holds", "list"],
+    ["receipts"],
 ]
 # What needs a row of the sample data.
 LOOKS = [

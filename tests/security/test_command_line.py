@@ -44,10 +44,18 @@ GIVEN = {
     ("artifacts", "orphans"): ["store", "--customer", "atlas"],
     ("artifacts", "verify"): [RUN],
     ("audit-bundle",): ["--customer", "atlas", "--output", "bundle.jsonl"],
+    ("archive",): ["archives", "--older-than=1w", "--yes"],
     ("customers", "keys"): ["atlas"],
     ("customers", "revoke-key"): ["atlas", "01941f29-7c00", "--yes"],
     ("customers", "rotate-key"): ["atlas", "--yes"],
+    ("erase",): ["nobody", "--yes"],
+    ("export",): ["atlas", "exported"],
+    ("holds", "place"): ["atlas", "--reason=x"],
+    ("holds", "release"): ["01941f29-7c00", "--yes"],
+    ("import",): ["nowhere"],
     ("metrics", "list"): ["cost-1"],
+    ("partitions", "drop"): ["--older-than=520w", "--yes"],
+    ("prune",): ["--older-than=520w", "--yes"],
     ("metrics", "plot"): ["cost-1", "monthly_cost_usd"],
     ("recommendations", "approve"): [RECOMMENDATION, "--yes"],
     ("recommendations", "reject"): [RECOMMENDATION, "--yes"],
@@ -58,17 +66,30 @@ GIVEN = {
     ("workflows", "retry"): ["01941f29-7c00-7000-8000-000000000023", "--yes"],
     ("workflows", "show"): [RUN],
     ("report",): ["--json"],
+    ("retention", "remove"): ["01941f29-7c00", "--yes"],
+    ("retention", "set"): ["runs", "52w"],
     ("rollback",): ["--to", "99"],
 }
 """What a command does not do without."""
 WRITES = {
     ("agents", "stale"),
+    ("archive",),
     ("customers", "revoke-key"),
     ("customers", "rotate-key"),
     ("demo",),
+    ("erase",),
+    ("holds", "place"),
+    ("holds", "release"),
+    ("import",),
+    ("maintain",),
     ("migrate",),
+    ("partitions", "drop"),
+    ("partitions", "ensure"),
+    ("prune",),
     ("recommendations", "approve"),
     ("recommendations", "reject"),
+    ("retention", "remove"),
+    ("retention", "set"),
     ("rollback",),
     ("seal",),
     ("seed",),
@@ -243,6 +264,8 @@ READS += [
     "metrics plot {agent} {name}",
 ]
 READS += ["customers keys {customer}", "verify-audit"]
+READS += ["holds list", "receipts", "partitions list", "retention list"]
+READS += ["export {customer} exported-{run}"]
 READS += ["audit-bundle --customer={customer} -o bundle.jsonl", "audit-bundle --run={run} -o b.gz"]
 READS += ["workflows list --agent={name}", "metrics plot --json -- {agent} {name}"]
 
