@@ -68,17 +68,23 @@ class Scale:
     pruned: int
     """Runs that are pruned."""
 
+    lived_in: int
+    """Runs of the history of which half is pruned, and months are dropped, while others write."""
+
+    rest_seconds: float
+    """How long they write before."""
+
     @property
     def few(self) -> int:
         """Rounds of what takes long and hardly varies."""
         return max(1, min(5, self.rounds // 2))
 
 
-TINY = Scale("tiny", 1, 5, 2, 2, 100, 10, (200, 400), 40, 40)
-QUICK = Scale("quick", 3, 20, 2, 20, 2_000, 60, (1_000, 3_000), 300, 300)
+TINY = Scale("tiny", 1, 5, 2, 2, 100, 10, (200, 400), 40, 40, 200, 0.2)
+QUICK = Scale("quick", 3, 20, 2, 20, 2_000, 60, (1_000, 3_000), 300, 300, 2_000, 1)
 FULL = Scale(
     *("full", 15, 300, 15, 200, 1_000_000, 600),
-    *((10_000, 100_000, 1_000_000), 1_000_000, 50_000),
+    *((10_000, 100_000, 1_000_000), 1_000_000, 50_000, 2_000_000, 30),
 )
 
 

@@ -1,9 +1,14 @@
 """What operators do now and then: prune runs, drop a month, migrate.
 
-"prune" deletes runs that ended before a time, by the statement and the loop of the guide on
-retention, on a history as tests/plans has it: a fifth of it at a time, oldest first, each of which
-is a sample. "rows" are those of runs, steps and artifacts that went; a recommendation that came of
-a run loses its link to it besides.
+"prune" deletes runs that ended before a time, by optiinfra_db.housekeeping.prune, on a history as
+tests/plans has it: a fifth of it at a time, oldest first, each of which is a sample. "rows" are
+those of runs, steps and artifacts that went; a recommendation that came of a run loses its link to
+it besides.
+
+"housekeeping with a live load" prunes half of a history, then drops the oldest months of its events
+and metrics, while four threads record runs in plain SQL, a statement a commit. Its samples are the
+longest that a statement took meanwhile, and in half a minute before; "on disk" compares what the
+tables take after it to what they took before.
 
 "partition drop" drops a month of `agent_metrics`, with as many rows as the case says, and
 "partition drop, events" one of `events`. It has been vacuumed and written to the disk before, as
@@ -21,15 +26,14 @@ everybody, in another order than who writes a step locks the step's table and th
 for a deadlock to be found, now and then, and is for a quiet hour.
 """
 
+import itertools
 import random
-import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -37,22 +41,16 @@ import psycopg
 
 from bench import data
 from bench.harness import Bench, say
-from optiinfra_db import connect, migrate
-from optiinfra_db.generated import customers, partitions
+from optiinfra_db import connect, housekeeping, migrate
+from optiinfra_db.generated import partitions
 from tests.plans import history
 
-GUIDE = Path(__file__).parents[1] / "docs" / "guides" / "retention.md"
 PARTS = 5
 """In how many goes the history is pruned."""
 
 WRITERS = 4
 
-ROWS = """
-SELECT
-    (SELECT count(*) FROM workflow_executions)
-    + (SELECT count(*) FROM workflow_steps)
-    + (SELECT count(*) FROM workflow_artifacts)
-"""
+SIZE = "SELECT pg_database_size(current_database())"
 DROPS = {"agent_metrics": "partition drop", "events": "partition drop, events"}
 MONTH = "2020_01"
 FILL = {
@@ -88,6 +86,7 @@ Execute = Callable[..., None]
 def measure(bench: Bench) -> None:
     """Measure."""
     _prune(bench)
+    _keep_house_under_load(bench)
     _drop(bench)
     _migrate(bench)
     for number in range(1, bench.scale.few + 1):
@@ -96,8 +95,6 @@ def measure(bench: Bench) -> None:
 
 
 def _prune(bench: Bench) -> None:
-    statement = re.search(r'OLD_RUNS = """(.+?)"""', GUIDE.read_text(), re.DOTALL)
-    assert statement is not None
     with bench.database() as url, connect(url, actor="retention") as conn:
         say("prune: writing the history")
         history.build(url, bench.scale.pruned)
@@ -105,14 +102,41 @@ def _prune(bench: Bench) -> None:
         for part in range(1, PARTS + 1):
             say(f"prune: part {part} of {PARTS}")
             before = now - (PARTS - part) * timedelta(days=history.DAYS) / PARTS
-            rows = _number(conn, ROWS)
             conn.execute("CHECKPOINT")
             started = time.perf_counter()
-            for customer in customers.list_customers(conn, max_rows=10_000):
-                while conn.execute(statement[1].encode(), [customer.id, before]).rowcount:
-                    pass
+            gone = housekeeping.prune(conn, older_than=datetime.now(UTC) - before)
             seconds = time.perf_counter() - started
-            bench.record("prune", "rows", (rows - _number(conn, ROWS)) / seconds, "rows/s")
+            bench.record("prune", "rows", sum(gone.values()) / seconds, "rows/s")
+
+
+def _keep_house_under_load(bench: Bench) -> None:
+    with bench.database() as url, connect(url, actor="retention") as conn:
+        say("housekeeping with a live load: writing the history")
+        history.build(url, bench.scale.lived_in)
+        conn.execute("CHECKPOINT")
+        platform = vars(data.platform(url))
+        sizes = [_number(conn, SIZE)]
+        half = timedelta(days=history.DAYS) / 2
+        moments = []
+        with _clients(url, WRITERS, lambda execute: _record(execute, platform)) as statements:
+            for what in (
+                lambda: time.sleep(bench.scale.rest_seconds),
+                lambda: housekeeping.prune(conn, older_than=half),
+                lambda: housekeeping.drop_partitions(conn, older_than=half),
+            ):
+                moments.append(time.perf_counter())
+                done = what()
+                say(f"housekeeping with a live load: {done}")
+                sizes.append(_number(conn, SIZE))
+            moments.append(time.perf_counter())
+        for case, (begin, end) in zip(
+            ("before", "while it prunes", "while it drops months"),
+            itertools.pairwise(moments),
+            strict=True,
+        ):
+            bench.record("housekeeping with a live load", case, _longest(statements, begin, end))
+        for case, size in zip(("after pruning", "after dropping"), sizes[2:], strict=True):
+            bench.record("housekeeping with a live load, on disk", case, size / sizes[0], "share")
 
 
 def _number(conn: psycopg.Connection[Any], query: str) -> int:
@@ -173,13 +197,7 @@ def _migrate_under_load(bench: Bench) -> None:
         history.build(url, bench.scale.pruned)
         platform = vars(data.platform(url))
         migrate.rollback(url, to=4, say=_keep_quiet)
-
-        def record(execute: Execute) -> None:
-            run = {**platform, "id": uuid4()}
-            for statement in RECORD:
-                execute(statement, run)
-
-        with _clients(url, WRITERS, record) as statements:
+        with _clients(url, WRITERS, lambda execute: _record(execute, platform)) as statements:
             started = time.perf_counter()
             migrate.migrate(url, say=_keep_quiet)
             migrated = time.perf_counter()
@@ -190,6 +208,12 @@ def _migrate_under_load(bench: Bench) -> None:
         ("afterwards", migrated, ended),
     ):
         bench.record("migrate with a live load", case, _longest(statements, begin, end))
+
+
+def _record(execute: Execute, platform: Mapping[str, Any]) -> None:
+    run = {**platform, "id": uuid4()}
+    for statement in RECORD:
+        execute(statement, run)
 
 
 @contextmanager

@@ -102,6 +102,6 @@ def list_legal_holds(
 ) -> list[models.LegalHold]:
     """The legal holds that stand, of a customer or of all, oldest first.
 
-    @plan catalogue, legal_holds_pkey, rows <= holds
+    @plan legal_holds_pkey, legal_holds_customer_id_workflow_execution_id_idx, rows <= holds
     """
     return _runtime.many(conn, LIST_LEGAL_HOLDS, (customer_id,), models.LegalHold, binary=True)

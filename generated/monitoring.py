@@ -1329,19 +1329,35 @@ def list_index_sizes(conn: psycopg.Connection[typing.Any]) -> list[ListIndexSize
 
 LIST_PARTITION_SIZES: typing.Final = """-- name: list_partition_sizes :many
 SELECT
-    root.relname::text AS table_name,
-    leaf.relname::text AS partition_name,
-    pg_get_expr(leaf.relpartbound, leaf.oid)::text AS bounds,
-    pg_total_relation_size(leaf.oid)::bigint AS total_bytes,
-    stats.n_live_tup::bigint AS live_rows,
-    stats.n_dead_tup::bigint AS dead_rows
-FROM pg_catalog.pg_stat_user_tables AS stats
-INNER JOIN pg_catalog.pg_class AS leaf ON stats.relid = leaf.oid
-INNER JOIN pg_catalog.pg_class AS root ON pg_partition_root(leaf.oid) = root.oid
-WHERE
-    stats.schemaname = current_schema()
-    AND leaf.relispartition
-ORDER BY table_name, partition_name
+    found.table_name,
+    found.partition_name,
+    found.since,
+    (found.since + interval '1 month')::timestamptz AS until,
+    (now() - (found.since + interval '1 month'))::interval AS over_for,
+    found.bounds,
+    found.total_bytes,
+    found.live_rows,
+    found.dead_rows
+FROM (
+    SELECT
+        root.relname::text AS table_name,
+        leaf.relname::text AS partition_name,
+        (
+            to_date(substring(leaf.relname FROM '_([0-9]{4}_[0-9]{2})$'), 'YYYY_MM')::timestamp
+            AT TIME ZONE 'UTC'
+        )::timestamptz AS since,
+        pg_get_expr(leaf.relpartbound, leaf.oid)::text AS bounds,
+        pg_total_relation_size(leaf.oid)::bigint AS total_bytes,
+        stats.n_live_tup::bigint AS live_rows,
+        stats.n_dead_tup::bigint AS dead_rows
+    FROM pg_catalog.pg_stat_user_tables AS stats
+    INNER JOIN pg_catalog.pg_class AS leaf ON stats.relid = leaf.oid
+    INNER JOIN pg_catalog.pg_class AS root ON pg_partition_root(leaf.oid) = root.oid
+    WHERE
+        stats.schemaname = current_schema()
+        AND leaf.relispartition
+) AS found
+ORDER BY found.table_name, found.partition_name
 """
 
 
@@ -1351,6 +1367,9 @@ class ListPartitionSizesRow:
 
     table_name: str
     partition_name: str
+    since: datetime.datetime | None
+    until: datetime.datetime | None
+    over_for: datetime.timedelta | None
     bounds: str
     total_bytes: int
     live_rows: int
@@ -1358,9 +1377,10 @@ class ListPartitionSizesRow:
 
 
 def list_partition_sizes(conn: psycopg.Connection[typing.Any]) -> list[ListPartitionSizesRow]:
-    """The partitions of each partitioned table, in their order, with their bounds in words, their size
-    in bytes with indexes, and PostgreSQL's estimates of their rows, live and dead. Rows in a
-    DEFAULT partition wait for ensure_partitions. For operators: it spans customers.
+    """The partitions of each partitioned table, in their order: the time that each covers and how long
+    that is over (less than 0 for months to come), NULL of a DEFAULT partition; their bounds in
+    words, their size in bytes with indexes, and PostgreSQL's estimates of their rows, live and
+    dead. Rows in a DEFAULT partition wait for ensure_partitions. For operators: it spans customers.
 
     @plan catalogue, buffers <= 5000
     """

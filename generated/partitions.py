@@ -2,7 +2,6 @@
 # ruff: noqa: A001, ANN401, D205, D301, D401, D403, E501, E741, E742, I001, N801, N803, N815, N816, N999, PLC2401, PYI016, RUF001, RUF002, RUF003, RUF022, RUF100, UP042, W291, W293
 """Queries of partitions.sql."""
 
-import dataclasses
 import datetime
 import typing
 import uuid
@@ -14,11 +13,8 @@ from . import _runtime
 __all__ = [
     "ENSURE_PARTITIONS",
     "LIST_HELD_CUSTOMERS",
-    "LIST_PARTITIONS",
-    "ListPartitionsRow",
     "ensure_partitions",
     "list_held_customers",
-    "list_partitions",
 ]
 
 
@@ -36,63 +32,6 @@ def ensure_partitions(conn: psycopg.Connection[typing.Any], *, months_ahead: int
     @plan catalogue, buffers <= 20000
     """
     return _runtime.many(conn, ENSURE_PARTITIONS, (months_ahead,), _runtime.first, binary=True)
-
-
-LIST_PARTITIONS: typing.Final = """-- name: list_partitions :many
-SELECT
-    found.table_name::text AS table_name,
-    found.partition_name::text AS partition_name,
-    found.since::timestamptz AS since,
-    (found.since + interval '1 month')::timestamptz AS until,
-    (now() - (found.since + interval '1 month'))::interval AS over_for,
-    CASE WHEN found.reltuples >= 0 THEN found.reltuples END::bigint AS about_rows,
-    pg_total_relation_size(found.oid)::bigint AS total_bytes
-FROM (
-    SELECT
-        parent.relname AS table_name,
-        part.relname AS partition_name,
-        CASE
-            WHEN part.relname ~ '_[0-9]{4}_[0-9]{2}$'
-                THEN
-                    make_date(
-                        substring(part.relname FROM '_([0-9]{4})_[0-9]{2}$')::integer,
-                        right(part.relname, 2)::integer,
-                        1
-                    )::timestamp AT TIME ZONE 'UTC'
-        END AS since,
-        part.reltuples,
-        part.oid
-    FROM pg_catalog.pg_inherits
-    INNER JOIN pg_catalog.pg_class AS parent ON pg_inherits.inhparent = parent.oid
-    INNER JOIN pg_catalog.pg_class AS part ON pg_inherits.inhrelid = part.oid
-    WHERE parent.oid IN ('events'::regclass, 'agent_metrics'::regclass)
-) AS found
-ORDER BY found.table_name, found.since NULLS LAST
-"""
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class ListPartitionsRow:
-    """A row of `list_partitions`."""
-
-    table_name: str
-    partition_name: str
-    since: datetime.datetime | None
-    until: datetime.datetime | None
-    over_for: datetime.timedelta | None
-    about_rows: int | None
-    total_bytes: int
-
-
-def list_partitions(conn: psycopg.Connection[typing.Any]) -> list[ListPartitionsRow]:
-    """The partitions of events and agent_metrics, oldest first, the DEFAULT one last: the time that
-    each covers and how long that is over (less than 0 for months to come), which are NULL of
-    DEFAULT; about how many rows it has (NULL where it was never analysed), and its bytes, indexes
-    included.
-
-    @plan catalogue, buffers <= 20000
-    """
-    return _runtime.many(conn, LIST_PARTITIONS, (), ListPartitionsRow, binary=True)
 
 
 LIST_HELD_CUSTOMERS: typing.Final = """-- name: list_held_customers :many

@@ -3706,8 +3706,7 @@ def list_prunable_workflow_executions(
     completed_at and id of this one.
 
     @plan workflow_executions_customer_id_completed_at_idx,
-      legal_holds_customer_id_workflow_execution_id_idx, legal_holds_pkey, rows <= max_rows +
-      runs_of_one_time
+      legal_holds_customer_id_workflow_execution_id_idx, legal_holds_pkey, rows <= 2 * max_rows
     """
     return _runtime.many(
         conn,

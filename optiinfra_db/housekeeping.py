@@ -40,6 +40,7 @@ from optiinfra_db.generated import (
     customers,
     housekeeping,
     legal_holds,
+    monitoring,
     partitions,
     receipts,
     retention_policies,
@@ -178,7 +179,7 @@ def drop_partitions(
     }
     partitions.ensure_partitions(conn, months_ahead=0)
     dropped, kept = [], []
-    for month in partitions.list_partitions(conn):
+    for month in monitoring.list_partition_sizes(conn):
         limit = older_than if older_than is not None else limits.get(month.table_name)
         if limit is None or table not in {None, month.table_name}:
             continue
@@ -484,7 +485,7 @@ class _Busy(Exception):  # noqa: N818 -- it is no error
 
 def _dropped(
     conn: Connection[Any],
-    month: partitions.ListPartitionsRow,
+    month: monitoring.ListPartitionSizesRow,
     archiving: Archiving | None,
     *,
     is_rehearsal: bool,
@@ -537,7 +538,7 @@ def _dropped(
             return rows, url and absolute(url)
 
 
-def _refuse_held(conn: Connection[Any], month: partitions.ListPartitionsRow) -> None:
+def _refuse_held(conn: Connection[Any], month: monitoring.ListPartitionSizesRow) -> None:
     if month.table_name != "events" or month.since is None or month.until is None:
         return
     held = partitions.list_held_customers(conn, since=month.since, until=month.until)

@@ -530,7 +530,7 @@ class PartitionLine(Shape):
     partition_name: str
     since: datetime | None
     until: datetime | None
-    about_rows: int | None
+    live_rows: int
     total_bytes: int
 
 

@@ -30,7 +30,7 @@ RETURNING *;
 -- name: list_legal_holds :many
 -- The legal holds that stand, of a customer or of all, oldest first.
 --
--- @plan catalogue, legal_holds_pkey, rows <= holds
+-- @plan legal_holds_pkey, legal_holds_customer_id_workflow_execution_id_idx, rows <= holds
 SELECT *
 FROM legal_holds
 WHERE

@@ -2412,8 +2412,7 @@ WHERE
 -- @required customer_id, max_rows
 --
 -- @plan workflow_executions_customer_id_completed_at_idx,
---   legal_holds_customer_id_workflow_execution_id_idx, legal_holds_pkey, rows <= max_rows +
---   runs_of_one_time
+--   legal_holds_customer_id_workflow_execution_id_idx, legal_holds_pkey, rows <= 2 * max_rows
 SELECT
     run.id,
     run.completed_at::timestamptz AS completed_at

@@ -95,10 +95,16 @@ COMMENT ON FUNCTION record_legal_hold_event() IS
 'Trigger: writes to the audit log that a legal hold was placed, changed or released.';
 
 CREATE TRIGGER legal_holds_record_event
-AFTER INSERT OR UPDATE OR DELETE ON legal_holds
+AFTER INSERT OR DELETE ON legal_holds
 FOR EACH ROW
 EXECUTE FUNCTION record_legal_hold_event();
 COMMENT ON TRIGGER legal_holds_record_event ON legal_holds IS 'The audit log.';
+
+CREATE TRIGGER legal_holds_record_change
+AFTER UPDATE ON legal_holds
+FOR EACH ROW WHEN (OLD.* IS DISTINCT FROM NEW.*)
+EXECUTE FUNCTION record_legal_hold_event();
+COMMENT ON TRIGGER legal_holds_record_change ON legal_holds IS 'The audit log.';
 
 CREATE FUNCTION refuse_held_deletion() RETURNS trigger
 LANGUAGE plpgsql

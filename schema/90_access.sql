@@ -72,11 +72,11 @@ SELECT 14, 'agent_capabilities', NULL, 'SELECT, INSERT, UPDATE, DELETE', NULL, '
 UNION ALL
 SELECT 15, 'agents', NULL, 'SELECT, INSERT, UPDATE', 'SELECT', 'SELECT'
 UNION ALL
-SELECT 16, 'retention_policies', NULL, 'SELECT', NULL, 'SELECT'
+SELECT 16, 'retention_policies', 'customer_id', 'SELECT', NULL, 'SELECT'
 UNION ALL
 SELECT 17, 'customers', 'id', 'SELECT, INSERT, UPDATE', 'SELECT', 'SELECT'
 UNION ALL
-SELECT 18, 'receipts', NULL, 'SELECT', NULL, 'SELECT'
+SELECT 18, 'receipts', 'customer_id', 'SELECT', NULL, 'SELECT'
 UNION ALL
 SELECT 19, 'status_transitions', NULL, 'SELECT', 'SELECT', 'SELECT'
 UNION ALL

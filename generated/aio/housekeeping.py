@@ -77,13 +77,20 @@ async def lock_customer(
 async def count_customer_rows(
     conn: psycopg.AsyncConnection[typing.Any],
     *,
-    customer_id: uuid.UUID | None = None,
+    customer_id: uuid.UUID,
 ) -> list[CountCustomerRowsRow]:
     """How many rows of a customer each table has, partitions by themselves, but for those that have
     none. Empty means that nothing is left of the customer. Receipts are not counted: they name a
     customer by id and say no more.
 
-    @plan *, rows <= customer_rows, buffers <= 1000 + 2 * customer_rows
+    @plan customers_pkey, api_keys_pkey, legal_holds_pkey, workflow_executions_pkey,
+      workflow_steps_pkey, workflow_artifacts_pkey, recommendations_pkey, approvals_pkey,
+      optimizations_pkey, events_pkey, event_seals_pkey,
+      legal_holds_customer_id_workflow_execution_id_idx,
+      agent_states_current_workflow_id_idx,
+      retention_policies_customer_id_table_name_workflow_type_key, whole workflow_executions,
+      whole workflow_steps, whole workflow_artifacts, whole recommendations, whole approvals,
+      whole optimizations, whole events, rows <= 16 * runs, buffers <= 2 * runs
     """
     return await _runtime.async_many(
         conn,

@@ -405,9 +405,10 @@ async def list_index_sizes(conn: psycopg.AsyncConnection[typing.Any]) -> list[Li
 async def list_partition_sizes(
     conn: psycopg.AsyncConnection[typing.Any],
 ) -> list[ListPartitionSizesRow]:
-    """The partitions of each partitioned table, in their order, with their bounds in words, their size
-    in bytes with indexes, and PostgreSQL's estimates of their rows, live and dead. Rows in a
-    DEFAULT partition wait for ensure_partitions. For operators: it spans customers.
+    """The partitions of each partitioned table, in their order: the time that each covers and how long
+    that is over (less than 0 for months to come), NULL of a DEFAULT partition; their bounds in
+    words, their size in bytes with indexes, and PostgreSQL's estimates of their rows, live and
+    dead. Rows in a DEFAULT partition wait for ensure_partitions. For operators: it spans customers.
 
     @plan catalogue, buffers <= 5000
     """

@@ -9,16 +9,13 @@ import uuid
 import psycopg
 
 from .. import _runtime
-from ..partitions import ENSURE_PARTITIONS, LIST_HELD_CUSTOMERS, LIST_PARTITIONS, ListPartitionsRow
+from ..partitions import ENSURE_PARTITIONS, LIST_HELD_CUSTOMERS
 
 __all__ = [
     "ENSURE_PARTITIONS",
     "LIST_HELD_CUSTOMERS",
-    "LIST_PARTITIONS",
-    "ListPartitionsRow",
     "ensure_partitions",
     "list_held_customers",
-    "list_partitions",
 ]
 
 
@@ -39,17 +36,6 @@ async def ensure_partitions(
         _runtime.first,
         binary=True,
     )
-
-
-async def list_partitions(conn: psycopg.AsyncConnection[typing.Any]) -> list[ListPartitionsRow]:
-    """The partitions of events and agent_metrics, oldest first, the DEFAULT one last: the time that
-    each covers and how long that is over (less than 0 for months to come), which are NULL of
-    DEFAULT; about how many rows it has (NULL where it was never analysed), and its bytes, indexes
-    included.
-
-    @plan catalogue, buffers <= 20000
-    """
-    return await _runtime.async_many(conn, LIST_PARTITIONS, (), ListPartitionsRow, binary=True)
 
 
 async def list_held_customers(

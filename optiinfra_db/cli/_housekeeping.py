@@ -132,8 +132,8 @@ def prune(
 ) -> None:
     """Delete runs that are long over.
 
-    With their steps and artifacts. The events about them stay, and so does what is under a legal hold. To interrupt it loses
-    nothing; writers do not wait.
+    With their steps and artifacts. The events about them stay, and so does what is under a legal
+    hold. To interrupt it loses nothing; writers do not wait.
     """
     _prune(url, customer, type, older_than, None, dry_run=dry_run, by=by, yes=yes)
 
@@ -375,11 +375,11 @@ def maintain(
 @partitions_app.command("list", epilog="Example: optiinfra-db partitions list")
 def list_partitions(url: Url = None, as_json: AsJson = False) -> None:
     """List the partitions of events and metrics, with their sizes."""
-    from optiinfra_db.generated import partitions
+    from optiinfra_db.generated import monitoring
     from optiinfra_db.shapes import PartitionLine
 
     with connect(url) as conn:
-        found = partitions.list_partitions(conn)
+        found = monitoring.list_partition_sizes(conn)
     if as_json:
         print_json([PartitionLine.model_validate(row) for row in found])
         return
@@ -395,7 +395,7 @@ def list_partitions(url: Url = None, as_json: AsJson = False) -> None:
             (
                 row.table_name,
                 f"{row.since:%Y-%m}" if row.since else "other",
-                "" if row.about_rows is None else f"~{row.about_rows:,}",
+                f"~{row.live_rows:,}",
                 _words.size(row.total_bytes),
                 row.partition_name,
             )

@@ -138,10 +138,16 @@ COMMENT ON FUNCTION record_legal_hold_event() IS
 'Trigger: writes to the audit log that a legal hold was placed, changed or released.';
 
 CREATE TRIGGER legal_holds_record_event
-AFTER INSERT OR UPDATE OR DELETE ON legal_holds
+AFTER INSERT OR DELETE ON legal_holds
 FOR EACH ROW
 EXECUTE FUNCTION record_legal_hold_event();
 COMMENT ON TRIGGER legal_holds_record_event ON legal_holds IS 'The audit log.';
+
+CREATE TRIGGER legal_holds_record_change
+AFTER UPDATE ON legal_holds
+FOR EACH ROW WHEN (OLD.* IS DISTINCT FROM NEW.*)
+EXECUTE FUNCTION record_legal_hold_event();
+COMMENT ON TRIGGER legal_holds_record_change ON legal_holds IS 'The audit log.';
 
 CREATE FUNCTION refuse_held_deletion() RETURNS trigger
 LANGUAGE plpgsql
@@ -376,11 +382,11 @@ SELECT 14, 'agent_capabilities', NULL, 'SELECT, INSERT, UPDATE, DELETE', NULL, '
 UNION ALL
 SELECT 15, 'agents', NULL, 'SELECT, INSERT, UPDATE', 'SELECT', 'SELECT'
 UNION ALL
-SELECT 16, 'retention_policies', NULL, 'SELECT', NULL, 'SELECT'
+SELECT 16, 'retention_policies', 'customer_id', 'SELECT', NULL, 'SELECT'
 UNION ALL
 SELECT 17, 'customers', 'id', 'SELECT, INSERT, UPDATE', 'SELECT', 'SELECT'
 UNION ALL
-SELECT 18, 'receipts', NULL, 'SELECT', NULL, 'SELECT'
+SELECT 18, 'receipts', 'customer_id', 'SELECT', NULL, 'SELECT'
 UNION ALL
 SELECT 19, 'status_transitions', NULL, 'SELECT', 'SELECT', 'SELECT'
 UNION ALL

@@ -132,6 +132,11 @@ class Sample:
         """Return the key of a run that was retried."""
         return _key(self.row("workflow_executions", f"status = 'failed' AND {_IS_RETRIED}"))
 
+    def some_ended_runs(self) -> Arguments:
+        """Return the keys of runs that are over and were not retried."""
+        ids = [self.run("completed")["id"], self.failed_run()["id"]]
+        return {"customer_id": self.customer, "ids": ids}
+
     def artifact(self) -> Arguments:
         """Return the key of an artifact of a step."""
         row = self.row("workflow_artifacts", "workflow_step_id IS NOT NULL")
@@ -317,6 +322,11 @@ CASES: Mapping[str, Case | list[Case]] = {
     ],
     "events.list_events_by_subject": lambda s: {"subject_id": s.run("failed")["id"]},
     "events.read_events": lambda _: {"after_xact_id": 100, "after_id": ZERO_ID},
+    "legal_holds.place_legal_hold": lambda s: {
+        "reason": "case 7",
+        "workflow_execution_id": s.run("completed")["id"],
+    },
+    "legal_holds.release_legal_hold": lambda _: {"id": ZERO_ID},
     "optimizations.complete_optimization": lambda s: s.optimization("executing"),
     "optimizations.create_optimization": lambda s: {
         "recommendation_id": s.row("recommendations", "status = 'approved'").id
@@ -336,6 +346,12 @@ CASES: Mapping[str, Case | list[Case]] = {
         s.optimization("executing") | {"progress": 50}
     ),
     "partitions.ensure_partitions": lambda _: {"months_ahead": 4},
+    "receipts.create_receipt": lambda _: {"operation": "prune", "row_counts": {"events": 1}},
+    "retention_policies.delete_retention_policy": lambda _: {"id": ZERO_ID},
+    "retention_policies.set_retention_policy": lambda _: {
+        "table_name": "workflow_executions",
+        "keep_for": timedelta(days=90),
+    },
     "recommendations.approve_recommendation": lambda s: s.recommendation("pending"),
     "recommendations.create_recommendation": lambda _: {"type": "kind_1", "title": "Title"},
     "recommendations.delete_recommendation": lambda s: s.recommendation("completed"),
@@ -431,6 +447,7 @@ CASES: Mapping[str, Case | list[Case]] = {
         "workflow_type": WorkflowType.COST_ANALYSIS,
         "step_names": ["collect", "analyze"],
     },
+    "workflow_executions.delete_ended_workflow_executions": lambda s: s.some_ended_runs(),
     "workflow_executions.delete_workflow_execution": lambda s: s.run("completed"),
     "workflow_executions.fail_workflow_execution": lambda s: (
         s.run("running") | {"attempt": 1, "error_details": {"message": "quota"}}
@@ -444,6 +461,15 @@ CASES: Mapping[str, Case | list[Case]] = {
     "workflow_executions.get_workflow_lineage": lambda s: s.retried_run(),
     "workflow_executions.get_workflow_timeline": lambda s: s.run("failed"),
     "workflow_executions.heartbeat_workflow_execution": lambda s: s.run("running") | {"attempt": 1},
+    "workflow_executions.list_prunable_workflow_executions": [
+        lambda _: {"workflow_types": list(WorkflowType), "older_than": timedelta(days=90)},
+        lambda s: {
+            "workflow_types": list(WorkflowType),
+            "older_than": timedelta(days=1),
+            "after_completed_at": s.now - timedelta(days=60),
+            "after_id": ZERO_ID,
+        },
+    ],
     "workflow_executions.list_recent_workflows_by": [
         lambda _: {},
         lambda _: {"agent_id": None, "status": WorkflowStatus.COMPLETED},
@@ -461,6 +487,7 @@ CASES: Mapping[str, Case | list[Case]] = {
     "workflow_executions.list_workflow_executions_by_type": lambda _: {
         "workflow_type": WorkflowType.COST_ANALYSIS
     },
+    "workflow_executions.lock_ended_workflow_executions": lambda s: s.some_ended_runs(),
     "workflow_executions.record_workflow_execution": lambda s: {
         "workflow_type": WorkflowType.COST_ANALYSIS,
         "status": WorkflowStatus.COMPLETED,
@@ -520,7 +547,25 @@ _NO_OPEN_STEPS = (
 
 _SEALED = SEAL_EVENTS.replace("$1", "500")
 
+_HELD = (
+    "INSERT INTO legal_holds (customer_id, id, reason) "
+    "SELECT id, '00000000-0000-0000-0000-000000000000', 'case 7' FROM customers"
+)
+_POLICY = (
+    "INSERT INTO retention_policies (id, table_name, keep_for) "
+    "VALUES ('00000000-0000-0000-0000-000000000000', 'events', '1 year')"
+)
+
 BEFORE: Mapping[str, str] = {
+    "legal_holds.list_legal_holds": _HELD,
+    "legal_holds.release_legal_hold": _HELD,
+    "partitions.list_held_customers": _HELD,
+    "receipts.list_receipts": (
+        "INSERT INTO receipts (operation, row_counts) SELECT 'prune', '{}' "
+        "FROM generate_series(1, 1000)"
+    ),
+    "retention_policies.delete_retention_policy": _POLICY,
+    "retention_policies.list_retention_policies": _POLICY,
     "event_seals.list_event_seal_entries": _SEALED,
     "event_seals.list_event_seal_heads": _SEALED,
     "event_seals.list_event_seals": _SEALED,
@@ -559,6 +604,8 @@ FINDS_NOTHING = {
     "doctor.find_states_unlike_audit_log",
     "doctor.find_times_out_of_order",
     "event_seals.find_unsealed_events",
+    "housekeeping.await_legal_holds",
+    "housekeeping.end_housekeeping",
     "monitoring.get_oldest_transaction",
     "monitoring.list_vacuum_blockers",
 }

@@ -28,6 +28,7 @@ QUANTITIES = {
     "events_of_others": "SELECT count(*) FROM events WHERE xact_id > '0' "
     "AND customer_id != %(customer_id)s AND (xact_id, id) > ("
     "%(after_xact_id)s::text::xid8, %(after_id)s)",
+    "holds": "SELECT count(*) FROM customers",
     "metric_names": "SELECT count(DISTINCT metric_name) FROM agent_metrics "
     "WHERE agent_id = %(agent_id)s",
     "hour_runs": "SELECT count(*) FROM workflow_executions "
@@ -40,6 +41,7 @@ QUANTITIES = {
     "pending_approvals": "SELECT count(*) FROM approvals WHERE "
     "customer_id = %(customer_id)s AND status = 'pending'",
     "pending_runs": "SELECT count(*) FROM workflow_executions WHERE status = 'pending'",
+    "policies": "SELECT 1",
     "recommendations": "SELECT 10",
     "recent_runs": "SELECT count(*) FROM workflow_executions "
     "WHERE customer_id = %(customer_id)s AND completed_at >= %(since)s",

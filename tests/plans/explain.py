@@ -20,7 +20,15 @@ import psycopg
 from psycopg import sql
 
 ROOT = Path(__file__).parents[2]
-SMALL = {"customers", "agents", "agent_configs", "agent_states", "agent_capabilities"}
+SMALL = {
+    "customers",
+    "agents",
+    "agent_configs",
+    "agent_states",
+    "agent_capabilities",
+    "legal_holds",
+    "retention_policies",
+}
 """Tables of the platform itself: tens to thousands of rows, which a sequential scan reads best."""
 
 MODES = ("custom", "generic")

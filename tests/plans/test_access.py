@@ -19,10 +19,17 @@ REFUSED_TO_SERVICE = {
     "customers.delete_customer",
     "event_seals.seal_events",
     "events.copy_events",
+    "housekeeping.count_customer_rows",
+    "legal_holds.place_legal_hold",
+    "legal_holds.release_legal_hold",
     "optimizations.delete_optimization",
     "partitions.ensure_partitions",
+    "receipts.create_receipt",
     "recommendations.delete_recommendation",
+    "retention_policies.delete_retention_policy",
+    "retention_policies.set_retention_policy",
     "workflow_artifacts.delete_workflow_artifact",
+    "workflow_executions.delete_ended_workflow_executions",
     "workflow_executions.delete_workflow_execution",
 }
 REFUSED_TO_TENANTS = {
@@ -33,6 +40,12 @@ REFUSED_TO_TENANTS = {
     "agents.upsert_agent",
     "customers.create_customer",
     "customers.update_customer",
+    "housekeeping.lock_customer",
+    "legal_holds.list_legal_holds",
+    "partitions.list_held_customers",
+    "receipts.list_receipts",
+    "retention_policies.list_retention_policies",
+    "workflow_executions.list_prunable_workflow_executions",
     "monitoring.list_agent_workload",
     *(
         name

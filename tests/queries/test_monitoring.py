@@ -699,7 +699,7 @@ def test_sizes_are_of_our_tables_and_indexes_with_partitions_summed(db):
     indexes = {row.index_name: row for row in db.monitoring.list_index_sizes()}
     partitions = db.monitoring.list_partition_sizes()
 
-    assert len(tables) == 15
+    assert len(tables) == 18
     assert not [name for name in tables if "yoyo" in name or name.startswith("events_")]
     for table in tables.values():
         assert table.total_bytes == table.table_bytes + table.index_bytes > 0
@@ -805,7 +805,7 @@ def test_an_ordinary_role_may_ask_and_sees_its_own_sessions(database_url):
                 assert blocker.name == str(other.info.backend_pid)
                 assert blocker.started_at is None
                 assert blocker.xid_age >= 1
-                assert len(monitoring.list_table_sizes(conn)) == 15
+                assert len(monitoring.list_table_sizes(conn)) == 18
                 assert len(monitoring.list_index_sizes(conn)) > 40
                 assert monitoring.list_partition_sizes(conn)
                 with conn.transaction():

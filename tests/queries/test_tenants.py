@@ -105,6 +105,9 @@ def arguments_for(noun, function, customer, agent):
         "priority": RecommendationPriority.MEDIUM,
         "api_key_hash": ZERO_DIGEST,
         "overlap": timedelta(hours=1),
+        "older_than": timedelta(0),
+        "workflow_types": list(WorkflowType),
+        "ids": [RUN, RETRY],
         "approved_by": "ada",
         "reason": "x",
         "runs": [

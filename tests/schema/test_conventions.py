@@ -21,8 +21,11 @@ TABLES = {
     "customers",
     "event_seals",
     "events",
+    "legal_holds",
     "optimizations",
+    "receipts",
     "recommendations",
+    "retention_policies",
     "workflow_artifacts",
     "workflow_executions",
     "workflow_steps",
@@ -68,7 +71,7 @@ def rows(conn):
     return run
 
 
-def test_there_are_15_tables_and_16_enums(rows):
+def test_there_are_18_tables_and_16_enums(rows):
     tables = rows(
         "SELECT relname FROM pg_class WHERE relkind IN ('r', 'p') AND NOT relispartition "
         "AND relnamespace = current_schema()::regnamespace AND relname !~ 'yoyo'"
@@ -127,7 +130,7 @@ def test_every_column_says_when_the_row_was_written_and_changed(rows):
     assert len(found) == len(TABLES)
     for table in found:
         assert "created_at" in table.columns
-        is_append_only = table.relname in {"events", "event_seals", "agent_metrics"}
+        is_append_only = table.relname in {"events", "event_seals", "agent_metrics", "receipts"}
         assert ("updated_at" in table.columns) != is_append_only
         assert (table.triggers == 1) != is_append_only
 
@@ -163,7 +166,7 @@ def test_every_foreign_key_is_indexed(rows):
             AND c.relnamespace = current_schema()::regnamespace
         """
     )
-    assert len(foreign_keys) == 22
+    assert len(foreign_keys) == 25
     for key in foreign_keys:
         leading = [
             index.names[: len(key.names)]
@@ -230,10 +233,10 @@ def test_every_tenant_table_is_keyed_by_customer_first(rows):
     indexes = {index.relname: index.names for index in rows(INDEXES) if index.indisprimary}
     tenants = rows(
         "SELECT c.relname FROM pg_attribute AS a JOIN pg_class AS c ON c.oid = a.attrelid "
-        "WHERE a.attname = 'customer_id' AND c.relkind IN ('r', 'p') AND NOT c.relispartition "
+        "WHERE a.attname = 'customer_id' AND a.attnotnull AND c.relkind IN ('r', 'p') AND NOT c.relispartition "
         "AND c.relnamespace = current_schema()::regnamespace"
     )
-    assert len(tenants) == 9
+    assert len(tenants) == 10
     for table in tenants:
         assert indexes[table.relname][0] == "customer_id"
 
