@@ -15,11 +15,13 @@ __all__ = [
     "GRANT_ACCESS",
     "LEAVE_TENANT",
     "LIST_ROLES_WITHOUT_GROUP",
+    "SET_ACTOR",
     "EnterTenantRow",
     "enter_tenant",
     "grant_access",
     "leave_tenant",
     "list_roles_without_group",
+    "set_actor",
 ]
 
 
@@ -134,3 +136,24 @@ def leave_tenant(
     @plan catalogue, buffers <= 100
     """
     _runtime.execute(conn, LEAVE_TENANT, (former_role, former_customer_id))
+
+
+SET_ACTOR: typing.Final = """-- name: set_actor :one
+WITH former AS MATERIALIZED (
+    SELECT coalesce(current_setting('optiinfra.actor', true), '') AS actor
+)
+
+SELECT former.actor::text AS former_actor
+FROM former
+WHERE set_config('optiinfra.actor', $1::text, true) IS NOT NULL
+"""
+
+
+def set_actor(conn: psycopg.Connection[typing.Any], *, actor: str) -> str:
+    """Say who acts in the rest of the transaction, for the audit log; '' for nobody in particular.
+    Returns who did before. optiinfra_db.acting is the block that calls it.
+
+    @plan catalogue, buffers <= 100
+    """
+    value: str = _runtime.exactly_one(conn, SET_ACTOR, (actor,), _runtime.first)
+    return value

@@ -2,8 +2,11 @@
 
 They are in autocommit mode (each generated function is one statement, thus atomic), in time zone
 UTC, and tell the database who acts and for which customer: the settings `optiinfra.actor` and
-`optiinfra.customer_id`. Those are session settings; behind a PgBouncer in transaction mode, where
-a session is shared, leave them out and use `SET LOCAL` in a transaction, and `tenant`.
+`optiinfra.customer_id`, of the session, or of a transaction in the blocks `acting` and `tenant`.
+
+Through a pooler that pools transactions, sessions are shared: nothing is set for one, and nothing
+prepared in it. What is in between has to be said (`pooler`), as a wrong guess mixes up the answers
+of clients, and is checked.
 """
 
 import asyncio
@@ -11,11 +14,12 @@ import os
 import random
 import sys
 import time
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
+from weakref import WeakKeyDictionary
 
 import psycopg
 from psycopg import sql
@@ -23,7 +27,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.pq import TransactionStatus
 from psycopg.rows import tuple_row
 
-from optiinfra_db.errors import DatabaseUnreachable, InvalidValue, typed_errors
+from optiinfra_db.errors import DatabaseUnreachable, InvalidPooler, InvalidValue, typed_errors
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -32,6 +36,8 @@ if TYPE_CHECKING:
     from psycopg.rows import TupleRow
     from psycopg_pool import AsyncConnectionPool, ConnectionPool
 
+    from optiinfra_db.settings import Pooler
+
 CONNECT_TIMEOUT = 10
 """Seconds to wait for a server, unless the URL says otherwise."""
 
@@ -39,23 +45,79 @@ _announced: set[str] = set()
 
 
 def connect(
-    url: str | None = None, *, actor: str | None = None, customer_id: UUID | None = None
+    url: str | None = None,
+    *,
+    actor: str | None = None,
+    customer_id: UUID | None = None,
+    pooler: "Pooler | None" = None,
 ) -> "Connection[TupleRow]":
     """Open a connection; use it in a `with` block, which closes it.
 
     The database is that of `url`, else of OPTIINFRA_DATABASE_URL, else the embedded server.
-    `actor` is written to the audit log as who did it. Raises InvalidURL, NoDatabaseConfigured,
-    DatabaseUnreachable, and InvalidValue for an actor that is no text PostgreSQL can hold.
+    `actor` is written to the audit log as who did it. `pooler` is "transaction" or "session" where
+    a pooler such as PgBouncer is in between, by what it keeps a server connection for, else the
+    setting OPTIINFRA_POOLER; docs/guides/poolers.md says what is different then.
+
+    Raises InvalidURL, NoDatabaseConfigured, DatabaseUnreachable; InvalidPooler where a pooler is in
+    between and was not said, or is another than was said; InvalidValue for an actor that is no text
+    PostgreSQL can hold, and for an actor or customer with "transaction", where `acting` and
+    `tenant` say it.
     """
-    return _connected(_conninfo(resolve_url(url)), _session(actor, customer_id))
+    return _way(resolve_url(url), actor, customer_id, pooler).connect()
 
 
 async def connect_async(
-    url: str | None = None, *, actor: str | None = None, customer_id: UUID | None = None
+    url: str | None = None,
+    *,
+    actor: str | None = None,
+    customer_id: UUID | None = None,
+    pooler: "Pooler | None" = None,
 ) -> "AsyncConnection[TupleRow]":
     """Open an asynchronous connection; otherwise as `connect`."""
-    conninfo = _conninfo(await asyncio.to_thread(resolve_url, url))
-    return await _connected_async(conninfo, _session(actor, customer_id))
+    resolved = await asyncio.to_thread(resolve_url, url)
+    return await _way(resolved, actor, customer_id, pooler).connect_async()
+
+
+def connect_past(url: str | None = None) -> "Connection[TupleRow]":
+    """Open a connection that is one session, for locks and settings of that; else as `connect`.
+
+    It goes past a pooler that pools transactions: `url` has to name the server itself. Raises
+    InvalidPooler where it does not.
+    """
+    pooler = configured_pooler()
+    return _Way(
+        _conninfo(resolve_url(url)), None if pooler == "transaction" else pooler, _settings()
+    ).connect()
+
+
+@contextmanager
+def acting(conn: "Connection[Any]", actor: str) -> "Iterator[None]":
+    """Say who acts, for the audit log: in the block it is `actor`.
+
+    The block is a transaction (within one, a savepoint), and the actor ends with it, so it is safe
+    with pools and through poolers. Raises InvalidValue where PostgreSQL can hold no such text.
+    """
+    from optiinfra_db.generated.access import set_actor  # noqa: PLC0415
+
+    is_nested = conn.info.transaction_status != TransactionStatus.IDLE
+    with conn.transaction():
+        former = set_actor(conn, actor=_sendable("actor", actor))
+        yield
+        if is_nested:
+            set_actor(conn, actor=former)
+
+
+@asynccontextmanager
+async def acting_async(conn: "AsyncConnection[Any]", actor: str) -> "AsyncIterator[None]":
+    """Say who acts, as `acting` does, in an `async with`."""
+    from optiinfra_db.generated.aio.access import set_actor  # noqa: PLC0415
+
+    is_nested = conn.info.transaction_status != TransactionStatus.IDLE
+    async with conn.transaction():
+        former = await set_actor(conn, actor=_sendable("actor", actor))
+        yield
+        if is_nested:
+            await set_actor(conn, actor=former)
 
 
 @contextmanager
@@ -111,21 +173,26 @@ class Session:
     customer_id: str | None
     search_path: str
     prepare_threshold: int | None
+    pooler: "Pooler | None"
     clock_ahead: timedelta
     """How far the clock of the server was ahead of this machine's, about."""
 
     @classmethod
     def of(cls, conn: "Connection[Any]") -> "Session":
-        """Return that of a connection. Raises ConnectionLost where that does not answer."""
+        """Return that of a connection.
+
+        Raises ConnectionLost where that does not answer, and InvalidPooler where it goes through a
+        pooler that nobody mentioned.
+        """
         with typed_errors(), conn.cursor(row_factory=tuple_row) as cursor:
-            return cls._made(conn, cursor.execute(_SETTINGS).fetchone())
+            return cls._made(conn, cursor.execute(_CURRENT).fetchone())
 
     @classmethod
     async def of_async(cls, conn: "AsyncConnection[Any]") -> "Session":
         """Return what `of` does."""
         with typed_errors():
             cursor = conn.cursor(row_factory=tuple_row)
-            await cursor.execute(_SETTINGS)
+            await cursor.execute(_CURRENT)
             return cls._made(conn, await cursor.fetchone())
 
     @classmethod
@@ -133,12 +200,17 @@ class Session:
         cls, conn: "Connection[Any] | AsyncConnection[Any]", settings: tuple[Any, ...] | None
     ) -> "Session":
         assert settings is not None  # noqa: S101 -- SELECT without FROM has a row
-        actor, customer_id, search_path, server_time = settings
+        actor, customer_id, search_path, server_pid, server_time = settings
         clock_ahead = server_time - datetime.now(UTC)
         password = {"password": conn.info.password} if conn.info.password else {}
         conninfo = make_conninfo(conn.info.dsn, **password)
+        pooler = _POOLERS[conn] if conn in _POOLERS else configured_pooler()
+        if pooler is None and server_pid != conn.info.backend_pid:
+            raise _unmentioned(conninfo)
+        if pooler == "transaction":  # what is set there is somebody else's
+            actor = customer_id = None
         threshold = conn.prepare_threshold
-        return cls(conninfo, actor, customer_id, search_path, threshold, clock_ahead)
+        return cls(conninfo, actor, customer_id, search_path, threshold, pooler, clock_ahead)
 
     def customer(self) -> UUID:
         """Return the customer whom the connection is for. Raises InvalidValue if nobody."""
@@ -150,63 +222,196 @@ class Session:
         return UUID(self.customer_id)
 
     def connect(self) -> "Connection[TupleRow]":
-        """Open a connection. Raises DatabaseUnreachable."""
-        conn = _connected(_conninfo(self.conninfo), self._statement())
+        """Open a connection. Raises DatabaseUnreachable and InvalidPooler."""
+        conn = self._way().connect()
         conn.prepare_threshold = self.prepare_threshold
         return conn
 
     async def connect_async(self) -> "AsyncConnection[TupleRow]":
-        """Open an asynchronous connection. Raises DatabaseUnreachable."""
-        conn = await _connected_async(_conninfo(self.conninfo), self._statement())
+        """Open an asynchronous connection. Raises DatabaseUnreachable and InvalidPooler."""
+        conn = await self._way().connect_async()
         conn.prepare_threshold = self.prepare_threshold
         return conn
 
-    def _statement(self) -> sql.Composed:
-        session = _session(self.actor or None, self.customer_id or None)
-        return session + _SEARCH_PATH.format(self.search_path, self.search_path)
+    def _way(self) -> "_Way":
+        settings = _settings(self.actor or None, self.customer_id or None)
+        settings["search_path"] = self.search_path
+        return _Way(_conninfo(self.conninfo), self.pooler, settings)
 
 
-_SETTINGS = """
+_CURRENT = """
 SELECT
     current_setting('optiinfra.actor', true),
     current_setting('optiinfra.customer_id', true),
     current_setting('search_path'),
+    pg_backend_pid(),
     clock_timestamp()
 """
-# Only where it differs: a pooler would hand what is set to others.
-_SEARCH_PATH = sql.SQL(
-    "; SELECT set_config('search_path', {}, false) WHERE current_setting('search_path') != {}"
-)
+_POOLERS: "WeakKeyDictionary[Connection[Any] | AsyncConnection[Any], Pooler | None]"
+_POOLERS = WeakKeyDictionary()
+"""What our connections go through."""
+
+_TRUSTED: set[str] = set()
+"""Where a pooler was found to keep sessions apart."""
+
+_UTC = {"UTC", "Etc/UTC", "UCT", "Etc/UCT", "GMT", "Etc/GMT"}
 
 
-def _connected(conninfo: str, session: sql.Composed) -> "Connection[TupleRow]":
-    try:
-        conn = psycopg.connect(conninfo, autocommit=True)
-    except psycopg.Error as error:
-        raise _unreachable(conninfo, error) from None
-    try:
-        conn.execute(session)
-    except BaseException as error:
-        conn.close()
-        if isinstance(error, psycopg.OperationalError):
-            raise _unreachable(conninfo, error) from None
-        raise
-    return conn
+@dataclass(frozen=True)
+class _Way:
+    """The way to a database: where it is, what is in between, and what a session begins with."""
+
+    conninfo: str = field(repr=False)
+    pooler: "Pooler | None"
+    settings: dict[str, str]
+
+    def connect(self) -> "Connection[TupleRow]":
+        if self._is_in_doubt():
+            self._open().close()
+        conn = self._open()
+        _TRUSTED.add(self.conninfo)
+        return conn
+
+    async def connect_async(self) -> "AsyncConnection[TupleRow]":
+        if self._is_in_doubt():
+            await (await self._open_async()).close()
+        conn = await self._open_async()
+        _TRUSTED.add(self.conninfo)
+        return conn
+
+    def _is_in_doubt(self) -> bool:
+        """Say whether to look first if a client meets the settings of the one before it."""
+        return self.pooler == "session" and self.conninfo not in _TRUSTED
+
+    def _open(self) -> "Connection[TupleRow]":
+        try:
+            conn = psycopg.connect(self.conninfo, autocommit=True)
+        except psycopg.Error as error:
+            raise _unreachable(self.conninfo, error) from None
+        try:
+            self.prepare(conn)
+        except BaseException as error:
+            conn.close()
+            if isinstance(error, psycopg.OperationalError):
+                raise _unreachable(self.conninfo, error) from None
+            raise
+        return conn
+
+    async def _open_async(self) -> "AsyncConnection[TupleRow]":
+        try:
+            conn = await psycopg.AsyncConnection.connect(self.conninfo, autocommit=True)
+        except psycopg.Error as error:
+            raise _unreachable(self.conninfo, error) from None
+        try:
+            await self.prepare_async(conn)
+        except BaseException as error:
+            await conn.close()
+            if isinstance(error, psycopg.OperationalError):
+                raise _unreachable(self.conninfo, error) from None
+            raise
+        return conn
+
+    def prepare(self, conn: "Connection[TupleRow]") -> None:
+        """Begin the session of a new connection. Raises InvalidPooler."""
+        for statement in self._beginning(conn):
+            if conn.execute(statement).fetchone() is None:
+                raise self._refusal()
+
+    async def prepare_async(self, conn: "AsyncConnection[TupleRow]") -> None:
+        """Do what `prepare` does."""
+        for statement in self._beginning(conn):
+            if await (await conn.execute(statement)).fetchone() is None:
+                raise self._refusal()
+
+    def _beginning(self, conn: "Connection[Any] | AsyncConnection[Any]") -> list[sql.Composed]:
+        """Return the statements that begin a session: without a row, the pooler is another.
+
+        Then they have set nothing, which could be on a server connection of others.
+        """
+        _POOLERS[conn] = self.pooler
+        if self.pooler == "transaction":
+            conn.prepare_threshold = None
+            self._check_reported(conn)
+            return []
+        assignments = self.assignments(conn)
+        if self.pooler is None:
+            # Whoever is in between and is no mere tunnel has keys of its own for cancelling.
+            itself = sql.SQL(" WHERE pg_backend_pid() = {}").format(conn.info.backend_pid)
+            return [assignments + itself]
+        marker = sql.SQL("coalesce(current_setting('optiinfra.client', true), '')")
+        return [
+            assignments + sql.SQL(" WHERE {} = ''").format(marker),
+            sql.SQL("SELECT 1 WHERE {} = {}").format(marker, str(conn.info.backend_pid)),
+        ]
+
+    def assignments(self, conn: "Connection[Any] | AsyncConnection[Any]") -> sql.Composed:
+        """Return the statement that makes the settings of the session.
+
+        Not the startup parameter `options`, which PgBouncer refuses.
+        """
+        settings = self.settings
+        if self.pooler == "session":
+            settings = {**settings, "optiinfra.client": str(conn.info.backend_pid)}
+        return sql.SQL("SELECT {}").format(
+            sql.SQL(", ").join(
+                sql.SQL("set_config({}, {}, false)").format(name, value)
+                for name, value in settings.items()
+            )
+        )
+
+    def _check_reported(self, conn: "Connection[Any] | AsyncConnection[Any]") -> None:
+        """Refuse a server that writes times as we do not read them, nor can have it do."""
+        reported = conn.info.parameter_status
+        for name, wanted, is_right in (
+            ("TimeZone", "UTC", reported("TimeZone") in _UTC),
+            ("DateStyle", "ISO", (reported("DateStyle") or "").startswith("ISO")),
+            ("IntervalStyle", "postgres", reported("IntervalStyle") == "postgres"),
+        ):
+            if not is_right:
+                user = sql.Identifier(conn.info.user).as_string(None)
+                raise InvalidPooler(
+                    f"{name} is {reported(name)} at {describe(self.conninfo)}, and has to be "
+                    f'{wanted}; with pooler="transaction" it cannot be set for a session. Run '
+                    f"ALTER ROLE {user} SET {name} = '{wanted}', then RECONNECT in the console of "
+                    "PgBouncer (elsewhere, restart the pooler)."
+                )
+
+    def _refusal(self) -> InvalidPooler:
+        if self.pooler is None:
+            return _unmentioned(self.conninfo)
+        return InvalidPooler(
+            f'The pooler at {describe(self.conninfo)} was said to be pooler="session", but it '
+            "gives the server connection of one client to another with its settings: answers and "
+            "actors would get mixed up. If it pools transactions, set OPTIINFRA_POOLER=transaction "
+            "(or connect(pooler=...)); if sessions, have it run DISCARD ALL in between "
+            "(server_reset_query of PgBouncer)."
+        )
 
 
-async def _connected_async(conninfo: str, session: sql.Composed) -> "AsyncConnection[TupleRow]":
-    try:
-        conn = await psycopg.AsyncConnection.connect(conninfo, autocommit=True)
-    except psycopg.Error as error:
-        raise _unreachable(conninfo, error) from None
-    try:
-        await conn.execute(session)
-    except BaseException as error:
-        await conn.close()
-        if isinstance(error, psycopg.OperationalError):
-            raise _unreachable(conninfo, error) from None
-        raise
-    return conn
+def _way(url: str, actor: str | None, customer_id: UUID | None, pooler: "Pooler | None") -> _Way:
+    """Return the way to a database. Raises InvalidValue, and InvalidPooler for an unknown one."""
+    pooler = configured_pooler(pooler)
+    if pooler == "transaction":
+        for name, value, instead in (
+            ("actor", actor, "with acting(conn, actor), or record_workflow(..., actor=actor)"),
+            ("customer_id", customer_id, "with tenant(conn, customer_id)"),
+        ):
+            if value is not None:
+                raise InvalidValue(
+                    f'{name}: with pooler="transaction" a connection has none, as the next client '
+                    f"would have it too. Say it for a transaction: {instead}.",
+                    field=name,
+                )
+    return _Way(_conninfo(url), pooler, _settings(actor, customer_id))
+
+
+def _unmentioned(conninfo: str) -> InvalidPooler:
+    return InvalidPooler(
+        f"A connection pooler is at {describe(conninfo)}, and not PostgreSQL itself. Unless it is "
+        "known what it pools, clients can get the answers to each other's queries: set "
+        "OPTIINFRA_POOLER (or connect(pooler=...)) to transaction, or to session where a client "
+        "keeps its server connection until it disconnects; or name the server itself in the URL."
+    )
 
 
 def pool(
@@ -214,29 +419,33 @@ def pool(
     *,
     actor: str | None = None,
     customer_id: UUID | None = None,
+    pooler: "Pooler | None" = None,
     min_size: int = 1,
     max_size: int = 10,
 ) -> "ConnectionPool[Connection[TupleRow]]":
     """Make a pool of connections such as `connect` opens. A `with` block opens and closes it.
 
-    A connection that comes back loses the settings and the role its user gave it.
+    A connection that comes back loses the settings and the role its user gave it. To open the pool
+    raises InvalidPooler; a database that cannot be reached is waited for.
     """
     from psycopg_pool import ConnectionPool  # noqa: PLC0415  (costs an import few need)
 
-    session = _session(actor, customer_id)
-    restored = _RESET + session
+    way = _way(resolve_url(url), actor, customer_id, pooler)
 
-    def configure(conn: "Connection[TupleRow]") -> None:
-        conn.execute(session)
+    class Pool(ConnectionPool["Connection[TupleRow]"]):
+        def open(self, wait: bool = False, timeout: float = 30.0) -> None:
+            with suppress(DatabaseUnreachable):
+                way.connect().close()  # in the pool's threads, an error would only be logged
+            super().open(wait, timeout)
 
     def reset(conn: "Connection[TupleRow]") -> None:
-        conn.execute(restored)
+        conn.execute(_RESET + way.assignments(conn))
 
-    return ConnectionPool(
-        _conninfo(resolve_url(url)),
+    return Pool(
+        way.conninfo,
         kwargs={"autocommit": True},
-        configure=configure,
-        reset=reset,
+        configure=way.prepare,
+        reset=None if way.pooler == "transaction" else reset,
         min_size=min_size,
         max_size=max_size,
         open=False,
@@ -248,26 +457,29 @@ def pool_async(
     *,
     actor: str | None = None,
     customer_id: UUID | None = None,
+    pooler: "Pooler | None" = None,
     min_size: int = 1,
     max_size: int = 10,
 ) -> "AsyncConnectionPool[AsyncConnection[TupleRow]]":
     """Make an asynchronous pool; otherwise as `pool`. `async with` opens and closes it."""
     from psycopg_pool import AsyncConnectionPool  # noqa: PLC0415  (costs an import few need)
 
-    session = _session(actor, customer_id)
-    restored = _RESET + session
+    way = _way(resolve_url(url), actor, customer_id, pooler)
 
-    async def configure(conn: "AsyncConnection[TupleRow]") -> None:
-        await conn.execute(session)
+    class Pool(AsyncConnectionPool["AsyncConnection[TupleRow]"]):
+        async def open(self, wait: bool = False, timeout: float = 30.0) -> None:
+            with suppress(DatabaseUnreachable):
+                await (await way.connect_async()).close()
+            await super().open(wait, timeout)
 
     async def reset(conn: "AsyncConnection[TupleRow]") -> None:
-        await conn.execute(restored)
+        await conn.execute(_RESET + way.assignments(conn))
 
-    return AsyncConnectionPool(
-        _conninfo(resolve_url(url)),
+    return Pool(
+        way.conninfo,
         kwargs={"autocommit": True},
-        configure=configure,
-        reset=reset,
+        configure=way.prepare_async,
+        reset=None if way.pooler == "transaction" else reset,
         min_size=min_size,
         max_size=max_size,
         open=False,
@@ -327,14 +539,18 @@ def configured_url(url: str | None = None) -> str | None:
     return configured.get_secret_value() if configured else None
 
 
+def configured_pooler(pooler: "Pooler | None" = None) -> "Pooler | None":
+    """Return the pooler given, else that of OPTIINFRA_POOLER. Raises InvalidPooler."""
+    from optiinfra_db.settings import Pooling, checked_pooler  # noqa: PLC0415  (imports pydantic)
+
+    return Pooling().pooler if pooler is None else checked_pooler(pooler)
+
+
 _RESET = sql.SQL("RESET SESSION AUTHORIZATION; RESET ALL; ")
 
 
-def _session(actor: str | None, customer_id: UUID | str | None) -> sql.Composed:
-    """Return the statement that prepares a session.
-
-    Not the startup parameter `options`, which PgBouncer refuses.
-    """
+def _settings(actor: str | None = None, customer_id: UUID | str | None = None) -> dict[str, str]:
+    """Return what is set in a session."""
     settings = {
         "TimeZone": "UTC",
         "DateStyle": "ISO",  # which psycopg reads
@@ -342,13 +558,9 @@ def _session(actor: str | None, customer_id: UUID | str | None) -> sql.Composed:
         "optiinfra.actor": actor,
         "optiinfra.customer_id": customer_id,
     }
-    return sql.SQL("SELECT {}").format(
-        sql.SQL(", ").join(
-            sql.SQL("set_config({}, {}, false)").format(name, _sendable(name, str(value)))
-            for name, value in settings.items()
-            if value is not None
-        )
-    )
+    return {
+        name: _sendable(name, str(value)) for name, value in settings.items() if value is not None
+    }
 
 
 def _sendable(name: str, text: str) -> str:

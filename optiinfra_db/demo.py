@@ -8,6 +8,7 @@ from uuid import UUID
 
 import psycopg
 
+from optiinfra_db.connection import acting
 from optiinfra_db.generated import agent_metrics, recommendations
 from optiinfra_db.generated.models import ArtifactType, RecommendationPriority, WorkflowType
 from optiinfra_db.seed import ATLAS, COST
@@ -15,6 +16,7 @@ from optiinfra_db.workflows import record_workflow
 
 Connection = psycopg.Connection[Any]
 
+ACTOR = "optiinfra-db demo"
 STEPS = ["collect_metrics", "analyze_gpu_usage", "analyze_cost", "recommend", "write_report"]
 
 
@@ -33,6 +35,7 @@ def analyze_cost(conn: Connection, artifacts_dir: Path) -> UUID:
         input_data={"period": "last_30_days"},
         metadata={"trigger": "demo"},
         store=artifacts_dir,
+        actor=ACTOR,
     ) as run:
         with run.step("collect_metrics") as step:
             utilization = _latest(conn, "gpu_utilization_percent")
@@ -48,17 +51,18 @@ def analyze_cost(conn: Connection, artifacts_dir: Path) -> UUID:
             step.output_data = {"monthly_cost_usd": monthly_cost, "potential_savings_usd": savings}
 
         with run.step("recommend") as step:
-            recommendation = recommendations.create_recommendation(
-                conn,
-                customer_id=ATLAS,
-                agent_id=COST,
-                workflow_execution_id=run.id,
-                type="rightsize_gpu",
-                title=f"Release idle GPUs ({idle_percent:.0f} % of their time)",
-                estimated_savings=Decimal(str(savings)),
-                confidence_score=0.8,
-                priority=RecommendationPriority.HIGH,
-            )
+            with acting(conn, ACTOR):
+                recommendation = recommendations.create_recommendation(
+                    conn,
+                    customer_id=ATLAS,
+                    agent_id=COST,
+                    workflow_execution_id=run.id,
+                    type="rightsize_gpu",
+                    title=f"Release idle GPUs ({idle_percent:.0f} % of their time)",
+                    estimated_savings=Decimal(str(savings)),
+                    confidence_score=0.8,
+                    priority=RecommendationPriority.HIGH,
+                )
             content = {"title": recommendation.title, "savings_usd": savings}
             run.artifact(
                 ArtifactType.RECOMMENDATION,

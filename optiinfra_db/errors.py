@@ -37,6 +37,15 @@ class InvalidURL(OptiInfraError):
     exit_code = 2
 
 
+class InvalidPooler(OptiInfraError):
+    """What is between here and PostgreSQL is not what was said of it, or does not do.
+
+    It would let clients get the answers to each other's queries, or each other's settings.
+    """
+
+    exit_code = 2
+
+
 class NoDatabaseConfigured(OptiInfraError):
     """No URL was given or set, and the embedded server is not installed."""
 

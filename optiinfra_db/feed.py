@@ -11,7 +11,7 @@ import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from contextlib import aclosing, closing, suppress
 from dataclasses import dataclass
-from typing import Any, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 from uuid import UUID
 
 import psycopg
@@ -23,6 +23,9 @@ from optiinfra_db.generated import events
 from optiinfra_db.generated.aio import events as events_async
 from optiinfra_db.generated.events import GetFeedEndRow
 from optiinfra_db.generated.models import Event
+
+if TYPE_CHECKING:
+    from optiinfra_db.settings import Pooler
 
 __all__ = [
     "RESTORED",
@@ -117,6 +120,7 @@ class _Feed(Generic[S]):
         *,
         after: Cursor,
         customer_id: UUID | None = None,
+        pooler: "Pooler | None" = None,
         poll_seconds: float | None = None,
         max_rows: int = 500,
         give_up_seconds: float = 300,
@@ -130,6 +134,7 @@ class _Feed(Generic[S]):
         self.cursor = after
         self._url = url
         self._customer_id = customer_id
+        self._pooler = pooler
         self._poll_seconds = poll_seconds
         self._max_rows = max_rows
         self._give_up_seconds = give_up_seconds
@@ -167,10 +172,10 @@ class Feed(_Feed[threading.Event]):
     the connection. `cursor` is the place after what was handed out, where the next iteration goes
     on; of several at the same time, all are wrong.
 
-    It reads `max_rows` events at a time from the database that `connect` finds by `url`. Where that
-    cannot be reached at first, or an answer is an error, the error is raised. A connection that is
-    lost later is opened again, with growing pauses; DatabaseUnreachable is raised when that
-    failed for `give_up_seconds`. Raises CursorAhead.
+    It reads `max_rows` events at a time, from the database that `connect` opens by `url` and
+    `pooler`. Where that cannot be reached at first, or an answer is an error, the error is raised.
+    A connection that is lost later is opened again, with growing pauses; DatabaseUnreachable is
+    raised when that failed for `give_up_seconds`. Raises CursorAhead.
     """
 
     _signal = threading.Event
@@ -251,8 +256,7 @@ class Feed(_Feed[threading.Event]):
     def _connected(self) -> "Connection[Any]":
         if self._conn is None:
             self._url = resolve_url(self._url)  # once: to connect again starts no server
-            self._conn = connect(self._url)
-            self._conn.prepare_threshold = None  # PgBouncer may be in between
+            self._conn = connect(self._url, pooler=self._pooler)
             self._was_connected = True
         return self._conn
 
@@ -347,8 +351,7 @@ class AsyncFeed(_Feed[asyncio.Event]):
     async def _connected(self) -> "AsyncConnection[Any]":
         if self._conn is None:
             self._url = await asyncio.to_thread(resolve_url, self._url)
-            self._conn = await connect_async(self._url)
-            self._conn.prepare_threshold = None  # PgBouncer may be in between
+            self._conn = await connect_async(self._url, pooler=self._pooler)
             self._was_connected = True
         return self._conn
 

@@ -13,7 +13,7 @@ the order of their names. One whose first line is `-- transactional: false` runs
 transaction (for CREATE INDEX CONCURRENTLY), statement by statement, and is noted afterwards: it
 must be safe to run twice, and hold plain statements only.
 
-The lock belongs to a session: connect directly, not through a PgBouncer in transaction mode.
+The lock belongs to a session: connect directly, and not through a pooler of transactions.
 """
 
 import getpass
@@ -43,11 +43,12 @@ from yoyo.migrations import (  # type: ignore[import-untyped]
     parse_metadata_from_sql_comments,
 )
 
-from optiinfra_db.connection import connect
+from optiinfra_db.connection import connect, connect_past
 from optiinfra_db.errors import (
     ChecksumMismatch,
     DatabaseNewerThanPackage,
     InsufficientPrivileges,
+    InvalidPooler,
     MigrationError,
     MigrationFailed,
     MigrationLockTimeout,
@@ -95,7 +96,7 @@ def migrate(
     """Apply what is pending and make the partitions of the months to come.
 
     Waits for another migrate of the same database. `say` is told of progress (default: stderr).
-    Raises a MigrationError that says what to do.
+    Raises a MigrationError that says what to do, and InvalidPooler where `url` is a pooler's.
     """
     say = say or _say
     with _session(url) as conn:
@@ -170,7 +171,8 @@ def rollback(
 
 def status(url: str | None = None, *, migrations_dir: Path | None = None) -> list[MigrationStatus]:
     """Return every migration of the package and of the database. Changes nothing."""
-    with _session(url) as conn:
+    with connect(url) as conn:
+        _check_server(conn)
         return _compare(conn, _read(migrations_dir))
 
 
@@ -339,23 +341,35 @@ COMMENT ON COLUMN _yoyo_checksum.sha256 IS 'SHA-256 of its text, with newlines a
 
 @contextmanager
 def _session(url: str | None) -> Iterator[Connection]:
-    with connect(url) as conn:
+    try:
+        conn = connect_past(url)
+    except InvalidPooler as error:
+        raise InvalidPooler(
+            "To migrate takes a lock of the session: give the URL of the server itself "
+            f"(--database-url, if OPTIINFRA_DATABASE_URL is the pooler's). {error}"
+        ) from error
+    with conn:
         conn.prepare_threshold = None
-        if conn.info.server_version < _OLDEST_POSTGRES:
-            raise UnsupportedPostgres(
-                f"The server is PostgreSQL {conn.info.parameter_status('server_version')}; "
-                "optiinfra_db needs 15 or later. Upgrade the server."
-            )
-        schema = conn.execute("SELECT current_schema()").fetchone()
-        if schema is None or schema[0] is None:
-            raise InsufficientPrivileges(
-                f"No schema of the search_path exists and may be used by role {conn.info.user}. "
-                "Create one, or grant USAGE and CREATE on it to the role."
-            )
+        _check_server(conn)
         # A migrate that was killed must not go on in the server, nor hold its locks there.
         with suppress(psycopg.Error):  # not on every platform
             conn.execute("SET client_connection_check_interval = '1s'")
         yield conn
+
+
+def _check_server(conn: Connection) -> None:
+    """Refuse a server that is too old, and a search_path that leads nowhere."""
+    if conn.info.server_version < _OLDEST_POSTGRES:
+        raise UnsupportedPostgres(
+            f"The server is PostgreSQL {conn.info.parameter_status('server_version')}; "
+            "optiinfra_db needs 15 or later. Upgrade the server."
+        )
+    schema = conn.execute("SELECT current_schema()").fetchone()
+    if schema is None or schema[0] is None:
+        raise InsufficientPrivileges(
+            f"No schema of the search_path exists and may be used by role {conn.info.user}. "
+            "Create one, or grant USAGE and CREATE on it to the role."
+        )
 
 
 def _take_lock(conn: Connection, say: Say) -> None:

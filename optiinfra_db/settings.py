@@ -2,13 +2,17 @@
 
 import re
 from pathlib import Path
+from typing import Literal, TypeAlias, cast, get_args
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from optiinfra_db.errors import InvalidURL
+from optiinfra_db.errors import InvalidPooler, InvalidURL
+
+Pooler: TypeAlias = Literal["session", "transaction"]
+"""What a pooler in between keeps a server connection of a client for."""
 
 
 class Settings(BaseSettings):
@@ -33,6 +37,20 @@ class Settings(BaseSettings):
         return value and SecretStr(checked_url(value.get_secret_value()))
 
 
+class Pooling(BaseSettings):
+    """What is between here and PostgreSQL. An empty variable counts as not set."""
+
+    model_config = SettingsConfigDict(env_prefix="OPTIINFRA_", env_ignore_empty=True, frozen=True)
+
+    pooler: Pooler | None = None
+    """The pooler in between; without it, there is none."""
+
+    @field_validator("pooler", mode="before")
+    @classmethod
+    def _check_pooler(cls, value: object) -> Pooler:
+        return checked_pooler(value)
+
+
 class Limits(BaseSettings):
     """How large JSON may be that is written. An empty variable counts as not set."""
 
@@ -43,6 +61,16 @@ class Limits(BaseSettings):
 
     max_json_depth: int = Field(default=100, ge=1, le=200)
     """How many containers may be in each other; Python's own readers refuse some hundreds."""
+
+
+def checked_pooler(value: object) -> Pooler:
+    """Return what was said of a pooler. Raises InvalidPooler where it is none that there is."""
+    if value not in get_args(Pooler):
+        raise InvalidPooler(
+            f"pooler (OPTIINFRA_POOLER) is {' or '.join(get_args(Pooler))}, or not set where the "
+            f"connection is to PostgreSQL itself; not {value!r}."
+        )
+    return cast("Pooler", value)
 
 
 def checked_url(url: str) -> str:

@@ -67,3 +67,18 @@ WHERE
 SELECT
     set_config('role', @former_role::text, true) AS role,
     set_config('optiinfra.customer_id', @former_customer_id::text, true) AS customer_id;
+
+-- name: set_actor :one
+-- Say who acts in the rest of the transaction, for the audit log; '' for nobody in particular.
+-- Returns who did before. optiinfra_db.acting is the block that calls it.
+--
+-- @returns exactly one
+--
+-- @plan catalogue, buffers <= 100
+WITH former AS MATERIALIZED (
+    SELECT coalesce(current_setting('optiinfra.actor', true), '') AS actor
+)
+
+SELECT former.actor::text AS former_actor
+FROM former
+WHERE set_config('optiinfra.actor', @actor::text, true) IS NOT NULL;

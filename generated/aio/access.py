@@ -13,6 +13,7 @@ from ..access import (
     GRANT_ACCESS,
     LEAVE_TENANT,
     LIST_ROLES_WITHOUT_GROUP,
+    SET_ACTOR,
     EnterTenantRow,
 )
 
@@ -21,11 +22,13 @@ __all__ = [
     "GRANT_ACCESS",
     "LEAVE_TENANT",
     "LIST_ROLES_WITHOUT_GROUP",
+    "SET_ACTOR",
     "EnterTenantRow",
     "enter_tenant",
     "grant_access",
     "leave_tenant",
     "list_roles_without_group",
+    "set_actor",
 ]
 
 
@@ -83,3 +86,13 @@ async def leave_tenant(
     @plan catalogue, buffers <= 100
     """
     await _runtime.async_execute(conn, LEAVE_TENANT, (former_role, former_customer_id))
+
+
+async def set_actor(conn: psycopg.AsyncConnection[typing.Any], *, actor: str) -> str:
+    """Say who acts in the rest of the transaction, for the audit log; '' for nobody in particular.
+    Returns who did before. optiinfra_db.acting is the block that calls it.
+
+    @plan catalogue, buffers <= 100
+    """
+    value: str = await _runtime.async_exactly_one(conn, SET_ACTOR, (actor,), _runtime.first)
+    return value

@@ -25,7 +25,7 @@ from optiinfra_db.cli._shared import (
     print_table,
     status_text,
 )
-from optiinfra_db.connection import connect
+from optiinfra_db.connection import acting, connect
 from optiinfra_db.generated.models import AgentStatus, AgentType
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def stale_agents(
 
     cutoff = datetime.now(UTC) - silent_for
     over = {AgentStatus.FAILED, AgentStatus.STOPPED}
-    with connect(url, actor=actor(by)) as conn:
+    with connect(url) as conn:
         silent = {
             agent.id
             for agent in every_agent(conn)
@@ -110,7 +110,8 @@ def stale_agents(
             _print(lines, empty=f"No agent was silent for {_words.duration(silent_for)}.")
         if fail and lines:
             confirm(f"Set these {len(lines)} agents to failed?", yes=yes)
-            failed = agents.fail_stale_agents(conn, cutoff=cutoff, max_rows=len(lines))
+            with acting(conn, actor(by)):
+                failed = agents.fail_stale_agents(conn, cutoff=cutoff, max_rows=len(lines))
             print(f"Set {len(failed)} agents to failed.", file=sys.stderr)
     if lines:
         raise typer.Exit(6)

@@ -147,7 +147,7 @@ def demo(
     store = (artifacts_dir or embedded.default_data_dir() / "artifacts").expanduser().resolve()
     with progress() as say:
         applied = migrations.migrate(url, say=say).applied
-        with connect(url, actor="optiinfra-db demo") as conn:
+        with connect(url) as conn:
             say("Writing the sample data")
             seeded = seeding.seed(conn)
             say("Recording a cost analysis")

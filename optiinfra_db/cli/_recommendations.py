@@ -33,7 +33,7 @@ from optiinfra_db.cli._shared import (
     status_text,
     when,
 )
-from optiinfra_db.connection import connect
+from optiinfra_db.connection import acting, connect
 from optiinfra_db.generated.models import ApprovalStatus, RecommendationStatus
 
 if TYPE_CHECKING:
@@ -180,12 +180,12 @@ def _decide(
     from optiinfra_db.generated import recommendations
 
     who = actor(by)
-    with connect(url, actor=who) as conn:
+    with connect(url) as conn:
         key = find_recommendation(conn, recommendation, customer)
         found = recommendations.get_recommendation(conn, **key)
         verb = "Approve" if answer is ApprovalStatus.APPROVED else "Reject"
         confirm(f"{verb} {found.title if found else key['id']!r}?", yes=yes)
-        with conn.transaction():
+        with acting(conn, who):
             decided = _decided(conn, key, answer, who, comment)
         if decided is None:
             found = recommendations.get_recommendation(conn, **key)

@@ -59,7 +59,7 @@ def watch_workflows(
     customer_id: UUID | None = None,
     utc: bool = False,
     interval: float = 2.0,
-    actor: str | None = None,
+    actor: str = "",
 ) -> None:
     """Show the runs as they go, until the user quits; `interval` seconds are between two looks.
 
@@ -158,7 +158,7 @@ class _ActingScreen(LiveScreen[Result]):
     async def _done(self, function: Callable[[Connection[Any]], Answer]) -> Answer | None:
         """Do something in the database; None where that fails, which is told."""
         try:
-            return await wrap_future(self.database.ask(function))
+            return await wrap_future(self.database.act(function))
         except (OptiInfraError, psycopg.Error) as error:
             self._say("Failed", _words.one_line(str(error)), "error")
             return None

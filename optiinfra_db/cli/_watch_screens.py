@@ -35,7 +35,7 @@ from textual.strip import Strip
 from textual.widgets import Button, Footer, Input, Static
 
 from optiinfra_db import _words
-from optiinfra_db.connection import Session, connect, pauses
+from optiinfra_db.connection import Session, acting, connect, pauses
 from optiinfra_db.errors import ConnectionLost, DatabaseUnreachable, OptiInfraError, typed_errors
 
 Result = TypeVar("Result")
@@ -50,9 +50,10 @@ class Database:
     The thread is a daemon, so that nobody who quits has to wait for a server that is silent.
     """
 
-    def __init__(self, url: str | None, actor: str | None = None) -> None:
+    def __init__(self, url: str | None, actor: str = "") -> None:
         """Connect. Raises DatabaseUnreachable, and what else `connect` raises."""
-        self._conn = connect(url, actor=actor)
+        self._conn = connect(url)
+        self._actor = actor
         self._session = Session.of(self._conn)
         self._asked: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._thread = Thread(target=self._serve, name="optiinfra-db watch", daemon=True)
@@ -84,6 +85,15 @@ class Database:
 
         self._asked.put(call)
         return future
+
+    def act(self, function: Callable[[Connection[Any]], Result]) -> Future[Result]:
+        """Do as `ask`, in a transaction of the actor's."""
+
+        def acts(conn: Connection[Any]) -> Result:
+            with acting(conn, self._actor):
+                return function(conn)
+
+        return self.ask(acts)
 
     def _serve(self) -> None:
         while call := self._asked.get():

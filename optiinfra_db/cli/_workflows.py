@@ -39,7 +39,7 @@ from optiinfra_db.cli._shared import (
     when,
     write_page,
 )
-from optiinfra_db.connection import connect
+from optiinfra_db.connection import acting, connect
 from optiinfra_db.errors import InvalidSpec, InvalidValue
 from optiinfra_db.generated.models import WorkflowStatus, WorkflowType
 
@@ -224,10 +224,11 @@ def retry_workflow(
     """
     from optiinfra_db.generated import workflow_executions
 
-    with connect(url, actor=actor(by)) as conn:
+    with connect(url) as conn:
         key = find_workflow(conn, run, customer)
         confirm(f"Retry run {key['id']}?", yes=yes)
-        made = workflow_executions.retry_workflow_execution(conn, **key, from_step=from_step)
+        with acting(conn, actor(by)):
+            made = workflow_executions.retry_workflow_execution(conn, **key, from_step=from_step)
         if made is None:
             found = workflow_executions.get_workflow_execution(conn, **key)
             raise Refused(
@@ -252,10 +253,11 @@ def cancel_workflow(
     """Cancel a run that is not over. Its executor stops at its next step or heartbeat."""
     from optiinfra_db.generated import workflow_executions
 
-    with connect(url, actor=actor(by)) as conn:
+    with connect(url) as conn:
         key = find_workflow(conn, run, customer)
         confirm(f"Cancel run {key['id']}?", yes=yes)
-        ended = workflow_executions.cancel_workflow_execution(conn, **key, reason=reason)
+        with acting(conn, actor(by)):
+            ended = workflow_executions.cancel_workflow_execution(conn, **key, reason=reason)
         if ended is None:
             found = workflow_executions.get_workflow_execution(conn, **key)
             raise Refused(f"Run {key['id']} is over: it is {found.status if found else 'gone'}.")
@@ -300,14 +302,13 @@ def record_workflows(
         batches = [records[at : at + _BATCH] for at in range(0, len(records), _BATCH)]
         for batch in track(batches, "Recording", console=messages(), transient=True):
             runs = [{**dump(record), "agent_id": str(by_agent.id)} for record in batch]
-            yield from (
-                Recorded.model_validate(row)
-                for row in workflow_executions.record_workflow_executions(
+            with acting(conn, actor(by)):
+                rows = workflow_executions.record_workflow_executions(
                     conn, customer_id=of.id, runs=runs
                 )
-            )
+            yield from map(Recorded.model_validate, rows)
 
-    with connect(url, actor=actor(by)) as conn:
+    with connect(url) as conn:
         recorded = list(written(conn))
     if as_json:
         print_json(recorded)

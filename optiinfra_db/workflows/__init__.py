@@ -139,7 +139,9 @@ def record_workflow(
         deadline=deadline,
         metadata=metadata,
     )
-    recorder = Recorder(SyncBackend.of(conn), Options(**options), customer_id, id or uuid7())
+    recorder = Recorder(
+        SyncBackend.of(conn, options.get("actor")), Options(**options), customer_id, id or uuid7()
+    )
     with _recording(recorder) as run:
         run_now(recorder.create(plan, agent_id))
         with _alive(recorder, run):
@@ -166,7 +168,7 @@ def resume(
     Raises WorkflowInUse where its executor may be alive, or where it is completed, or was retried
     already; InvalidValue where there is no such run; else as `record_workflow`.
     """
-    backend = SyncBackend.of(conn)
+    backend = SyncBackend.of(conn, options.get("actor"))
     owner = customer_id or backend.session.customer()
     recorder = Recorder(backend, Options(**options), owner, run_id)
     with _recording(recorder) as run:
@@ -183,7 +185,9 @@ def claim_workflow(
 
     Any number of workers may do so at once. Otherwise as `record_workflow`.
     """
-    recorder = Recorder(SyncBackend.of(conn), Options(**options), NOBODY, NOBODY)
+    recorder = Recorder(
+        SyncBackend.of(conn, options.get("actor")), Options(**options), NOBODY, NOBODY
+    )
     with _recording(recorder) as run:
         if not run_now(recorder.claim(agent_id)):
             yield None
@@ -494,7 +498,7 @@ def end_now(recorder: Recorder, session: Session, error: BaseException) -> None:
     if recorder.backend.is_in_transaction:
         run_now(recorder.end(error))
         return
-    backend = SyncBackend(None, session)
+    backend = SyncBackend(None, session, recorder.options.actor)
     try:
         run_now(replace(recorder, backend=backend).end(error))
     finally:
@@ -515,7 +519,7 @@ def _heartbeats(recorder: Recorder) -> Iterator[None]:
     if recorder.backend.is_in_transaction:  # nobody sees the run yet
         yield
         return
-    backend = SyncBackend(None, cast("SyncBackend", recorder.backend).session)
+    backend = SyncBackend(None, recorder.backend.session, recorder.options.actor)
     stop = threading.Event()
 
     async def stopped(seconds: float) -> bool:

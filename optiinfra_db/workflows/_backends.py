@@ -6,15 +6,20 @@ import os
 import socket
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import (
+    AbstractAsyncContextManager,
+    AbstractContextManager,
+    asynccontextmanager,
+    suppress,
+)
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 import psycopg
 from psycopg import AsyncConnection, Connection
 from psycopg.pq import TransactionStatus
 
-from optiinfra_db.connection import Session
+from optiinfra_db.connection import Session, acting, acting_async
 from optiinfra_db.errors import typed_errors
 
 P = ParamSpec("P")
@@ -30,8 +35,10 @@ _IN_TRANSACTION = (TransactionStatus.INTRANS, TransactionStatus.INERROR)
 class SyncBackend:
     """A connection, or its successor."""
 
-    def __init__(self, conn: Connection[Any] | None, session: Session) -> None:
+    def __init__(self, conn: Connection[Any] | None, session: Session, actor: str | None) -> None:
         self.session = session
+        self._actor = actor
+        self._is_acting = False  # in a transaction of ours
         self._conn = conn
         self._is_own = conn is None
         self.is_in_transaction = conn is not None and (
@@ -41,11 +48,11 @@ class SyncBackend:
         self._turn = threading.RLock()
 
     @classmethod
-    def of(cls, conn: Connection[Any]) -> Self:
+    def of(cls, conn: Connection[Any], actor: str | None) -> Self:
         """Return one that goes on with a connection like this one, should it be lost."""
         if not isinstance(conn, Connection):
             raise TypeError(f"conn is a psycopg.Connection, not {conn!r}; {_ADVICE}")
-        return cls(conn, Session.of(conn))
+        return cls(conn, Session.of(conn), actor)
 
     @property
     def conn(self) -> Connection[Any]:
@@ -67,12 +74,22 @@ class SyncBackend:
     ) -> T:
         if self._conn is None:
             await self.reconnect()
-        return function(self.conn, *args, **kwargs)
+        if self._actor is None or self._is_acting:
+            return function(self.conn, *args, **kwargs)
+        with typed_errors(), self._turn, self._transaction():
+            return function(self.conn, *args, **kwargs)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[None]:
-        with typed_errors(), self.conn.transaction():
-            yield
+        with typed_errors(), self._transaction():
+            self._is_acting = True
+            try:
+                yield
+            finally:
+                self._is_acting = False
+
+    def _transaction(self) -> AbstractContextManager[object]:
+        return acting(self.conn, self._actor) if self._actor else self.conn.transaction()
 
     @asynccontextmanager
     async def turn(self) -> AsyncIterator[None]:
@@ -113,8 +130,12 @@ class SyncBackend:
 class AsyncBackend:
     """A connection, or its successor, for asynchronous code."""
 
-    def __init__(self, conn: AsyncConnection[Any] | None, session: Session) -> None:
+    def __init__(
+        self, conn: AsyncConnection[Any] | None, session: Session, actor: str | None
+    ) -> None:
         self.session = session
+        self._actor = actor
+        self._is_acting = False  # in a transaction of ours
         self._conn = conn
         self._is_own = conn is None
         self.is_in_transaction = conn is not None and (
@@ -122,14 +143,15 @@ class AsyncBackend:
         )
         """Whether the run is part of a transaction of the caller's."""
         self._turn = asyncio.Lock()
+        self._acting = asyncio.Lock()  # steps that overlap share no transaction
         self._reconnecting = asyncio.Lock()
 
     @classmethod
-    async def of(cls, conn: AsyncConnection[Any]) -> Self:
+    async def of(cls, conn: AsyncConnection[Any], actor: str | None) -> Self:
         """Return one that goes on with a connection like this one, should it be lost."""
         if not isinstance(conn, AsyncConnection):
             raise TypeError(f"conn is a psycopg.AsyncConnection, not {conn!r}; {_ADVICE}")
-        return cls(conn, await Session.of_async(conn))
+        return cls(conn, await Session.of_async(conn), actor)
 
     @property
     def conn(self) -> AsyncConnection[Any]:
@@ -152,14 +174,25 @@ class AsyncBackend:
         if self._conn is None:
             await self.reconnect()
         twins = importlib.import_module(function.__module__.replace("generated.", "generated.aio."))
-        result: T = await getattr(twins, function.__name__)(self.conn, *args, **kwargs)
-        return result
+        twin: Callable[..., Awaitable[T]] = getattr(twins, function.__name__)
+        if self._actor is None or self._is_acting:
+            return await twin(self.conn, *args, **kwargs)
+        with typed_errors():
+            async with self._acting, self._transaction():
+                return await twin(self.conn, *args, **kwargs)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[None]:
         with typed_errors():
-            async with self.conn.transaction():
-                yield
+            async with self._transaction():
+                self._is_acting = True
+                try:
+                    yield
+                finally:
+                    self._is_acting = False
+
+    def _transaction(self) -> AbstractAsyncContextManager[object]:
+        return acting_async(self.conn, self._actor) if self._actor else self.conn.transaction()
 
     @asynccontextmanager
     async def turn(self) -> AsyncIterator[None]:

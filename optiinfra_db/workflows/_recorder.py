@@ -226,6 +226,8 @@ NOBODY = UUID(int=0)
 class RecordOptions(TypedDict, total=False):
     """How a run is to be recorded, beside what it is."""
 
+    actor: str
+    """Who does it, for the audit log, in place of the actor of the connection."""
     requeue: int
     """How often a run that fails is put back to the queue of its agent, as a new attempt (0)."""
     store: str | PathLike[str]
@@ -266,6 +268,7 @@ def interruption(error: BaseException) -> str:
 class Options:
     """The same, with what holds where nothing is said."""
 
+    actor: str | None = None
     requeue: int = 0
     store: str | PathLike[str] | None = None
     storage_options: Mapping[str, Any] | None = field(default=None, repr=False)

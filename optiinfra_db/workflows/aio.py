@@ -119,7 +119,12 @@ async def record_workflow(
         deadline=deadline,
         metadata=metadata,
     )
-    recorder = Recorder(await AsyncBackend.of(conn), Options(**options), customer_id, id or uuid7())
+    recorder = Recorder(
+        await AsyncBackend.of(conn, options.get("actor")),
+        Options(**options),
+        customer_id,
+        id or uuid7(),
+    )
     async with _recording(recorder) as run:
         await recorder.create(plan, agent_id)
         async with _alive(recorder, run):
@@ -136,7 +141,7 @@ async def resume(
     **options: Unpack[RecordOptions],
 ) -> AsyncIterator["Run"]:
     """Do what `optiinfra_db.workflows.resume` does."""
-    backend = await AsyncBackend.of(conn)
+    backend = await AsyncBackend.of(conn, options.get("actor"))
     owner = customer_id or backend.session.customer()
     recorder = Recorder(backend, Options(**options), owner, run_id)
     async with _recording(recorder) as run:
@@ -150,7 +155,9 @@ async def claim_workflow(
     conn: AsyncConnection[Any], *, agent_id: UUID, **options: Unpack[RecordOptions]
 ) -> AsyncIterator["Run | None"]:
     """Do what `optiinfra_db.workflows.claim_workflow` does."""
-    recorder = Recorder(await AsyncBackend.of(conn), Options(**options), NOBODY, NOBODY)
+    recorder = Recorder(
+        await AsyncBackend.of(conn, options.get("actor")), Options(**options), NOBODY, NOBODY
+    )
     async with _recording(recorder) as run:
         if not await recorder.claim(agent_id):
             yield None
@@ -441,7 +448,7 @@ async def _heartbeats(recorder: Recorder) -> AsyncIterator[None]:
     if recorder.backend.is_in_transaction:  # nobody sees the run yet
         yield
         return
-    backend = AsyncBackend(None, cast("AsyncBackend", recorder.backend).session)
+    backend = AsyncBackend(None, recorder.backend.session, recorder.options.actor)
 
     async def stopped(seconds: float) -> bool:
         await asyncio.sleep(seconds)
