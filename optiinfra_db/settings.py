@@ -47,8 +47,8 @@ class Pooling(BaseSettings):
 
     @field_validator("pooler", mode="before")
     @classmethod
-    def _check_pooler(cls, value: object) -> Pooler:
-        return checked_pooler(value)
+    def _check_pooler(cls, value: object) -> Pooler | None:
+        return None if value is None else checked_pooler(value)
 
 
 class Limits(BaseSettings):

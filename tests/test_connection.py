@@ -207,6 +207,8 @@ def test_the_public_names_are_these():
     assert set(optiinfra_db.__all__) == {
         "OptiInfraError",
         "__version__",
+        "acting",
+        "acting_async",
         "connect",
         "connect_async",
         "pool",

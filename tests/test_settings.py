@@ -4,8 +4,9 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from optiinfra_db.errors import InvalidURL, OptiInfraError
-from optiinfra_db.settings import Limits, Settings, checked_url
+from optiinfra_db import connect
+from optiinfra_db.errors import InvalidPooler, InvalidURL, OptiInfraError
+from optiinfra_db.settings import Limits, Pooling, Settings, checked_pooler, checked_url
 
 SECRET = "hunter2"
 
@@ -95,6 +96,24 @@ def test_an_empty_variable_counts_as_not_set(monkeypatch):
 def test_the_data_directory_is_configured(monkeypatch):
     monkeypatch.setenv("OPTIINFRA_DATA_DIR", "/some/where")
     assert Settings().data_dir == Path("/some/where")
+
+
+@pytest.mark.parametrize(
+    ("text", "pooler"), [("", None), ("session", "session"), ("transaction", "transaction")]
+)
+def test_the_pooler_is_configured(monkeypatch, text, pooler):
+    monkeypatch.setenv("OPTIINFRA_DATABASE_URL", "mysql://is-of-no-interest")
+    monkeypatch.setenv("OPTIINFRA_POOLER", text)
+    assert Pooling().pooler == pooler
+
+
+@pytest.mark.parametrize("text", ["statement", "Transaction", "true", "pgbouncer", " "])
+def test_an_unknown_pooler_is_refused(monkeypatch, text):
+    monkeypatch.setenv("OPTIINFRA_POOLER", text)
+    for attempt in (Pooling, lambda: checked_pooler(text), lambda: connect("postgresql://h/d")):
+        with pytest.raises(InvalidPooler, match=f"session or transaction.*not {text!r}") as refused:
+            attempt()
+        assert refused.value.exit_code == 2
 
 
 def test_the_limits_of_json_are_configured(monkeypatch):

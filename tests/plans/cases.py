@@ -207,6 +207,7 @@ DEFAULTS: Mapping[str, Case] = {
 
 CASES: Mapping[str, Case | list[Case]] = {
     "access.leave_tenant": lambda _: {"former_role": "none", "former_customer_id": ""},
+    "access.set_actor": lambda _: {"actor": "cost-agent"},
     "agent_capabilities.set_agent_capability_enabled": lambda _: {"enabled": False},
     "agent_configs.upsert_agent_config": lambda _: {"config_value": "other"},
     "agent_metrics.copy_agent_metrics": lambda s: {

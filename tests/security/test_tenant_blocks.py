@@ -16,7 +16,7 @@ from optiinfra_db.generated.aio import customers as customers_async
 from optiinfra_db.generated.models import WorkflowType
 from optiinfra_db.seed import ATLAS, COST, INDIE, NIMBUS, seed
 
-from ..test_pgbouncer import PGBOUNCER, pooled_url  # noqa: F401  (a fixture)
+from ..test_pgbouncer import PGBOUNCER, pgbouncer, pooled_url, seeded_url  # noqa: F401  (fixtures)
 
 WHO = "SELECT current_user::text, coalesce(current_setting('optiinfra.customer_id', true), '')"
 
@@ -188,7 +188,6 @@ async def test_a_cancelled_task_leaves_nothing_in_the_pool(url):
 def test_behind_pgbouncer_clients_see_their_own_customer_only(pooled_url):  # noqa: F811
     def ask(customer):
         with connect(pooled_url) as conn:
-            conn.prepare_threshold = None
             for _ in range(150):
                 with tenant(conn, customer):
                     assert seen(conn) == {customer}
@@ -196,7 +195,6 @@ def test_behind_pgbouncer_clients_see_their_own_customer_only(pooled_url):  # no
 
     def watch(_):
         with connect(pooled_url) as conn:
-            conn.prepare_threshold = None
             for _ in range(150):
                 assert len(seen(conn)) == 3
                 assert conn.execute(WHO).fetchone() == ("postgres", "")
