@@ -100,7 +100,7 @@ def test_every_page_is_in_the_navigation():
         "guides/getting-started.md",
         "guides/sync-and-async.md",
         "guides/errors.md",
-        "guides/pgbouncer.md",
+        "guides/poolers.md",
         "guides/payloads.md",
         "guides/artifacts.md",
         "guides/api-keys.md",

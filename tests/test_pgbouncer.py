@@ -36,10 +36,10 @@ from optiinfra_db import (
 from optiinfra_db.connection import Session
 from optiinfra_db.errors import InvalidPooler, InvalidValue
 from optiinfra_db.feed import START, AsyncFeed, Feed
-from optiinfra_db.generated import customers, events, workflow_executions
+from optiinfra_db.generated import agent_metrics, customers, events, workflow_executions
 from optiinfra_db.generated.aio import customers as customers_async
 from optiinfra_db.generated.aio import events as events_async
-from optiinfra_db.generated.models import WorkflowType
+from optiinfra_db.generated.models import MetricType, WorkflowType
 from optiinfra_db.migrate import migrate, status
 from optiinfra_db.seed import ATLAS, COST, COST_RUN, INDIE, NIMBUS, QUALITY_RUN, seed
 from optiinfra_db.workflows import aio, record_workflow
@@ -301,6 +301,28 @@ def test_a_pool_leaves_nothing_behind(pooled_url):
                 assert conn.prepare_threshold is None
                 assert customers.get_customer(conn, id=ATLAS).id == ATLAS
     assert left(pooled_url) == ("", "")
+
+
+def test_batches_pipelines_and_copies_go_through_it(pooled_url):
+    at = datetime.now(UTC)
+    rows = [
+        agent_metrics.CopyAgentMetricsParams(
+            agent_id=COST,
+            metric_name="through",
+            recorded_at=at,
+            metric_value=n,
+            metric_type=MetricType.GAUGE,
+            tags={},
+        )
+        for n in range(1000)
+    ]
+    with connect(pooled_url) as conn, connect(pooled_url) as other:
+        assert agent_metrics.copy_agent_metrics(conn, rows=rows) == 1000
+        for _ in range(20):
+            with conn.pipeline():  # until whose end it has the server connection
+                for customer_id in (ATLAS, INDIE):
+                    assert customers.get_customer(conn, id=customer_id).id == customer_id
+            assert customers.get_customer(other, id=NIMBUS).id == NIMBUS
 
 
 async def test_feeds_read_through_it(pooled_url):

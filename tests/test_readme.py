@@ -27,7 +27,9 @@ def test_every_target_and_variable_of_the_sources_is_explained():
     readme = (ROOT / "README.md").read_text()
     targets = re.findall(r"^([a-z]+):.*## ", (ROOT / "Makefile").read_text(), re.M)
     assert len(targets) > 10
-    for name in {*targets, "OPTIINFRA_DATABASE_URL", "OPTIINFRA_DATA_DIR"} - {"help"}:
+    for name in {*targets, "OPTIINFRA_DATABASE_URL", "OPTIINFRA_DATA_DIR", "OPTIINFRA_POOLER"} - {
+        "help"
+    }:
         assert re.search(rf"\b{name}\b", readme), name
 
 

@@ -205,11 +205,12 @@ async def test_a_step_is_not_done_twice(rec, made):
             run.output_of("b")
 
 
+@pytest.mark.parametrize("options", [{}, {"actor": "agent"}])
 @pytest.mark.parametrize("pause", [0, 0.002])
-async def test_steps_may_overlap(rec, made, pause):
+async def test_steps_may_overlap(rec, made, pause, options):
     """However one starts while another ends, which itself may start the next."""
     names = [f"step {number}" for number in range(12)]
-    async with rec.record_workflow(**plan(made, *names)) as run:
+    async with rec.record_workflow(**plan(made, *names), **options) as run:
         if rec.is_async:
 
             async def work(name):
@@ -234,6 +235,33 @@ async def test_steps_may_overlap(rec, made, pause):
     assert [(step.status, step.output_data) for step in steps] == [
         ("completed", name) for name in names
     ]
+
+
+def actors(made, run_id):
+    entries = workflow_executions.get_workflow_timeline(
+        made.conn, customer_id=made.customer_id, id=run_id
+    )
+    return {entry.actor for entry in entries if entry.actor}
+
+
+async def test_a_run_may_have_an_actor_of_its_own(rec, made):
+    async with rec.record_workflow(**plan(made, "a", "b"), actor="agent", requeue=1) as first:
+        async with first.step("a"):
+            pass
+        await first.skip("b")
+    with pytest.raises(KeyError):
+        async with rec.record_workflow(**plan(made, "a"), actor="agent") as second:
+            async with second.step("a"):
+                raise KeyError
+    with pytest.raises(KeyboardInterrupt):
+        async with rec.record_workflow(**plan(made, "a"), actor="agent") as third:
+            async with third.step("a"):
+                raise KeyboardInterrupt
+    async with rec.resume(second.id, customer_id=made.customer_id, actor="agent") as fourth:
+        pass
+    for run in (first, second, third, fourth):
+        assert actors(made, run.id) == {"agent"}
+    assert made.run(third.id).status == "cancelled"
 
 
 # Retries
