@@ -78,10 +78,10 @@ async def connect_async(
     return await _way(resolved, actor, customer_id, pooler).connect_async()
 
 
-def connect_past(url: str | None = None) -> "Connection[TupleRow]":
+def connect_session(url: str | None = None) -> "Connection[TupleRow]":
     """Open a connection that is one session, for locks and settings of that; else as `connect`.
 
-    It goes past a pooler that pools transactions: `url` has to name the server itself. Raises
+    Where OPTIINFRA_POOLER is transaction, `url` has to name the server itself all the same. Raises
     InvalidPooler where it does not.
     """
     pooler = configured_pooler()
@@ -372,8 +372,8 @@ class _Way:
                 raise InvalidPooler(
                     f"{name} is {reported(name)} at {describe(self.conninfo)}, and has to be "
                     f'{wanted}; with pooler="transaction" it cannot be set for a session. Run '
-                    f"ALTER ROLE {user} SET {name} = '{wanted}', then RECONNECT in the console of "
-                    "PgBouncer (elsewhere, restart the pooler)."
+                    f"ALTER ROLE {user} SET {name} = '{wanted}', of the role that the pooler logs "
+                    "in as, then RECONNECT in the console of PgBouncer, or restart the pooler."
                 )
 
     def _refusal(self) -> InvalidPooler:

@@ -134,7 +134,7 @@ class _Feed(Generic[S]):
         self.cursor = after
         self._url = url
         self._customer_id = customer_id
-        self._pooler = pooler
+        self._pooler: Pooler | None = pooler
         self._poll_seconds = poll_seconds
         self._max_rows = max_rows
         self._give_up_seconds = give_up_seconds

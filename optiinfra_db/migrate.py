@@ -43,7 +43,7 @@ from yoyo.migrations import (  # type: ignore[import-untyped]
     parse_metadata_from_sql_comments,
 )
 
-from optiinfra_db.connection import connect, connect_past
+from optiinfra_db.connection import connect, connect_session
 from optiinfra_db.errors import (
     ChecksumMismatch,
     DatabaseNewerThanPackage,
@@ -342,7 +342,7 @@ COMMENT ON COLUMN _yoyo_checksum.sha256 IS 'SHA-256 of its text, with newlines a
 @contextmanager
 def _session(url: str | None) -> Iterator[Connection]:
     try:
-        conn = connect_past(url)
+        conn = connect_session(url)
     except InvalidPooler as error:
         raise InvalidPooler(
             "To migrate takes a lock of the session: give the URL of the server itself "
