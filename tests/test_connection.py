@@ -12,7 +12,13 @@ import pytest
 from psycopg import sql
 
 import optiinfra_db
-from optiinfra_db.errors import DatabaseUnreachable, InvalidURL, OptiInfraError
+from optiinfra_db.errors import (
+    DatabaseUnreachable,
+    InvalidPooler,
+    InvalidURL,
+    InvalidValue,
+    OptiInfraError,
+)
 
 SETTINGS = """
     SELECT current_setting('TimeZone'), current_setting('application_name'),
@@ -99,6 +105,51 @@ async def test_an_asynchronous_pool_is_the_same(empty_database_url):
             assert conn.autocommit
             cursor = await conn.execute(SETTINGS)
             assert await cursor.fetchone() == ("UTC", "optiinfra_db", "a", None)
+
+
+def test_an_actor_acts_in_a_block_and_the_one_before_after_it(empty_database_url):
+    def who(conn):
+        return conn.execute("SELECT current_setting('optiinfra.actor', true)").fetchone()[0]
+
+    with optiinfra_db.connect(empty_database_url, actor="agent") as conn:
+        with optiinfra_db.acting(conn, ACTORS[1]):
+            assert who(conn) == ACTORS[1]
+            with optiinfra_db.acting(conn, "bob"):
+                assert who(conn) == "bob"
+            assert who(conn) == ACTORS[1]
+            with pytest.raises(KeyError), optiinfra_db.acting(conn, "bob"):
+                raise KeyError
+            assert who(conn) == ACTORS[1]
+        assert who(conn) == "agent"
+        with pytest.raises(InvalidValue, match="actor") as refused, optiinfra_db.acting(conn, "\0"):
+            pytest.fail("it began")
+        assert refused.value.field == "actor"
+
+
+async def test_an_actor_acts_in_an_asynchronous_block(empty_database_url):
+    async with await optiinfra_db.connect_async(empty_database_url) as conn:
+        for inner in ("alice", "bob"):
+            async with optiinfra_db.acting_async(conn, "alice"):
+                async with optiinfra_db.acting_async(conn, inner):
+                    pass
+                cursor = await conn.execute(SETTINGS)
+                assert (await cursor.fetchone())[2] == "alice"
+        cursor = await conn.execute(SETTINGS)
+        assert (await cursor.fetchone())[2] == ""
+
+
+def test_what_is_said_of_a_pooler_has_to_be_known(empty_database_url):
+    for attempt in (optiinfra_db.connect, optiinfra_db.pool, optiinfra_db.pool_async):
+        with pytest.raises(InvalidPooler, match=r"session or transaction.*not 'pgbouncer'"):
+            attempt(empty_database_url, pooler="pgbouncer")
+
+
+def test_a_pool_waits_for_a_database_that_cannot_be_reached():
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        url = f"postgresql://127.0.0.1:{unused.getsockname()[1]}/somewhere"
+        with optiinfra_db.pool(url, max_size=1) as pool:
+            assert not pool.closed
 
 
 def test_an_unreachable_server_is_named_without_the_password():
