@@ -598,6 +598,7 @@ FINDS_NOTHING = {
     "access.grant_access",
     "access.leave_tenant",
     "access.list_roles_without_group",
+    "access.set_actor",
     "doctor.count_events_from_the_future",
     "doctor.find_gaps_in_audit_log",
     "doctor.find_missing_guards",
