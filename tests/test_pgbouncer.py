@@ -108,8 +108,10 @@ def _running(database_url, server, directory, settings):
     process = subprocess.Popen([PGBOUNCER, "-q", config], stderr=subprocess.PIPE, **identity)
     try:
         for _ in range(100):
-            if (directory / ".s.PGSQL.6432").exists() or process.poll() is not None:
+            with suppress(OSError), socket.socket(socket.AF_UNIX) as probe:
+                probe.connect(str(directory / ".s.PGSQL.6432"))
                 break
+            assert process.poll() is None, process.stderr.read()
             time.sleep(0.05)
         yield f"postgresql://postgres@/{target['dbname']}?host={quote(str(directory))}&port=6432"
     finally:
