@@ -78,7 +78,7 @@ async def connect_async(
     return await _way(resolved, actor, customer_id, pooler).connect_async()
 
 
-def connect_session(url: str | None = None) -> "Connection[TupleRow]":
+def connect_session(url: str | None = None, *, actor: str | None = None) -> "Connection[TupleRow]":
     """Open a connection that is one session, for locks and settings of that; else as `connect`.
 
     Where OPTIINFRA_POOLER is transaction, `url` has to name the server itself all the same. Raises
@@ -86,7 +86,9 @@ def connect_session(url: str | None = None) -> "Connection[TupleRow]":
     """
     pooler = configured_pooler()
     return _Way(
-        _conninfo(resolve_url(url)), None if pooler == "transaction" else pooler, _settings()
+        _conninfo(resolve_url(url)),
+        None if pooler == "transaction" else pooler,
+        _settings(actor=actor),
     ).connect()
 
 

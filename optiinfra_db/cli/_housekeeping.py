@@ -32,7 +32,7 @@ from optiinfra_db.cli._shared import (
     progress,
     when,
 )
-from optiinfra_db.connection import connect
+from optiinfra_db.connection import acting, connect, connect_session
 from optiinfra_db.errors import UnknownReference
 from optiinfra_db.generated.models import WorkflowType
 
@@ -173,7 +173,7 @@ def _prune(
     from optiinfra_db import housekeeping
     from optiinfra_db.generated import retention_policies
 
-    with connect(url, actor=actor(by)) as conn, housekeeping.alone(conn) as is_ours:
+    with connect_session(url, actor=actor(by)) as conn, housekeeping.alone(conn) as is_ours:
         _need(is_ours)
         given: dict[str, Any] = {
             "customer_id": customer_id(conn, customer),
@@ -218,11 +218,12 @@ def erase(
 ) -> None:
     """Delete a customer with all that is theirs.
 
-    Events included. Proves that no table has a row of theirs left. Export them first, to be able to go back.
+    Events included. Proves that no table has a row of theirs left. Export them first, to be able to
+    go back.
     """
     from optiinfra_db import housekeeping
 
-    with connect(url, actor=actor(by)) as conn:
+    with connect_session(url, actor=actor(by)) as conn:
         found = find_customer(conn, customer)
         confirm(f"Erase {found.name!r} ({found.id}) for good?", yes=yes)
         with progress() as say:
@@ -272,8 +273,8 @@ def import_(
 ) -> None:
     """Bring back the rows of an archive.
 
-    Under their own ids. What is there already stays as it is: an import may be run again. Needs a superuser, or who may
-    set session_replication_role.
+    Under their own ids. What is there already stays as it is: an import may be run again. Needs a
+    superuser, or who may set session_replication_role.
     """
     from optiinfra_db import archives
 
@@ -281,7 +282,7 @@ def import_(
         found = archives.verify_archive(archive)
         print(f"The archive is whole: {_counts(found.row_counts)}.", file=sys.stderr)
         return
-    with connect(url, actor=actor(by)) as conn, progress() as say:
+    with connect_session(url, actor=actor(by)) as conn, progress() as say:
         written = archives.import_archive(conn, archive, say=say)
     print(f"Imported {_counts(written)}." if any(written.values()) else "All of it is there.")
 
@@ -340,13 +341,14 @@ def maintain(
 ) -> None:
     """Do what a schedule has to do.
 
-    Run it every few minutes, on as many hosts as you like. Makes the partitions of the months ahead; times out runs that are late or silent; marks silent
-    agents as failed; seals events; prunes and drops what the retention policies say. One host does
-    it at a time: the others say so and leave.
+    Run it every few minutes, on as many hosts as you like. Makes the partitions of the months
+    ahead; times out runs that are late or silent; marks silent agents as failed; seals events;
+    prunes and drops what the retention policies say. One host does it at a time: the others say so
+    and leave.
     """
     from optiinfra_db import housekeeping
 
-    with connect(url, actor=actor(by)) as conn, housekeeping.alone(conn) as is_ours:
+    with connect_session(url, actor=actor(by)) as conn, housekeeping.alone(conn) as is_ours:
         if not is_ours:
             print("Another one is at it.", file=sys.stderr)
             return
@@ -439,7 +441,7 @@ def drop_partitions(
     from optiinfra_db import housekeeping
 
     given: dict[str, Any] = {"table": table and table.value, "older_than": older_than}
-    with connect(url, actor=actor(by)) as conn, housekeeping.alone(conn) as is_ours:
+    with connect_session(url, actor=actor(by)) as conn, housekeeping.alone(conn) as is_ours:
         _need(is_ours)
         with progress() as say:
             due, kept = housekeeping.drop_partitions(conn, **given, is_rehearsal=True, say=say)
@@ -617,15 +619,16 @@ def place_hold(
     """
     from optiinfra_db.generated import legal_holds
 
-    with connect(url, actor=actor(by)) as conn:
+    with connect(url) as conn:
         found = find_customer(conn, customer)
         key = find_workflow(conn, run, str(found.id)) if run is not None else None
-        made = legal_holds.place_legal_hold(
-            conn,
-            customer_id=found.id,
-            workflow_execution_id=key and key["id"],
-            reason=reason,
-        )
+        with acting(conn, actor(by)):
+            made = legal_holds.place_legal_hold(
+                conn,
+                customer_id=found.id,
+                workflow_execution_id=key and key["id"],
+                reason=reason,
+            )
     print(f"placed {made.id}")
 
 
@@ -641,11 +644,12 @@ def release_hold(
     """End a legal hold: what it kept may be deleted again."""
     from optiinfra_db.generated import legal_holds
 
-    with connect(url, actor=actor(by)) as conn:
+    with connect(url) as conn:
         everyone = {row.id: row for row in legal_holds.list_legal_holds(conn)}
         found = everyone[_only("hold", hold, everyone, "optiinfra-db holds list")]
         confirm(f"Release the hold {found.id} ({_words.one_line(found.reason)})?", yes=yes)
-        legal_holds.release_legal_hold(conn, customer_id=found.customer_id, id=found.id)
+        with acting(conn, actor(by)):
+            legal_holds.release_legal_hold(conn, customer_id=found.customer_id, id=found.id)
     print(f"released {found.id}")
 
 
