@@ -212,7 +212,17 @@ def count_customer_rows(
       optimizations_pkey, events_pkey, event_seals_pkey,
       legal_holds_customer_id_workflow_execution_id_idx,
       agent_states_current_workflow_id_idx,
-      retention_policies_customer_id_table_name_workflow_type_key, whole workflow_executions,
+      retention_policies_customer_id_table_name_workflow_type_key,
+      recommendations_customer_id_created_at_idx, recommendations_customer_id_status_id_idx,
+      recommendations_customer_id_type_id_idx, recommendations_customer_id_priority_id_idx,
+      recommendations_customer_id_estimated_savings_id_idx,
+      recommendations_customer_id_workflow_execution_id_idx,
+      approvals_customer_id_recommendation_id_idx, optimizations_customer_id_recommendation_id_idx,
+      workflow_executions_customer_id_workflow_type_id_idx,
+      workflow_executions_customer_id_status_id_ended_idx,
+      workflow_executions_customer_id_completed_at_idx, workflow_steps_step_order_key,
+      workflow_artifacts_artifact_path_key, workflow_artifacts_customer_id_artifact_type_id_idx,
+      whole workflow_executions,
       whole workflow_steps, whole workflow_artifacts, whole recommendations, whole approvals,
       whole optimizations, whole events, rows <= 16 * runs, buffers <= 2 * runs
     """

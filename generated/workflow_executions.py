@@ -3821,7 +3821,7 @@ def delete_ended_workflow_executions(
     Raises UnderLegalHold, and deletes nothing, where one of them is under a hold.
 
     @plan workflow_executions_pkey, workflow_steps_pkey, workflow_steps_step_order_key,
-      workflow_artifacts_pkey, rows <= 20 * ids
+      workflow_artifacts_pkey, workflow_artifacts_artifact_path_key, rows <= 20 * ids
     """
     return _runtime.exactly_one(
         conn,

@@ -2465,7 +2465,7 @@ FOR UPDATE SKIP LOCKED;
 -- @required customer_id, ids
 --
 -- @plan workflow_executions_pkey, workflow_steps_pkey, workflow_steps_step_order_key,
---   workflow_artifacts_pkey, rows <= 20 * ids
+--   workflow_artifacts_pkey, workflow_artifacts_artifact_path_key, rows <= 20 * ids
 WITH ended AS MATERIALIZED (
     SELECT id
     FROM workflow_executions

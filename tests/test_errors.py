@@ -28,6 +28,7 @@ from optiinfra_db.errors import (
     StaleWriter,
     TenantMismatch,
     TransactionConflict,
+    UnderLegalHold,
     translate,
     typed_errors,
 )
@@ -381,6 +382,7 @@ def test_a_copied_value_is_named_by_its_column(conn):
         ("OI002", "step was retried", StaleWriter),
         ("OI003", "a row stays", TenantMismatch),
         ("OI004", "final", ImmutableHistory),
+        ("OI005", "a legal hold", UnderLegalHold),
         ("42501", 'new row violates row-level security policy for table "x"', TenantMismatch),
         ("42501", "permission denied for table x", PermissionDenied),
         ("40001", "could not serialize access", TransactionConflict),

@@ -563,7 +563,7 @@ BEFORE: Mapping[str, str] = {
     "partitions.list_held_customers": _HELD,
     "receipts.list_receipts": (
         "INSERT INTO receipts (operation, row_counts) SELECT 'prune', '{}' "
-        "FROM generate_series(1, 1000)"
+        "FROM generate_series(1, 20000); ANALYZE receipts"
     ),
     "retention_policies.delete_retention_policy": _POLICY,
     "retention_policies.list_retention_policies": _POLICY,

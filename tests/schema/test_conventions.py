@@ -233,8 +233,8 @@ def test_every_tenant_table_is_keyed_by_customer_first(rows):
     indexes = {index.relname: index.names for index in rows(INDEXES) if index.indisprimary}
     tenants = rows(
         "SELECT c.relname FROM pg_attribute AS a JOIN pg_class AS c ON c.oid = a.attrelid "
-        "WHERE a.attname = 'customer_id' AND a.attnotnull AND c.relkind IN ('r', 'p') AND NOT c.relispartition "
-        "AND c.relnamespace = current_schema()::regnamespace"
+        "WHERE a.attname = 'customer_id' AND a.attnotnull AND c.relkind IN ('r', 'p') "
+        "AND NOT c.relispartition AND c.relnamespace = current_schema()::regnamespace"
     )
     assert len(tenants) == 10
     for table in tenants:
