@@ -15,14 +15,15 @@ ORDER BY partition_name;
 --   rows <= 2 * holds
 SELECT held.customer_id
 FROM (SELECT DISTINCT customer_id FROM legal_holds) AS held
-CROSS JOIN LATERAL (
-    -- One of them will do; as a condition it would be asked about all of the window.
-    SELECT events.id
-    FROM events
-    WHERE
-        events.customer_id = held.customer_id
-        AND events.created_at >= @since
-        AND events.created_at < @until
-    LIMIT 1
-) AS event
+CROSS JOIN
+    LATERAL (
+        -- One of them will do; as a condition it would be asked about all of the window.
+        SELECT events.id
+        FROM events
+        WHERE
+            events.customer_id = held.customer_id
+            AND events.created_at >= @since
+            AND events.created_at < @until
+        LIMIT 1
+    ) AS event
 ORDER BY held.customer_id;
