@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
+from weakref import WeakKeyDictionary
 
 import psycopg
 from psycopg import sql
@@ -30,12 +31,16 @@ if TYPE_CHECKING:
 
     from psycopg import AsyncConnection, Connection
     from psycopg.rows import TupleRow
-    from psycopg_pool import AsyncConnectionPool, ConnectionPool
+
+    from optiinfra_db.replicas import AsyncPool, Pool
 
 CONNECT_TIMEOUT = 10
 """Seconds to wait for a server, unless the URL says otherwise."""
 
 _announced: set[str] = set()
+
+_conninfos: "WeakKeyDictionary[Connection[Any] | AsyncConnection[Any], str]" = WeakKeyDictionary()
+"""What connections were opened with: of several hosts, psycopg keeps the one that it came to."""
 
 
 def connect(
@@ -136,7 +141,7 @@ class Session:
         actor, customer_id, search_path, server_time = settings
         clock_ahead = server_time - datetime.now(UTC)
         password = {"password": conn.info.password} if conn.info.password else {}
-        conninfo = make_conninfo(conn.info.dsn, **password)
+        conninfo = _conninfos.get(conn) or make_conninfo(conn.info.dsn, **password)
         threshold = conn.prepare_threshold
         return cls(conninfo, actor, customer_id, search_path, threshold, clock_ahead)
 
@@ -184,6 +189,7 @@ def _connected(conninfo: str, session: sql.Composed) -> "Connection[TupleRow]":
         conn = psycopg.connect(conninfo, autocommit=True)
     except psycopg.Error as error:
         raise _unreachable(conninfo, error) from None
+    _conninfos[conn] = conninfo
     try:
         conn.execute(session)
     except BaseException as error:
@@ -199,6 +205,7 @@ async def _connected_async(conninfo: str, session: sql.Composed) -> "AsyncConnec
         conn = await psycopg.AsyncConnection.connect(conninfo, autocommit=True)
     except psycopg.Error as error:
         raise _unreachable(conninfo, error) from None
+    _conninfos[conn] = conninfo
     try:
         await conn.execute(session)
     except BaseException as error:
@@ -212,66 +219,87 @@ async def _connected_async(conninfo: str, session: sql.Composed) -> "AsyncConnec
 def pool(
     url: str | None = None,
     *,
+    read_url: str | None = None,
     actor: str | None = None,
     customer_id: UUID | None = None,
     min_size: int = 1,
     max_size: int = 10,
-) -> "ConnectionPool[Connection[TupleRow]]":
+) -> "Pool":
     """Make a pool of connections such as `connect` opens. A `with` block opens and closes it.
 
-    A connection that comes back loses the settings and the role its user gave it.
+    A connection that comes back loses the settings and the role its user gave it. `read_url` is of
+    a replica, to which as many connections are made: for the `read_only` blocks of the pool.
     """
-    from psycopg_pool import ConnectionPool  # noqa: PLC0415  (costs an import few need)
+    from optiinfra_db.replicas import Pool  # noqa: PLC0415  (costs an import few need)
 
     session = _session(actor, customer_id)
     restored = _RESET + session
 
-    def configure(conn: "Connection[TupleRow]") -> None:
-        conn.execute(session)
-
     def reset(conn: "Connection[TupleRow]") -> None:
         conn.execute(restored)
 
-    return ConnectionPool(
-        _conninfo(resolve_url(url)),
-        kwargs={"autocommit": True},
-        configure=configure,
-        reset=reset,
-        min_size=min_size,
-        max_size=max_size,
-        open=False,
-    )
+    def of(url: str | None) -> "Pool":
+        conninfo = _conninfo(resolve_url(url))
+
+        def configure(conn: "Connection[TupleRow]") -> None:
+            _conninfos[conn] = conninfo
+            conn.execute(session)
+
+        return Pool(
+            conninfo,
+            kwargs={"autocommit": True},
+            configure=configure,
+            reset=reset,
+            min_size=min_size,
+            max_size=max_size,
+            open=False,
+        )
+
+    made = of(url)
+    if read_url is not None:
+        made.replica = of(read_url)
+    return made
 
 
 def pool_async(
     url: str | None = None,
     *,
+    read_url: str | None = None,
     actor: str | None = None,
     customer_id: UUID | None = None,
     min_size: int = 1,
     max_size: int = 10,
-) -> "AsyncConnectionPool[AsyncConnection[TupleRow]]":
+) -> "AsyncPool":
     """Make an asynchronous pool; otherwise as `pool`. `async with` opens and closes it."""
-    from psycopg_pool import AsyncConnectionPool  # noqa: PLC0415  (costs an import few need)
+    from optiinfra_db.replicas import AsyncPool  # noqa: PLC0415  (costs an import few need)
 
     session = _session(actor, customer_id)
     restored = _RESET + session
 
-    async def configure(conn: "AsyncConnection[TupleRow]") -> None:
-        await conn.execute(session)
-
     async def reset(conn: "AsyncConnection[TupleRow]") -> None:
         await conn.execute(restored)
 
-    return AsyncConnectionPool(
-        _conninfo(resolve_url(url)),
-        kwargs={"autocommit": True},
-        configure=configure,
-        reset=reset,
-        min_size=min_size,
-        max_size=max_size,
-        open=False,
-    )
+    def of(url: str | None) -> "AsyncPool":
+        conninfo = _conninfo(resolve_url(url))
+
+        async def configure(conn: "AsyncConnection[TupleRow]") -> None:
+            _conninfos[conn] = conninfo
+            await conn.execute(session)
+
+        return AsyncPool(
+            conninfo,
+            kwargs={"autocommit": True},
+            configure=configure,
+            reset=reset,
+            min_size=min_size,
+            max_size=max_size,
+            open=False,
+        )
+
+    made = of(url)
+    if read_url is not None:
+        made.replica = of(read_url)
+    return made
 
 
 def pauses(give_up_seconds: float) -> "Iterator[float]":

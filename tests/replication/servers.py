@@ -1,0 +1,87 @@
+"""Servers that follow each other, made with PostgreSQL's own programs."""
+
+import os
+import signal
+import subprocess
+import time
+from contextlib import contextmanager, suppress
+from urllib.parse import quote
+
+import psutil
+
+from optiinfra_db import connect, embedded
+from optiinfra_db.pytest_plugin import FORGETFUL, throwaway_directory
+
+KEPT = FORGETFUL | {"synchronous_commit": "on"}
+"""What is acknowledged survives the processes, though not the machine."""
+
+
+def run_as_owner(server, *command):
+    """Run a program as the user who owns the server's data."""
+    owner = server.data_dir.stat()
+    identity = {"user": owner.st_uid, "group": owner.st_gid} if os.geteuid() == 0 else {}
+    done = subprocess.run(
+        [str(word) for word in command],
+        cwd=server.data_dir,
+        capture_output=True,
+        text=True,
+        check=False,
+        **identity,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@contextmanager
+def replica_of(primary, options=KEPT):
+    """Copy a running server with pg_basebackup, and let the copy follow it."""
+    with throwaway_directory() as data_dir:
+        owner = primary.pgdata.stat()
+        os.chown(data_dir, owner.st_uid, owner.st_gid)
+        replica = embedded.find(data_dir, bin_dir=primary.bin_dir)
+        run_as_owner(
+            replica,
+            primary.bin_dir / "pg_basebackup",
+            *("--pgdata", replica.pgdata, "--host", primary.socket_dir, "--username=postgres"),
+            *("--write-recovery-conf", "--wal-method=stream", "--checkpoint=fast", "--no-sync"),
+        )
+        yield start(replica, options)
+
+
+def start(server, options=KEPT):
+    """Start a server whose data is there."""
+    return embedded.start(server.data_dir, bin_dir=server.bin_dir, options=options)
+
+
+def promote(replica):
+    """Make a replica a primary, and wait until it is."""
+    with connect(replica.url()) as conn:
+        assert conn.execute("SELECT pg_promote()").fetchone() == (True,)
+
+
+def url_of(*servers, dbname=embedded.DATABASE, **parameters):
+    """Return the URL that names several servers."""
+    hosts = ",".join(quote(str(server.socket_dir), safe="") for server in servers)
+    extra = "".join(f"&{name}={value}" for name, value in parameters.items())
+    return f"postgresql://postgres@/{dbname}?host={hosts}&port=5432{extra}"
+
+
+def kill(server):
+    """Kill all processes of a server at once, the way that a crash of the machine would."""
+    pid = int((server.pgdata / "postmaster.pid").read_text().partition("\n")[0])
+    postmaster = psutil.Process(pid)
+    children = postmaster.children(recursive=True)
+    for process in (postmaster, *children):
+        with suppress(psutil.NoSuchProcess):
+            os.kill(process.pid, signal.SIGKILL)
+    with suppress(ChildProcessError):
+        os.waitpid(pid, 0)  # it is our child, and would stay as a zombie
+    psutil.wait_procs(children, timeout=10)
+
+
+def eventually(condition, seconds=20):
+    """Wait until something holds."""
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline, "it did not come about in time"
+        time.sleep(0.01)
+    return found
