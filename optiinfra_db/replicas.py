@@ -1,7 +1,7 @@
 """Pools that read from a replica where there is one, and get over the loss of a server.
 
-Both are pools of psycopg_pool. When a connection comes back broken, the idle ones are looked at as
-well: so after a fail-over only those learn of it by an error that were in use.
+Both are pools of psycopg_pool that hand out no connection whose server has gone, as far as its
+socket tells: so after a fail-over only who was in the middle of something learns of it by an error.
 """
 
 import asyncio
@@ -10,7 +10,7 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
-from psycopg import AsyncConnection, Connection
+from psycopg import AsyncConnection, Connection, OperationalError
 from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool, ConnectionPool, PoolTimeout
 
@@ -95,11 +95,12 @@ class Pool(_Reader, ConnectionPool[Connection[TupleRow]]):
         if self.replica:
             self.replica.close(timeout)
 
-    def putconn(self, conn: Connection[TupleRow]) -> None:
-        """Take a connection back; where it is broken, replace all that are."""
-        super().putconn(conn)
-        if conn.closed:
-            self.check()
+    def getconn(self, timeout: float | None = None) -> Connection[TupleRow]:
+        """Hand out a connection that is not known to be lost. Raises psycopg_pool.PoolTimeout."""
+        give_up_at = time.monotonic() + (self.timeout if timeout is None else timeout)
+        while _is_lost(conn := super().getconn(give_up_at - time.monotonic())):
+            self.putconn(conn)
+        return conn
 
     def _caught_up(self, after: str | None, wait_seconds: float) -> Connection[TupleRow] | None:
         """Return a connection to the replica that has come to `after`, if there is one in time."""
@@ -163,11 +164,12 @@ class AsyncPool(_Reader, AsyncConnectionPool[AsyncConnection[TupleRow]]):
         if self.replica:
             await self.replica.close(timeout)
 
-    async def putconn(self, conn: AsyncConnection[TupleRow]) -> None:
-        """Take a connection back; where it is broken, replace all that are."""
-        await super().putconn(conn)
-        if conn.closed:
-            await self.check()
+    async def getconn(self, timeout: float | None = None) -> AsyncConnection[TupleRow]:
+        """Hand out a connection that is not known to be lost. Raises psycopg_pool.PoolTimeout."""
+        give_up_at = time.monotonic() + (self.timeout if timeout is None else timeout)
+        while _is_lost(conn := await super().getconn(give_up_at - time.monotonic())):
+            await self.putconn(conn)
+        return conn
 
     async def _caught_up(
         self, after: str | None, wait_seconds: float
@@ -197,6 +199,17 @@ class AsyncPool(_Reader, AsyncConnectionPool[AsyncConnection[TupleRow]]):
             if not is_accepted:
                 await self.replica.putconn(conn)
         return conn if is_accepted else None
+
+
+def _is_lost(conn: Connection[TupleRow] | AsyncConnection[TupleRow]) -> bool:
+    """Say whether the server has closed an idle connection, without asking it."""
+    try:
+        for _ in range(2):  # its last words, and the end
+            conn.pgconn.consume_input()
+    except OperationalError:
+        conn.pgconn.finish()
+        return True
+    return False
 
 
 def _pauses(give_up_at: float) -> Iterator[float]:

@@ -1,7 +1,6 @@
 """Servers that follow each other, made with PostgreSQL's own programs."""
 
 import os
-import signal
 import subprocess
 import time
 from contextlib import contextmanager, suppress
@@ -69,13 +68,11 @@ def kill(server):
     """Kill all processes of a server at once, the way that a crash of the machine would."""
     pid = int((server.pgdata / "postmaster.pid").read_text().partition("\n")[0])
     postmaster = psutil.Process(pid)
-    children = postmaster.children(recursive=True)
-    for process in (postmaster, *children):
+    for process in (postmaster, *postmaster.children(recursive=True)):
         with suppress(psutil.NoSuchProcess):
-            os.kill(process.pid, signal.SIGKILL)
+            process.kill()
     with suppress(ChildProcessError):
         os.waitpid(pid, 0)  # it is our child, and would stay as a zombie
-    psutil.wait_procs(children, timeout=10)
 
 
 def eventually(condition, seconds=20):

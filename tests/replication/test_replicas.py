@@ -3,8 +3,9 @@
 import asyncio
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import contextmanager
 
+import psycopg
 import pytest
 
 from optiinfra_db import connect, pool, pool_async, replicas, tenant
@@ -77,9 +78,8 @@ def test_nothing_is_written_in_it_wherever_it_is(connections, primary):
 def test_an_error_in_the_block_is_raised_and_the_connection_goes_back(primary, replica):
     with pool(primary.url(), read_url=replica.url(), max_size=1) as connections:
         for _ in range(3):
-            with pytest.raises(ZeroDivisionError), connections.read_only() as conn:
-                conn.execute("SELECT 1")
-                raise ZeroDivisionError
+            with pytest.raises(psycopg.errors.DivisionByZero), connections.read_only() as conn:
+                conn.execute("SELECT 1 / 0")
         with connections.read_only() as conn:
             assert is_in_recovery(conn)
 
@@ -210,7 +210,6 @@ def test_while_the_replica_is_down_reads_go_to_the_primary(primary, monkeypatch,
         began = time.monotonic()
         assert [reads_from_replica() for _ in range(20)] == [False] * 20
         assert time.monotonic() - began < 1  # it is not asked each time
-        assert any("was lost" in warning for warning in warnings())
         assert any("gives no connection" in warning for warning in warnings())
 
         start(replica)
@@ -250,12 +249,14 @@ def test_a_replica_of_the_former_primary_is_none(primary, warnings):
             conn.execute("SELECT pg_switch_wal()")
             for number in range(100):
                 _, ahead = write(conn, f"lost.{number}")
-        with pool(primary.url(), read_url=left_behind.url()) as former:
-            with former.read_only(after=ahead, wait_seconds=10) as conn:
-                assert is_in_recovery(conn)
-                assert conn.execute(
-                    "SELECT pg_last_wal_replay_lsn() > %s", [after.partition(":")[2]]
-                ).fetchone() == (True,)
+        with (
+            pool(primary.url(), read_url=left_behind.url()) as former,
+            former.read_only(after=ahead, wait_seconds=10) as conn,
+        ):
+            assert is_in_recovery(conn)
+            has_come_further = "SELECT pg_last_wal_replay_lsn() > %s"
+            found = conn.execute(has_come_further, [after.partition(":")[2]])
+            assert found.fetchone() == (True,)
         with connections.read_only(after=after) as conn:
             assert conn.info.host == str(successor.socket_dir)
             assert events.get_event(conn, **key)
