@@ -72,7 +72,8 @@ def conn(database_url):
 
 
 def test_every_page_with_code_is_tested():
-    # "guides/command-line.md" is tried by tests/cli, "guides/grafana.md" by test_grafana.py.
+    # "guides/command-line.md" is tried by tests/cli, "guides/grafana.md" by test_grafana.py,
+    # "guides/replication.md" by tests/replication.
     generated = {"tables", "queries"}
     pages = {
         str(page.relative_to(DOCS))
