@@ -114,11 +114,12 @@ class Pool(_Reader, ConnectionPool[Connection[TupleRow]]):
             return None
         is_accepted = False
         try:
+            progress = get_replay_progress(conn, wal_position=after)
             for pause in _pauses(give_up_at):
-                progress = get_replay_progress(conn, wal_position=after)
                 if progress.has_replayed or not progress.is_replica:
                     break
                 time.sleep(pause)
+                progress = get_replay_progress(conn, wal_position=after)
             if not progress.is_replica:
                 self.replica.drain()
             is_accepted = self._accepts(progress, wait_seconds)
@@ -185,11 +186,12 @@ class AsyncPool(_Reader, AsyncConnectionPool[AsyncConnection[TupleRow]]):
             return None
         is_accepted = False
         try:
+            progress = await get_replay_progress_async(conn, wal_position=after)
             for pause in _pauses(give_up_at):
-                progress = await get_replay_progress_async(conn, wal_position=after)
                 if progress.has_replayed or not progress.is_replica:
                     break
                 await asyncio.sleep(pause)
+                progress = await get_replay_progress_async(conn, wal_position=after)
             if not progress.is_replica:
                 await self.replica.drain()
             is_accepted = self._accepts(progress, wait_seconds)
@@ -213,7 +215,7 @@ def _is_lost(conn: Connection[TupleRow] | AsyncConnection[TupleRow]) -> bool:
 
 
 def _pauses(give_up_at: float) -> Iterator[float]:
-    """Yield the seconds to wait after each look at the replica; none after the last.
+    """Yield the seconds to wait before each further look at the replica, until it is too late.
 
     The looks are statements of their own: one that waited there would hold a snapshot, which may
     keep the replica from replaying what it waits for.
@@ -222,4 +224,3 @@ def _pauses(give_up_at: float) -> Iterator[float]:
     while (left := give_up_at - time.monotonic()) > 0:
         yield min(pause, left)
         pause = min(2 * pause, 0.05)
-    yield 0

@@ -2,12 +2,7 @@
 
 import pytest
 
-from optiinfra_db import connect
-from optiinfra_db.migrate import migrate
-from optiinfra_db.seed import seed
-
-from ..conftest import running_server
-from .servers import KEPT, replica_of
+from .servers import replica_of, seeded_server
 
 
 @pytest.fixture(scope="session")
@@ -19,11 +14,7 @@ def pg(request):
 @pytest.fixture(scope="module")
 def primary(pg):
     """Start a server that others can follow, with the sample data."""
-    with running_server(pg, KEPT) as server:
-        server.ensure_database()
-        migrate(server.url(), say=lambda _: None)
-        with connect(server.url()) as conn:
-            seed(conn)
+    with seeded_server(pg) as server:
         yield server
 
 

@@ -9,19 +9,35 @@ from urllib.parse import quote
 import psutil
 
 from optiinfra_db import connect, embedded
+from optiinfra_db.migrate import migrate
 from optiinfra_db.pytest_plugin import FORGETFUL, throwaway_directory
+from optiinfra_db.seed import seed
+
+from ..conftest import running_server
 
 KEPT = FORGETFUL | {"synchronous_commit": "on"}
 """What is acknowledged survives the processes, though not the machine."""
 
 
-def run_as_owner(server, *command):
-    """Run a program as the user who owns the server's data."""
+@contextmanager
+def seeded_server(version, options=KEPT):
+    """Start a server with the sample data."""
+    with running_server(version, options) as server:
+        server.ensure_database()
+        migrate(server.url(), say=lambda _: None)
+        with connect(server.url()) as conn:
+            seed(conn)
+        yield server
+
+
+def run_as_owner(server, *command, **variables):
+    """Run a program as the user who owns the server's data, in its directory."""
     owner = server.data_dir.stat()
     identity = {"user": owner.st_uid, "group": owner.st_gid} if os.geteuid() == 0 else {}
     done = subprocess.run(
         [str(word) for word in command],
         cwd=server.data_dir,
+        env=os.environ | {name: str(value) for name, value in variables.items()},
         capture_output=True,
         text=True,
         check=False,
@@ -31,12 +47,18 @@ def run_as_owner(server, *command):
 
 
 @contextmanager
+def no_server_yet(bin_dir, owner):
+    """Make a place for a server's data, of the same owner as another's."""
+    with throwaway_directory() as data_dir:
+        status = owner.pgdata.stat()
+        os.chown(data_dir, status.st_uid, status.st_gid)
+        yield embedded.find(data_dir, bin_dir=bin_dir)
+
+
+@contextmanager
 def replica_of(primary, options=KEPT):
     """Copy a running server with pg_basebackup, and let the copy follow it."""
-    with throwaway_directory() as data_dir:
-        owner = primary.pgdata.stat()
-        os.chown(data_dir, owner.st_uid, owner.st_gid)
-        replica = embedded.find(data_dir, bin_dir=primary.bin_dir)
+    with no_server_yet(primary.bin_dir, owner=primary) as replica:
         run_as_owner(
             replica,
             primary.bin_dir / "pg_basebackup",

@@ -19,12 +19,10 @@ from optiinfra_db.feed import Feed, latest
 from optiinfra_db.generated import events, workflow_executions
 from optiinfra_db.generated.aio import events as events_async
 from optiinfra_db.generated.models import WorkflowType
-from optiinfra_db.migrate import migrate
-from optiinfra_db.seed import ATLAS, COST, seed
+from optiinfra_db.seed import ATLAS, COST
 from optiinfra_db.workflows import record_workflow
 
-from ..conftest import running_server
-from .servers import KEPT, eventually, kill, promote, replica_of, url_of
+from .servers import KEPT, eventually, kill, promote, replica_of, seeded_server, url_of
 
 LOST = (ConnectionLost, DatabaseUnreachable, PoolTimeout)
 
@@ -151,8 +149,8 @@ def test_nothing_acknowledged_is_lost_and_clients_go_on_by_themselves(
         assert acknowledged <= set(seen) <= there
         assert run.workflow_execution.status == "completed"
         assert [step.output_data for step in run.steps] == [{"number": n} for n in range(30)]
-        # In the pools, only who was in the middle of a call noticed.
-        assert len([error for error in load.lost if isinstance(error, ConnectionLost)]) <= 6
+        # Of five clients; one may lose two while the processes are killed one after the other.
+        assert len([error for error in load.lost if isinstance(error, ConnectionLost)]) <= 10
         gaps = {
             client: round(load.longest_gap(client), 2)
             for client in ("pool", "pool_async", "connect")
@@ -166,14 +164,14 @@ def test_nothing_acknowledged_is_lost_and_clients_go_on_by_themselves(
 @contextmanager
 def pair(pg, synchronous_commit):
     """Start a primary whose commits wait for its replica."""
-    with running_server(pg, KEPT | {"synchronous_commit": synchronous_commit}) as primary:
-        primary.ensure_database()
-        migrate(primary.url(), say=lambda _: None)
-        with connect(primary.url()) as conn:
-            seed(conn)
-        with replica_of(primary) as replica, connect(primary.url()) as conn:
-            conn.execute("ALTER SYSTEM SET synchronous_standby_names = '*'")
-            conn.execute("SELECT pg_reload_conf()")
-            state = "SELECT sync_state FROM pg_stat_replication"
-            eventually(lambda: conn.execute(state).fetchone() == ("sync",))
-            yield primary, replica
+    options = KEPT | {"synchronous_commit": synchronous_commit}
+    with (
+        seeded_server(pg, options) as primary,
+        replica_of(primary) as replica,
+        connect(primary.url()) as conn,
+    ):
+        conn.execute("ALTER SYSTEM SET synchronous_standby_names = '*'")
+        conn.execute("SELECT pg_reload_conf()")
+        state = "SELECT sync_state FROM pg_stat_replication"
+        eventually(lambda: conn.execute(state).fetchone() == ("sync",))
+        yield primary, replica
