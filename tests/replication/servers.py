@@ -15,7 +15,7 @@ from optiinfra_db.seed import seed
 
 from ..conftest import running_server
 
-KEPT = FORGETFUL | {"synchronous_commit": "on"}
+KEPT = FORGETFUL | {"synchronous_commit": "on", "full_page_writes": "on"}
 """What is acknowledged survives the processes, though not the machine."""
 
 

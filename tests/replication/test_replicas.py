@@ -261,3 +261,29 @@ def test_a_replica_of_the_former_primary_is_none(primary, warnings):
             assert conn.info.host == str(successor.socket_dir)
             assert events.get_event(conn, **key)
         assert "follows no primary, or not the present one" in warnings()[-1]
+
+
+def test_a_replica_that_follows_the_new_primary_is_one_from_its_next_restart_point(
+    primary, monkeypatch
+):
+    monkeypatch.setattr(replicas, "AVOID_SECONDS", 0)
+    with (
+        replica_of(primary) as successor,
+        replica_of(successor) as follower,
+        pool(successor.url(), read_url=follower.url()) as connections,
+    ):
+        promote(successor)
+        with connections.connection() as conn:
+            key, after = write(conn)
+            conn.execute("CHECKPOINT")
+        with connections.read_only(after=after) as conn:
+            assert conn.info.host == str(successor.socket_dir)
+
+        def is_read_from_follower():
+            with connect(follower.url()) as conn:
+                conn.execute("CHECKPOINT")
+            with connections.read_only(after=after) as conn:
+                assert events.get_event(conn, **key)
+                return conn.info.host == str(follower.socket_dir)
+
+        eventually(is_read_from_follower)
