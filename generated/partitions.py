@@ -37,16 +37,17 @@ def ensure_partitions(conn: psycopg.Connection[typing.Any], *, months_ahead: int
 LIST_HELD_CUSTOMERS: typing.Final = """-- name: list_held_customers :many
 SELECT held.customer_id
 FROM (SELECT DISTINCT customer_id FROM legal_holds) AS held
-CROSS JOIN LATERAL (
-    -- One of them will do; as a condition it would be asked about all of the window.
-    SELECT events.id
-    FROM events
-    WHERE
-        events.customer_id = held.customer_id
-        AND events.created_at >= $1
-        AND events.created_at < $2
-    LIMIT 1
-) AS event
+CROSS JOIN
+    LATERAL (
+        -- One of them will do; as a condition it would be asked about all of the window.
+        SELECT events.id
+        FROM events
+        WHERE
+            events.customer_id = held.customer_id
+            AND events.created_at >= $1
+            AND events.created_at < $2
+        LIMIT 1
+    ) AS event
 ORDER BY held.customer_id
 """
 

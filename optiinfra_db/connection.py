@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 
     from psycopg import AsyncConnection, Connection
     from psycopg.rows import TupleRow
-    from psycopg_pool import AsyncConnectionPool, ConnectionPool
 
+    from optiinfra_db.replicas import AsyncPool, Pool
     from optiinfra_db.settings import Pooler
 
 CONNECT_TIMEOUT = 10
@@ -205,8 +205,9 @@ class Session:
         actor, customer_id, search_path, server_pid, server_time = settings
         clock_ahead = server_time - datetime.now(UTC)
         password = {"password": conn.info.password} if conn.info.password else {}
-        conninfo = make_conninfo(conn.info.dsn, **password)
-        pooler = _POOLERS[conn] if conn in _POOLERS else configured_pooler()
+        way = _WAYS.get(conn)
+        conninfo = way.conninfo if way else make_conninfo(conn.info.dsn, **password)
+        pooler = way.pooler if way else configured_pooler()
         if pooler is None and server_pid != conn.info.backend_pid:
             raise _unmentioned(conninfo)
         if pooler == "transaction":  # what is set there is somebody else's
@@ -249,9 +250,8 @@ SELECT
     pg_backend_pid(),
     clock_timestamp()
 """
-_POOLERS: "WeakKeyDictionary[Connection[Any] | AsyncConnection[Any], Pooler | None]"
-_POOLERS = WeakKeyDictionary()
-"""What our connections go through."""
+_WAYS: "WeakKeyDictionary[Connection[Any] | AsyncConnection[Any], _Way]" = WeakKeyDictionary()
+"""How our connections were opened: of several hosts, psycopg keeps the one that it came to."""
 
 _TRUSTED: set[str] = set()
 """Where a pooler was found to keep sessions apart."""
@@ -330,7 +330,7 @@ class _Way:
 
         Then they have set nothing, which could be on a server connection of others.
         """
-        _POOLERS[conn] = self.pooler
+        _WAYS[conn] = self
         if self.pooler == "transaction":
             conn.prepare_threshold = None
             self._check_reported(conn)
@@ -419,73 +419,88 @@ def _unmentioned(conninfo: str) -> InvalidPooler:
 def pool(
     url: str | None = None,
     *,
+    read_url: str | None = None,
     actor: str | None = None,
     customer_id: UUID | None = None,
     pooler: "Pooler | None" = None,
     min_size: int = 1,
     max_size: int = 10,
-) -> "ConnectionPool[Connection[TupleRow]]":
+) -> "Pool":
     """Make a pool of connections such as `connect` opens. A `with` block opens and closes it.
 
-    A connection that comes back loses the settings and the role its user gave it. To open the pool
-    raises InvalidPooler; a database that cannot be reached is waited for.
+    A connection that comes back loses the settings and the role its user gave it. `read_url` is of
+    a replica, to which as many connections are made: for the `read_only` blocks of the pool. To
+    open the pool raises InvalidPooler; a database that cannot be reached is waited for.
     """
-    from psycopg_pool import ConnectionPool  # noqa: PLC0415  (costs an import few need)
+    from optiinfra_db.replicas import Pool  # noqa: PLC0415  (costs an import few need)
 
-    way = _way(resolve_url(url), actor, customer_id, pooler)
+    def of(url: str | None) -> Pool:
+        way = _way(resolve_url(url), actor, customer_id, pooler)
 
-    class Pool(ConnectionPool["Connection[TupleRow]"]):
-        def open(self, wait: bool = False, timeout: float = 30.0) -> None:
-            with suppress(DatabaseUnreachable):
-                way.connect().close()  # in the pool's threads, an error would only be logged
-            super().open(wait, timeout)
+        class Checked(Pool):
+            def open(self, wait: bool = False, timeout: float = 30.0) -> None:
+                with suppress(DatabaseUnreachable):
+                    way.connect().close()  # in the pool's threads, an error would only be logged
+                super().open(wait, timeout)
 
-    def reset(conn: "Connection[TupleRow]") -> None:
-        conn.execute(_RESET + way.assignments(conn))
+        def reset(conn: "Connection[TupleRow]") -> None:
+            conn.execute(_RESET + way.assignments(conn))
 
-    return Pool(
-        way.conninfo,
-        kwargs={"autocommit": True},
-        configure=way.prepare,
-        reset=None if way.pooler == "transaction" else reset,
-        min_size=min_size,
-        max_size=max_size,
-        open=False,
-    )
+        return Checked(
+            way.conninfo,
+            kwargs={"autocommit": True},
+            configure=way.prepare,
+            reset=None if way.pooler == "transaction" else reset,
+            min_size=min_size,
+            max_size=max_size,
+            open=False,
+        )
+
+    made = of(url)
+    if read_url is not None:
+        made.replica = of(read_url)
+    return made
 
 
 def pool_async(
     url: str | None = None,
     *,
+    read_url: str | None = None,
     actor: str | None = None,
     customer_id: UUID | None = None,
     pooler: "Pooler | None" = None,
     min_size: int = 1,
     max_size: int = 10,
-) -> "AsyncConnectionPool[AsyncConnection[TupleRow]]":
+) -> "AsyncPool":
     """Make an asynchronous pool; otherwise as `pool`. `async with` opens and closes it."""
-    from psycopg_pool import AsyncConnectionPool  # noqa: PLC0415  (costs an import few need)
+    from optiinfra_db.replicas import AsyncPool  # noqa: PLC0415  (costs an import few need)
 
-    way = _way(resolve_url(url), actor, customer_id, pooler)
+    def of(url: str | None) -> AsyncPool:
+        way = _way(resolve_url(url), actor, customer_id, pooler)
 
-    class Pool(AsyncConnectionPool["AsyncConnection[TupleRow]"]):
-        async def open(self, wait: bool = False, timeout: float = 30.0) -> None:
-            with suppress(DatabaseUnreachable):
-                await (await way.connect_async()).close()
-            await super().open(wait, timeout)
+        class Checked(AsyncPool):
+            async def open(self, wait: bool = False, timeout: float = 30.0) -> None:
+                with suppress(DatabaseUnreachable):
+                    await (await way.connect_async()).close()
+                await super().open(wait, timeout)
 
-    async def reset(conn: "AsyncConnection[TupleRow]") -> None:
-        await conn.execute(_RESET + way.assignments(conn))
+        async def reset(conn: "AsyncConnection[TupleRow]") -> None:
+            await conn.execute(_RESET + way.assignments(conn))
 
-    return Pool(
-        way.conninfo,
-        kwargs={"autocommit": True},
-        configure=way.prepare_async,
-        reset=None if way.pooler == "transaction" else reset,
-        min_size=min_size,
-        max_size=max_size,
-        open=False,
-    )
+        return Checked(
+            way.conninfo,
+            kwargs={"autocommit": True},
+            configure=way.prepare_async,
+            reset=None if way.pooler == "transaction" else reset,
+            min_size=min_size,
+            max_size=max_size,
+            open=False,
+        )
+
+    made = of(url)
+    if read_url is not None:
+        made.replica = of(read_url)
+    return made
 
 
 @contextmanager

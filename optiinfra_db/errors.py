@@ -274,6 +274,18 @@ class PermissionDenied(DatabaseError):
     )
 
 
+class ReadOnlyTransaction(DatabaseError):
+    """Something was to be written in a read-only transaction, or on a replica.
+
+    Nothing was written.
+    """
+
+    advice = (
+        "Write on a connection to the primary: in pool.connection() and not in read_only(); where "
+        "the URL names several hosts, with target_session_attrs=read-write."
+    )
+
+
 class TenantMismatch(DatabaseError):
     """A row was to change its customer, or it is not of the customer whom the session is for.
 
@@ -376,6 +388,7 @@ _BY_SQLSTATE: dict[str, type[DatabaseError]] = {
     "23503": NotFound,
     "23505": AlreadyExists,
     "23514": InvalidValue,
+    "25006": ReadOnlyTransaction,
     "25P03": ConnectionLost,  # idle in a transaction for too long
     "25P04": ConnectionLost,  # transaction_timeout
     "40001": TransactionConflict,

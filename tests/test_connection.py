@@ -12,6 +12,7 @@ import pytest
 from psycopg import sql
 
 import optiinfra_db
+from optiinfra_db.connection import Session
 from optiinfra_db.errors import (
     DatabaseUnreachable,
     InvalidPooler,
@@ -150,6 +151,61 @@ def test_a_pool_waits_for_a_database_that_cannot_be_reached():
         url = f"postgresql://127.0.0.1:{unused.getsockname()[1]}/somewhere"
         with optiinfra_db.pool(url, max_size=1) as pool:
             assert not pool.closed
+
+
+def test_a_pool_hands_out_no_connection_that_its_server_has_closed(empty_database_url):
+    with optiinfra_db.pool(empty_database_url, min_size=3, max_size=3) as pool:
+        pool.wait()
+        former = terminate(empty_database_url)
+        for _ in range(3):
+            with pool.connection() as conn:
+                assert conn.execute("SELECT pg_backend_pid()").fetchone() not in former
+
+
+async def test_an_asynchronous_pool_hands_out_none_either(empty_database_url):
+    async with optiinfra_db.pool_async(empty_database_url, min_size=3, max_size=3) as pool:
+        await pool.wait()
+        former = terminate(empty_database_url)
+        for _ in range(3):
+            async with pool.connection() as conn:
+                cursor = await conn.execute("SELECT pg_backend_pid()")
+                assert await cursor.fetchone() not in former
+
+
+def terminate(url):
+    """End all connections to a database; return who they were."""
+    with optiinfra_db.connect(url) as conn:
+        others = conn.execute(
+            "SELECT pid FROM pg_stat_activity WHERE datname = current_database() "
+            "AND pid != pg_backend_pid() AND backend_type = 'client backend'"
+        ).fetchall()
+        for other in others:
+            conn.execute("SELECT pg_terminate_backend(%s, 10000)", other)
+    assert len(others) == 3
+    return others
+
+
+def test_a_connection_remembers_all_hosts_of_its_url(empty_database_url, tmp_path):
+    hosts = empty_database_url.replace("host=", f"host={tmp_path},")
+    url = f"{hosts}&target_session_attrs=read-write"
+    with optiinfra_db.connect(url) as conn, optiinfra_db.pool(url) as pool:
+        with pool.connection() as pooled:
+            sessions = [Session.of(conn), Session.of(pooled)]
+        for session in sessions:
+            assert f"{tmp_path}," in session.conninfo
+            with session.connect() as again:
+                assert again.execute("SELECT 1").fetchone() == (1,)
+
+
+def test_of_several_hosts_that_are_unreachable_each_is_named(tmp_path):
+    hosts = f"{tmp_path}/a,{tmp_path}/b"
+    url = f"postgresql://someone:{SECRET_IN_URL}@/somewhere?host={hosts}&port=1,2"
+    with pytest.raises(DatabaseUnreachable) as caught:
+        optiinfra_db.connect(url)
+    message = str(caught.value)
+    for part in (hosts, "port 1,2", "a/.s.PGSQL.1", "b/.s.PGSQL.2", "someone", "somewhere"):
+        assert part in message
+    assert SECRET not in message
 
 
 def test_an_unreachable_server_is_named_without_the_password():

@@ -15,19 +15,15 @@ from pathlib import Path
 
 import pytest
 
-from optiinfra_db import connect, embedded
+from optiinfra_db import connect
 from optiinfra_db.artifacts import verify_artifacts
 from optiinfra_db.generated import customers, recommendations, workflow_executions
 from optiinfra_db.generated.models import WorkflowStatus
-from optiinfra_db.migrate import migrate
 from optiinfra_db.seed import ATLAS, COST, INDIE, QUALITY_RUN, seed
 from optiinfra_db.telemetry import OptiInfraInstrumentor
 
-from .conftest import running_server
-
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
-OLD_BIN = Path("/usr/lib/postgresql/15/bin")
 NOT_GUIDES = {"recipes.md", "questions.md", "feed.md", "history.md", "plans.md"}
 
 
@@ -72,7 +68,8 @@ def conn(database_url):
 
 
 def test_every_page_with_code_is_tested():
-    # "guides/command-line.md" is tried by tests/cli, "guides/grafana.md" by test_grafana.py.
+    # "guides/command-line.md" is tried by tests/cli, "guides/grafana.md" by test_grafana.py,
+    # "guides/replication.md" by tests/replication.
     generated = {"tables", "queries"}
     pages = {
         str(page.relative_to(DOCS))
@@ -237,7 +234,7 @@ def test_retention_archives_drops_deletes_and_brings_back(run, conn, capfd):
     assert len(list(Path("archives").rglob("manifest.json"))) >= 4
 
 
-IN_PLACE, AFTER_IT, DUMP_AND_RESTORE = (text for _, text in blocks("guides/upgrading.md"))
+*_, (_, DUMP_AND_RESTORE) = blocks("guides/upgrading.md")  # the rest is in tests/replication
 
 
 def test_a_dump_is_restored_as_the_guide_says(run, conn, empty_database_url, monkeypatch):
@@ -250,41 +247,6 @@ def test_a_dump_is_restored_as_the_guide_says(run, conn, empty_database_url, mon
     with connect(empty_database_url) as new:
         assert new.execute(count).fetchall() == conn.execute(count).fetchall()
         assert new.execute("SELECT DISTINCT xact_id FROM events").fetchall() == [("0",)]
-
-
-@pytest.mark.skipif(not OLD_BIN.exists(), reason="PostgreSQL 15 is not installed")
-def test_a_cluster_is_upgraded_as_the_guide_says(run, monkeypatch):
-    with running_server("15") as old:
-        url = old.url()
-        old.ensure_database()
-        migrate(url)
-        with connect(url) as conn:
-            seed(conn)
-            before = conn.execute("SELECT id, xact_id FROM events ORDER BY id").fetchall()
-        old.stop()
-
-        data_dir = old.data_dir / "new"
-        data_dir.mkdir()
-        owner = old.pgdata.stat()
-        os.chown(data_dir, owner.st_uid, owner.st_gid)
-        identity = {"user": owner.st_uid, "group": owner.st_gid} if os.geteuid() == 0 else {}
-        new = embedded.find(data_dir)
-        paths = {"OLD_BIN": old.bin_dir, "OLD_DATA": old.pgdata}
-        paths |= {"NEW_BIN": new.bin_dir, "NEW_DATA": new.pgdata}
-        environment = os.environ | {name: str(path) for name, path in paths.items()}
-        subprocess.run(
-            ["bash", "-euc", IN_PLACE], cwd=data_dir, env=environment, check=True, **identity
-        )
-        try:
-            url = embedded.start(data_dir).url()
-            monkeypatch.setenv("NEW_URL", url)
-            run("console", AFTER_IT)
-            with connect(url) as conn:
-                assert (
-                    conn.execute("SELECT id, xact_id FROM events ORDER BY id").fetchall() == before
-                )
-        finally:
-            new.stop()
 
 
 def test_the_worker_of_the_docs_claims_does_and_ends_a_run(database_url, monkeypatch):
