@@ -77,7 +77,8 @@ WITH former AS MATERIALIZED (
 
 SELECT
     former.role::text AS former_role,
-    former.customer_id::text AS former_customer_id
+    former.customer_id::text AS former_customer_id,
+    to_regclass('pg_catalog.pg_dist_partition') IS NOT NULL AS has_citus
 FROM former
 WHERE
     CASE
@@ -101,6 +102,7 @@ class EnterTenantRow:
 
     former_role: str
     former_customer_id: str
+    has_citus: bool | None
 
 
 def enter_tenant(conn: psycopg.Connection[typing.Any], *, customer_id: uuid.UUID) -> EnterTenantRow:

@@ -388,14 +388,13 @@ ready AS MATERIALIZED (
         approvals.id,
         approvals.recommendation_id
     FROM approvals
-    INNER JOIN recommendation ON approvals.recommendation_id = recommendation.id
     WHERE
         approvals.customer_id = $4
         AND approvals.id = $5
         AND approvals.status = 'pending'
         AND (approvals.expires_at IS NULL OR approvals.expires_at > now())
-        AND recommendation.status = 'pending'
-    FOR NO KEY UPDATE OF approvals
+        AND EXISTS (SELECT FROM recommendation WHERE recommendation.status = 'pending')
+    FOR NO KEY UPDATE
 ),
 
 moved AS (
@@ -405,10 +404,11 @@ moved AS (
             WHEN $1::approval_status = 'approved' THEN 'approved'
             ELSE 'rejected'
         END::recommendation_status,
-        approved_at = CASE WHEN $1::approval_status = 'approved' THEN now() END
+        approved_at = now()
+        + CASE WHEN $1::approval_status = 'approved' THEN interval '0' END
     FROM ready
     WHERE
-        recommendations.customer_id = ready.customer_id
+        recommendations.customer_id = $4
         AND recommendations.id = ready.recommendation_id
 )
 
@@ -420,7 +420,7 @@ SET
     decided_at = now()
 FROM ready
 WHERE
-    approvals.customer_id = ready.customer_id
+    approvals.customer_id = $4
     AND approvals.id = ready.id
 RETURNING approvals.customer_id, approvals.id, approvals.recommendation_id, approvals.status, approvals.approved_by, approvals.comment, approvals.expires_at, approvals.decided_at, approvals.created_at, approvals.updated_at
 """

@@ -1663,11 +1663,11 @@ WITH run AS (
             WHERE
                 workflow_executions.customer_id = customers.id
             ORDER BY workflow_executions.id DESC
-            LIMIT $1
+            LIMIT $2
         ) AS of_customer
-    WHERE customers.id = coalesce($2::uuid, customers.id)
+    WHERE customers.id = coalesce($1::uuid, customers.id)
     ORDER BY of_customer.id DESC, of_customer.customer_id DESC
-    LIMIT $1
+    LIMIT $2
 )
 
 SELECT
@@ -1721,6 +1721,8 @@ CROSS JOIN
         WHERE
             workflow_steps.customer_id = run.customer_id
             AND workflow_steps.workflow_execution_id = run.id
+            AND workflow_steps.customer_id
+            = coalesce($1::uuid, workflow_steps.customer_id)
     ) AS progress
 ORDER BY run.id DESC, run.customer_id DESC
 """
@@ -1781,8 +1783,8 @@ def _make_workflow_progress(row: _runtime.Row) -> WorkflowProgress:
 def list_recent_workflows(
     conn: psycopg.Connection[typing.Any],
     *,
-    max_rows: int,
     customer_id: uuid.UUID | None = None,
+    max_rows: int,
 ) -> list[WorkflowProgress]:
     """The newest runs, whatever their state, up to max_rows, of one customer where customer_id is
     given, else for operators: it spans customers. With customer and agent, how many of its steps
@@ -1797,7 +1799,7 @@ def list_recent_workflows(
     return _runtime.many(
         conn,
         LIST_RECENT_WORKFLOWS,
-        (max_rows, customer_id),
+        (customer_id, max_rows),
         _make_workflow_progress,
         binary=True,
     )
@@ -1816,19 +1818,19 @@ WITH run AS (
                 FROM workflow_executions
                 WHERE
                     workflow_executions.customer_id = customers.id
-                    AND workflow_executions.status = $1::workflow_status
+                    AND workflow_executions.status = $2::workflow_status
                     AND workflow_executions.completed_at IS NOT NULL
                     AND (
-                        $2::workflow_type IS NULL
+                        $3::workflow_type IS NULL
                         OR workflow_executions.workflow_type
-                        = $2::workflow_type
+                        = $3::workflow_type
                     )
                     AND (
-                        $3::uuid IS NULL
-                        OR workflow_executions.agent_id = $3::uuid
+                        $4::uuid IS NULL
+                        OR workflow_executions.agent_id = $4::uuid
                     )
                 ORDER BY workflow_executions.id DESC
-                LIMIT $4
+                LIMIT $5
             )
             UNION ALL
             (
@@ -1836,19 +1838,19 @@ WITH run AS (
                 FROM workflow_executions
                 WHERE
                     workflow_executions.customer_id = customers.id
-                    AND workflow_executions.status = $1::workflow_status
+                    AND workflow_executions.status = $2::workflow_status
                     AND workflow_executions.status IN ('pending', 'running')
                     AND (
-                        $2::workflow_type IS NULL
+                        $3::workflow_type IS NULL
                         OR workflow_executions.workflow_type
-                        = $2::workflow_type
+                        = $3::workflow_type
                     )
                     AND (
-                        $3::uuid IS NULL
-                        OR workflow_executions.agent_id = $3::uuid
+                        $4::uuid IS NULL
+                        OR workflow_executions.agent_id = $4::uuid
                     )
                 ORDER BY workflow_executions.id DESC
-                LIMIT $4
+                LIMIT $5
             )
             UNION ALL
             (
@@ -1856,23 +1858,23 @@ WITH run AS (
                 FROM workflow_executions
                 WHERE
                     workflow_executions.customer_id = customers.id
-                    AND $1::workflow_status IS NULL
+                    AND $2::workflow_status IS NULL
                     AND (
-                        $2::workflow_type IS NULL
+                        $3::workflow_type IS NULL
                         OR workflow_executions.workflow_type
-                        = $2::workflow_type
+                        = $3::workflow_type
                     )
                     AND (
-                        $3::uuid IS NULL
-                        OR workflow_executions.agent_id = $3::uuid
+                        $4::uuid IS NULL
+                        OR workflow_executions.agent_id = $4::uuid
                     )
                 ORDER BY workflow_executions.id DESC
-                LIMIT $4
+                LIMIT $5
             )
         ) AS of_customer
-    WHERE customers.id = coalesce($5::uuid, customers.id)
+    WHERE customers.id = coalesce($1::uuid, customers.id)
     ORDER BY of_customer.id DESC, of_customer.customer_id DESC
-    LIMIT $4
+    LIMIT $5
 )
 
 SELECT
@@ -1926,6 +1928,8 @@ CROSS JOIN
         WHERE
             workflow_steps.customer_id = run.customer_id
             AND workflow_steps.workflow_execution_id = run.id
+            AND workflow_steps.customer_id
+            = coalesce($1::uuid, workflow_steps.customer_id)
     ) AS progress
 ORDER BY run.id DESC, run.customer_id DESC
 """
@@ -1934,11 +1938,11 @@ ORDER BY run.id DESC, run.customer_id DESC
 def list_recent_workflows_by(
     conn: psycopg.Connection[typing.Any],
     *,
+    customer_id: uuid.UUID | None = None,
     status: models.WorkflowStatus | None = None,
     workflow_type: models.WorkflowType | None = None,
     agent_id: uuid.UUID | None = None,
     max_rows: int,
-    customer_id: uuid.UUID | None = None,
 ) -> list[WorkflowProgress]:
     """What list_recent_workflows says, of the runs in a state, of a type, or of an agent, alone or
     together. Of each customer it reads about max_rows runs: more where what is asked for together
@@ -1954,7 +1958,7 @@ def list_recent_workflows_by(
     return _runtime.many(
         conn,
         LIST_RECENT_WORKFLOWS_BY,
-        (status, workflow_type, agent_id, max_rows, customer_id),
+        (customer_id, status, workflow_type, agent_id, max_rows),
         _make_workflow_progress,
         binary=True,
     )
@@ -2025,6 +2029,8 @@ CROSS JOIN
         WHERE
             workflow_steps.customer_id = run.customer_id
             AND workflow_steps.workflow_execution_id = run.id
+            AND workflow_steps.customer_id
+            = coalesce($1::uuid, workflow_steps.customer_id)
     ) AS progress
 ORDER BY run.id DESC, run.customer_id DESC
 """
@@ -2527,15 +2533,15 @@ first_step AS MATERIALIZED (
         workflow_steps.customer_id,
         workflow_steps.workflow_execution_id,
         workflow_steps.id
-    FROM pending
-    INNER JOIN workflow_steps
-        ON
-            pending.customer_id = workflow_steps.customer_id
-            AND pending.id = workflow_steps.workflow_execution_id
-    WHERE workflow_steps.status = 'pending'
+    FROM workflow_steps
+    WHERE
+        workflow_steps.customer_id = $1::uuid
+        AND workflow_steps.workflow_execution_id = $2::uuid
+        AND workflow_steps.status = 'pending'
+        AND EXISTS (SELECT FROM pending)
     ORDER BY workflow_steps.step_order
     LIMIT 1
-    FOR NO KEY UPDATE OF workflow_steps
+    FOR NO KEY UPDATE
 ),
 
 started AS (
@@ -2546,7 +2552,7 @@ started AS (
         heartbeat_at = greatest(now(), workflow_executions.created_at)
     FROM first_step
     WHERE
-        workflow_executions.customer_id = first_step.customer_id
+        workflow_executions.customer_id = $1::uuid
         AND workflow_executions.id = first_step.workflow_execution_id
     RETURNING
         first_step.customer_id,
@@ -2560,7 +2566,7 @@ SET
     started_at = greatest(now(), workflow_steps.created_at)
 FROM started
 WHERE
-    workflow_steps.customer_id = started.customer_id
+    workflow_steps.customer_id = $1::uuid
     AND workflow_steps.workflow_execution_id = started.workflow_execution_id
     AND workflow_steps.id = started.id
 RETURNING workflow_steps.customer_id, workflow_steps.workflow_execution_id, workflow_steps.id, workflow_steps.step_name, workflow_steps.step_order, workflow_steps.status, workflow_steps.retry_count, workflow_steps.max_retries, workflow_steps.next_attempt_at, workflow_steps.started_at, workflow_steps.completed_at, workflow_steps.input_data, workflow_steps.output_data, workflow_steps.error_details, workflow_steps.metadata, workflow_steps.created_at, workflow_steps.updated_at
@@ -2591,9 +2597,10 @@ WITH next_run AS MATERIALIZED (
         id
     FROM workflow_executions
     WHERE
-        agent_id = $1
+        agent_id = $2
         AND status = 'pending'
         AND coalesce(deadline_at, 'infinity') > now()
+        AND customer_id = coalesce($1::uuid, customer_id)
     ORDER BY id
     LIMIT 1
     FOR NO KEY UPDATE SKIP LOCKED
@@ -2607,6 +2614,8 @@ SET
 FROM next_run
 WHERE
     workflow_executions.customer_id = next_run.customer_id
+    AND workflow_executions.customer_id
+    = coalesce($1::uuid, workflow_executions.customer_id)
     AND workflow_executions.id = next_run.id
 RETURNING workflow_executions.customer_id, workflow_executions.id, workflow_executions.agent_id, workflow_executions.workflow_type, workflow_executions.status, workflow_executions.attempt, workflow_executions.retried_from_id, workflow_executions.started_at, workflow_executions.heartbeat_at, workflow_executions.completed_at, workflow_executions.deadline_at, workflow_executions.input_data, workflow_executions.output_data, workflow_executions.error_details, workflow_executions.metadata, workflow_executions.created_at, workflow_executions.updated_at
 """
@@ -2615,16 +2624,22 @@ RETURNING workflow_executions.customer_id, workflow_executions.id, workflow_exec
 def claim_workflow_execution(
     conn: psycopg.Connection[typing.Any],
     *,
+    customer_id: uuid.UUID | None = None,
     agent_id: uuid.UUID,
 ) -> models.WorkflowExecution | None:
     """Move the oldest pending run of an agent, if it is not past its deadline, to running and return
     it; None where none waits. Callers at the same moment get different runs, without waiting for
-    one another. For agents: it spans customers.
+    one another. Of one customer where customer_id is given, else for agents: it spans customers.
 
     @plan workflow_executions_agent_id_id_pending_idx, workflow_executions_pkey,
       workflow_executions_customer_id_id_open_idx, rows <= 2 + pending_runs
     """
-    return _runtime.one(conn, CLAIM_WORKFLOW_EXECUTION, (agent_id,), _make_workflow_execution)
+    return _runtime.one(
+        conn,
+        CLAIM_WORKFLOW_EXECUTION,
+        (customer_id, agent_id),
+        _make_workflow_execution,
+    )
 
 
 CLAIM_WORKFLOW_EXECUTIONS: typing.Final = """-- name: claim_workflow_executions :many
@@ -2637,8 +2652,9 @@ WITH next_runs AS MATERIALIZED (
         agent_id = $1
         AND status = 'pending'
         AND coalesce(deadline_at, 'infinity') > now()
+        AND customer_id = coalesce($2::uuid, customer_id)
     ORDER BY id
-    LIMIT $2
+    LIMIT $3
     FOR NO KEY UPDATE SKIP LOCKED
 ),
 
@@ -2651,6 +2667,8 @@ claimed AS (
     FROM next_runs
     WHERE
         workflow_executions.customer_id = next_runs.customer_id
+        AND workflow_executions.customer_id
+        = coalesce($2::uuid, workflow_executions.customer_id)
         AND workflow_executions.id = next_runs.id
     RETURNING workflow_executions.customer_id, workflow_executions.id, workflow_executions.agent_id, workflow_executions.workflow_type, workflow_executions.status, workflow_executions.attempt, workflow_executions.retried_from_id, workflow_executions.started_at, workflow_executions.heartbeat_at, workflow_executions.completed_at, workflow_executions.deadline_at, workflow_executions.input_data, workflow_executions.output_data, workflow_executions.error_details, workflow_executions.metadata, workflow_executions.created_at, workflow_executions.updated_at
 )
@@ -2665,6 +2683,7 @@ def claim_workflow_executions(
     conn: psycopg.Connection[typing.Any],
     *,
     agent_id: uuid.UUID,
+    customer_id: uuid.UUID | None = None,
     max_rows: int,
 ) -> list[models.WorkflowExecution]:
     """Claim up to max_rows runs at once, oldest first, as claim_workflow_execution does one: for
@@ -2676,7 +2695,7 @@ def claim_workflow_executions(
     return _runtime.many(
         conn,
         CLAIM_WORKFLOW_EXECUTIONS,
-        (agent_id, max_rows),
+        (agent_id, customer_id, max_rows),
         _make_workflow_execution,
         binary=True,
     )
@@ -2960,13 +2979,19 @@ left_artifacts AS (
         END
     ON CONFLICT (customer_id, workflow_execution_id, artifact_path) DO UPDATE
         SET artifact_path = excluded.artifact_path
-        WHERE
-        CASE
-            WHEN workflow_artifacts.sha256 = excluded.sha256 THEN true
-            ELSE refuse_value(
-                'artifact_path', 'other content has the path ' || excluded.artifact_path
-            )
-        END
+        WHERE workflow_artifacts.sha256 = excluded.sha256
+    RETURNING artifact_path
+),
+
+taken AS (
+    SELECT
+        refuse_value(
+            'artifact_path', 'other content has the path ' || listed.artifact_path
+        ) AS is_refused
+    FROM jsonb_to_recordset($7::jsonb) AS listed (artifact_path text)
+    WHERE
+        EXISTS (SELECT FROM completed)
+        AND listed.artifact_path NOT IN (SELECT left_artifacts.artifact_path FROM left_artifacts)
 )
 
 UPDATE workflow_executions
@@ -2976,9 +3001,10 @@ SET
     output_data = coalesce($1::jsonb, workflow_executions.output_data)
 FROM completed
 WHERE
-    workflow_executions.customer_id = completed.customer_id
+    workflow_executions.customer_id = $2::uuid
     AND workflow_executions.id = completed.workflow_execution_id
     AND workflow_executions.status = 'running'
+    AND NOT EXISTS (SELECT FROM taken WHERE taken.is_refused)
 RETURNING workflow_executions.customer_id, workflow_executions.id, workflow_executions.agent_id, workflow_executions.workflow_type, workflow_executions.status, workflow_executions.attempt, workflow_executions.retried_from_id, workflow_executions.started_at, workflow_executions.heartbeat_at, workflow_executions.completed_at, workflow_executions.deadline_at, workflow_executions.input_data, workflow_executions.output_data, workflow_executions.error_details, workflow_executions.metadata, workflow_executions.created_at, workflow_executions.updated_at
 """
 
@@ -3114,42 +3140,54 @@ def cancel_workflow_execution(
 
 
 TIME_OUT_WORKFLOW_EXECUTION: typing.Final = """-- name: time_out_workflow_execution :one
+WITH overdue AS MATERIALIZED (
+    SELECT
+        id,
+        jsonb_build_object(
+            'type', 'DeadlineExceeded',
+            'message', format('not over by its deadline, %s', deadline_at)
+        ) AS error_details
+    FROM workflow_executions
+    WHERE
+        customer_id = $1
+        AND id = $2
+        AND status IN ('pending', 'running')
+        -- Not bare, so that the planner takes the key and not the index of deadlines.
+        AND coalesce(deadline_at, 'infinity') < now()
+    FOR NO KEY UPDATE
+)
+
 UPDATE workflow_executions
 SET
     status = 'timeout',
-    completed_at = greatest(now(), started_at),
-    error_details = jsonb_build_object(
-        'type', 'DeadlineExceeded',
-        'message', format('not over by its deadline, %s', deadline_at)
-    )
+    completed_at = greatest(now(), workflow_executions.started_at),
+    error_details = overdue.error_details
+FROM overdue
 WHERE
-    customer_id = $1
-    AND id = $2
-    AND status IN ('pending', 'running')
-    -- Not bare, so that the planner takes the key and not the index of deadlines.
-    AND coalesce(deadline_at, 'infinity') < now()
+    workflow_executions.customer_id = $1
+    AND workflow_executions.id = overdue.id
 RETURNING
-    customer_id,
-    id,
-    agent_id,
-    workflow_type,
-    status,
-    attempt,
-    retried_from_id,
-    started_at,
-    heartbeat_at,
-    completed_at,
-    deadline_at,
-    created_at,
-    updated_at
+    workflow_executions.customer_id,
+    workflow_executions.id,
+    workflow_executions.agent_id,
+    workflow_executions.workflow_type,
+    workflow_executions.status,
+    workflow_executions.attempt,
+    workflow_executions.retried_from_id,
+    workflow_executions.started_at,
+    workflow_executions.heartbeat_at,
+    workflow_executions.completed_at,
+    workflow_executions.deadline_at,
+    workflow_executions.created_at,
+    workflow_executions.updated_at
 """
 
 
 def time_out_workflow_execution(
     conn: psycopg.Connection[typing.Any],
     *,
-    customer_id: uuid.UUID,
-    id: uuid.UUID,
+    customer_id: uuid.UUID | None = None,
+    id: uuid.UUID | None = None,
 ) -> WorkflowSummary | None:
     """Move a run that is past its deadline_at from pending or running to timeout, as
     time_out_workflow_executions does, for the executor that keeps watch over its own. None where
@@ -3179,8 +3217,9 @@ WITH past_deadline AS MATERIALIZED (
     WHERE
         status IN ('pending', 'running')
         AND deadline_at < now()
+        AND customer_id = coalesce($1::uuid, customer_id)
     ORDER BY deadline_at
-    LIMIT $1
+    LIMIT $2
     FOR NO KEY UPDATE SKIP LOCKED
 ),
 
@@ -3196,15 +3235,16 @@ without_heartbeat AS MATERIALIZED (
     WHERE
         status = 'running'
         AND CASE
-            WHEN ($2::interval > '0') IS NOT false
+            WHEN ($3::interval > '0') IS NOT false
                 THEN
                     coalesce(heartbeat_at, started_at)
-                    < now() - $2::interval
+                    < now() - $3::interval
             ELSE refuse_value('heartbeat_timeout', 'a time-out must be more than 0')
         END
         AND (deadline_at < now()) IS NOT true
+        AND customer_id = coalesce($1::uuid, customer_id)
     ORDER BY coalesce(heartbeat_at, started_at)
-    LIMIT $1
+    LIMIT $2
     FOR NO KEY UPDATE SKIP LOCKED
 ),
 
@@ -3212,7 +3252,7 @@ overdue AS (
     SELECT customer_id, id, error_details FROM past_deadline
     UNION ALL
     SELECT customer_id, id, error_details FROM without_heartbeat
-    LIMIT $1
+    LIMIT $2
 ),
 
 timed_out AS (
@@ -3224,6 +3264,8 @@ timed_out AS (
     FROM overdue
     WHERE
         workflow_executions.customer_id = overdue.customer_id
+        AND workflow_executions.customer_id
+        = coalesce($1::uuid, workflow_executions.customer_id)
         AND workflow_executions.id = overdue.id
     RETURNING workflow_executions.customer_id, workflow_executions.id, workflow_executions.agent_id, workflow_executions.workflow_type, workflow_executions.status, workflow_executions.attempt, workflow_executions.retried_from_id, workflow_executions.started_at, workflow_executions.heartbeat_at, workflow_executions.completed_at, workflow_executions.deadline_at, workflow_executions.input_data, workflow_executions.output_data, workflow_executions.error_details, workflow_executions.metadata, workflow_executions.created_at, workflow_executions.updated_at
 )
@@ -3250,6 +3292,7 @@ ORDER BY id
 def time_out_workflow_executions(
     conn: psycopg.Connection[typing.Any],
     *,
+    customer_id: uuid.UUID | None = None,
     max_rows: int,
     heartbeat_timeout: datetime.timedelta | None = None,
 ) -> list[WorkflowSummary]:
@@ -3258,7 +3301,7 @@ def time_out_workflow_executions(
     longest overdue first. error_details says which (type DeadlineExceeded or HeartbeatLost); their
     open steps are closed as by fail_workflow_execution. Returns them. Runs that somebody is writing
     at the moment are left for the next sweep. A run whose executor sends no heartbeats counts from
-    its start. For operators: it spans customers.
+    its start. Of one customer where customer_id is given, else for operators: it spans customers.
 
     Raises InvalidValue where heartbeat_timeout is not more than 0.
 
@@ -3270,7 +3313,7 @@ def time_out_workflow_executions(
     return _runtime.many(
         conn,
         TIME_OUT_WORKFLOW_EXECUTIONS,
-        (max_rows, heartbeat_timeout),
+        (customer_id, max_rows, heartbeat_timeout),
         _make_workflow_summary,
         binary=True,
     )
@@ -3384,7 +3427,7 @@ planned AS (
                 ) AS is_done
             FROM workflow_steps
             WHERE
-                workflow_steps.customer_id = retry.customer_id
+                workflow_steps.customer_id = $1
                 AND workflow_steps.workflow_execution_id = retry.retried_from_id
         ) AS step
     WHERE retry.is_new
@@ -3456,13 +3499,19 @@ WITH recent AS MATERIALIZED (
 ),
 
 original AS MATERIALIZED (
-    SELECT workflow_executions.customer_id, workflow_executions.id, workflow_executions.agent_id, workflow_executions.workflow_type, workflow_executions.status, workflow_executions.attempt, workflow_executions.retried_from_id, workflow_executions.started_at, workflow_executions.heartbeat_at, workflow_executions.completed_at, workflow_executions.deadline_at, workflow_executions.input_data, workflow_executions.output_data, workflow_executions.error_details, workflow_executions.metadata, workflow_executions.created_at, workflow_executions.updated_at
-    FROM recent
-    INNER JOIN workflow_executions ON recent.id = workflow_executions.id
+    SELECT customer_id, id, agent_id, workflow_type, status, attempt, retried_from_id, started_at, heartbeat_at, completed_at, deadline_at, input_data, output_data, error_details, metadata, created_at, updated_at
+    FROM workflow_executions
     WHERE
-        recent.workflow_type = $3
-        AND recent.status IN ('failed', 'timeout')
-        AND workflow_executions.customer_id = $1
+        customer_id = $1
+        AND id = any(
+            array(
+                SELECT recent.id
+                FROM recent
+                WHERE
+                    recent.workflow_type = $3
+                    AND recent.status IN ('failed', 'timeout')
+            )
+        )
         AND NOT EXISTS (
             SELECT
             FROM workflow_executions AS retry
@@ -3470,9 +3519,9 @@ original AS MATERIALIZED (
                 retry.customer_id = workflow_executions.customer_id
                 AND retry.retried_from_id = workflow_executions.id
         )
-    ORDER BY workflow_executions.id
+    ORDER BY id
     LIMIT $4
-    FOR KEY SHARE OF workflow_executions
+    FOR KEY SHARE
 ),
 
 retry AS (
@@ -3545,7 +3594,7 @@ planned AS (
                 OR workflow_steps.metadata ? 'carried_over_from' AS is_done
             FROM workflow_steps
             WHERE
-                workflow_steps.customer_id = retry.customer_id
+                workflow_steps.customer_id = $1
                 AND workflow_steps.workflow_execution_id = retry.retried_from_id
         ) AS step
 )
@@ -3608,20 +3657,20 @@ WITH run AS MATERIALIZED (
 
 step AS MATERIALIZED (
     -- In step_order, as everybody does: the foreign key would take them as the planner likes.
-    SELECT workflow_steps.id
-    FROM run
-    INNER JOIN workflow_steps
-        ON
-            run.customer_id = workflow_steps.customer_id
-            AND run.id = workflow_steps.workflow_execution_id
-    ORDER BY workflow_steps.step_order
-    FOR UPDATE OF workflow_steps
+    SELECT id
+    FROM workflow_steps
+    WHERE
+        customer_id = $1
+        AND workflow_execution_id = $2
+        AND EXISTS (SELECT FROM run)
+    ORDER BY step_order
+    FOR UPDATE
 )
 
 DELETE FROM workflow_executions
 USING run
 WHERE
-    workflow_executions.customer_id = run.customer_id
+    workflow_executions.customer_id = $1
     AND workflow_executions.id = run.id
     AND (SELECT count(*) FROM step) >= 0
 """

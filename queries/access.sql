@@ -44,7 +44,8 @@ WITH former AS MATERIALIZED (
 
 SELECT
     former.role::text AS former_role,
-    former.customer_id::text AS former_customer_id
+    former.customer_id::text AS former_customer_id,
+    to_regclass('pg_catalog.pg_dist_partition') IS NOT NULL AS has_citus
 FROM former
 WHERE
     CASE

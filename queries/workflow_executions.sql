@@ -1096,6 +1096,8 @@ CROSS JOIN
         WHERE
             workflow_steps.customer_id = run.customer_id
             AND workflow_steps.workflow_execution_id = run.id
+            AND workflow_steps.customer_id
+            = coalesce(sqlc.narg('customer_id')::uuid, workflow_steps.customer_id)
     ) AS progress
 ORDER BY run.id DESC, run.customer_id DESC;
 
@@ -1235,6 +1237,8 @@ CROSS JOIN
         WHERE
             workflow_steps.customer_id = run.customer_id
             AND workflow_steps.workflow_execution_id = run.id
+            AND workflow_steps.customer_id
+            = coalesce(sqlc.narg('customer_id')::uuid, workflow_steps.customer_id)
     ) AS progress
 ORDER BY run.id DESC, run.customer_id DESC;
 
@@ -1313,6 +1317,8 @@ CROSS JOIN
         WHERE
             workflow_steps.customer_id = run.customer_id
             AND workflow_steps.workflow_execution_id = run.id
+            AND workflow_steps.customer_id
+            = coalesce(sqlc.narg('customer_id')::uuid, workflow_steps.customer_id)
     ) AS progress
 ORDER BY run.id DESC, run.customer_id DESC;
 
@@ -1548,15 +1554,15 @@ first_step AS MATERIALIZED (
         workflow_steps.customer_id,
         workflow_steps.workflow_execution_id,
         workflow_steps.id
-    FROM pending
-    INNER JOIN workflow_steps
-        ON
-            pending.customer_id = workflow_steps.customer_id
-            AND pending.id = workflow_steps.workflow_execution_id
-    WHERE workflow_steps.status = 'pending'
+    FROM workflow_steps
+    WHERE
+        workflow_steps.customer_id = @customer_id::uuid
+        AND workflow_steps.workflow_execution_id = @id::uuid
+        AND workflow_steps.status = 'pending'
+        AND EXISTS (SELECT FROM pending)
     ORDER BY workflow_steps.step_order
     LIMIT 1
-    FOR NO KEY UPDATE OF workflow_steps
+    FOR NO KEY UPDATE
 ),
 
 started AS (
@@ -1567,7 +1573,7 @@ started AS (
         heartbeat_at = greatest(now(), workflow_executions.created_at)
     FROM first_step
     WHERE
-        workflow_executions.customer_id = first_step.customer_id
+        workflow_executions.customer_id = @customer_id::uuid
         AND workflow_executions.id = first_step.workflow_execution_id
     RETURNING
         first_step.customer_id,
@@ -1581,7 +1587,7 @@ SET
     started_at = greatest(now(), workflow_steps.created_at)
 FROM started
 WHERE
-    workflow_steps.customer_id = started.customer_id
+    workflow_steps.customer_id = @customer_id::uuid
     AND workflow_steps.workflow_execution_id = started.workflow_execution_id
     AND workflow_steps.id = started.id
 RETURNING workflow_steps.*;
@@ -1589,7 +1595,7 @@ RETURNING workflow_steps.*;
 -- name: claim_workflow_execution :one
 -- Move the oldest pending run of an agent, if it is not past its deadline, to running and return
 -- it; None where none waits. Callers at the same moment get different runs, without waiting for one
--- another. For agents: it spans customers.
+-- another. Of one customer where customer_id is given, else for agents: it spans customers.
 -- @required agent_id
 --
 -- @plan workflow_executions_agent_id_id_pending_idx, workflow_executions_pkey,
@@ -1603,6 +1609,7 @@ WITH next_run AS MATERIALIZED (
         agent_id = @agent_id
         AND status = 'pending'
         AND coalesce(deadline_at, 'infinity') > now()
+        AND customer_id = coalesce(sqlc.narg('customer_id')::uuid, customer_id)
     ORDER BY id
     LIMIT 1
     FOR NO KEY UPDATE SKIP LOCKED
@@ -1616,6 +1623,8 @@ SET
 FROM next_run
 WHERE
     workflow_executions.customer_id = next_run.customer_id
+    AND workflow_executions.customer_id
+    = coalesce(sqlc.narg('customer_id')::uuid, workflow_executions.customer_id)
     AND workflow_executions.id = next_run.id
 RETURNING workflow_executions.*;
 
@@ -1635,6 +1644,7 @@ WITH next_runs AS MATERIALIZED (
         agent_id = @agent_id
         AND status = 'pending'
         AND coalesce(deadline_at, 'infinity') > now()
+        AND customer_id = coalesce(sqlc.narg('customer_id')::uuid, customer_id)
     ORDER BY id
     LIMIT @max_rows
     FOR NO KEY UPDATE SKIP LOCKED
@@ -1649,6 +1659,8 @@ claimed AS (
     FROM next_runs
     WHERE
         workflow_executions.customer_id = next_runs.customer_id
+        AND workflow_executions.customer_id
+        = coalesce(sqlc.narg('customer_id')::uuid, workflow_executions.customer_id)
         AND workflow_executions.id = next_runs.id
     RETURNING workflow_executions.*
 )
@@ -1884,13 +1896,19 @@ left_artifacts AS (
         END
     ON CONFLICT (customer_id, workflow_execution_id, artifact_path) DO UPDATE
         SET artifact_path = excluded.artifact_path
-        WHERE
-        CASE
-            WHEN workflow_artifacts.sha256 = excluded.sha256 THEN true
-            ELSE refuse_value(
-                'artifact_path', 'other content has the path ' || excluded.artifact_path
-            )
-        END
+        WHERE workflow_artifacts.sha256 = excluded.sha256
+    RETURNING artifact_path
+),
+
+taken AS (
+    SELECT
+        refuse_value(
+            'artifact_path', 'other content has the path ' || listed.artifact_path
+        ) AS is_refused
+    FROM jsonb_to_recordset(sqlc.narg('artifacts')::jsonb) AS listed (artifact_path text)
+    WHERE
+        EXISTS (SELECT FROM completed)
+        AND listed.artifact_path NOT IN (SELECT left_artifacts.artifact_path FROM left_artifacts)
 )
 
 UPDATE workflow_executions
@@ -1900,9 +1918,10 @@ SET
     output_data = coalesce(sqlc.narg('output_data')::jsonb, workflow_executions.output_data)
 FROM completed
 WHERE
-    workflow_executions.customer_id = completed.customer_id
+    workflow_executions.customer_id = @customer_id::uuid
     AND workflow_executions.id = completed.workflow_execution_id
     AND workflow_executions.status = 'running'
+    AND NOT EXISTS (SELECT FROM taken WHERE taken.is_refused)
 RETURNING workflow_executions.*;
 
 -- name: fail_workflow_execution :one
@@ -1964,34 +1983,46 @@ RETURNING workflow_executions.*;
 --
 -- @plan workflow_executions_pkey, workflow_executions_customer_id_id_open_idx,
 --   workflow_executions_id_customer_id_running_idx, rows <= 1
+WITH overdue AS MATERIALIZED (
+    SELECT
+        id,
+        jsonb_build_object(
+            'type', 'DeadlineExceeded',
+            'message', format('not over by its deadline, %s', deadline_at)
+        ) AS error_details
+    FROM workflow_executions
+    WHERE
+        customer_id = @customer_id
+        AND id = @id
+        AND status IN ('pending', 'running')
+        -- Not bare, so that the planner takes the key and not the index of deadlines.
+        AND coalesce(deadline_at, 'infinity') < now()
+    FOR NO KEY UPDATE
+)
+
 UPDATE workflow_executions
 SET
     status = 'timeout',
-    completed_at = greatest(now(), started_at),
-    error_details = jsonb_build_object(
-        'type', 'DeadlineExceeded',
-        'message', format('not over by its deadline, %s', deadline_at)
-    )
+    completed_at = greatest(now(), workflow_executions.started_at),
+    error_details = overdue.error_details
+FROM overdue
 WHERE
-    customer_id = @customer_id
-    AND id = @id
-    AND status IN ('pending', 'running')
-    -- Not bare, so that the planner takes the key and not the index of deadlines.
-    AND coalesce(deadline_at, 'infinity') < now()
+    workflow_executions.customer_id = @customer_id
+    AND workflow_executions.id = overdue.id
 RETURNING
-    customer_id,
-    id,
-    agent_id,
-    workflow_type,
-    status,
-    attempt,
-    retried_from_id,
-    started_at,
-    heartbeat_at,
-    completed_at,
-    deadline_at,
-    created_at,
-    updated_at;
+    workflow_executions.customer_id,
+    workflow_executions.id,
+    workflow_executions.agent_id,
+    workflow_executions.workflow_type,
+    workflow_executions.status,
+    workflow_executions.attempt,
+    workflow_executions.retried_from_id,
+    workflow_executions.started_at,
+    workflow_executions.heartbeat_at,
+    workflow_executions.completed_at,
+    workflow_executions.deadline_at,
+    workflow_executions.created_at,
+    workflow_executions.updated_at;
 
 -- name: time_out_workflow_executions :many
 -- Move up to max_rows runs to timeout that are past their deadline_at, and, where
@@ -1999,7 +2030,7 @@ RETURNING
 -- longest overdue first. error_details says which (type DeadlineExceeded or HeartbeatLost); their
 -- open steps are closed as by fail_workflow_execution. Returns them. Runs that somebody is writing
 -- at the moment are left for the next sweep. A run whose executor sends no heartbeats counts from
--- its start. For operators: it spans customers.
+-- its start. Of one customer where customer_id is given, else for operators: it spans customers.
 --
 -- Raises InvalidValue where heartbeat_timeout is not more than 0.
 -- @row WorkflowSummary
@@ -2019,6 +2050,7 @@ WITH past_deadline AS MATERIALIZED (
     WHERE
         status IN ('pending', 'running')
         AND deadline_at < now()
+        AND customer_id = coalesce(sqlc.narg('customer_id')::uuid, customer_id)
     ORDER BY deadline_at
     LIMIT @max_rows
     FOR NO KEY UPDATE SKIP LOCKED
@@ -2043,6 +2075,7 @@ without_heartbeat AS MATERIALIZED (
             ELSE refuse_value('heartbeat_timeout', 'a time-out must be more than 0')
         END
         AND (deadline_at < now()) IS NOT true
+        AND customer_id = coalesce(sqlc.narg('customer_id')::uuid, customer_id)
     ORDER BY coalesce(heartbeat_at, started_at)
     LIMIT @max_rows
     FOR NO KEY UPDATE SKIP LOCKED
@@ -2064,6 +2097,8 @@ timed_out AS (
     FROM overdue
     WHERE
         workflow_executions.customer_id = overdue.customer_id
+        AND workflow_executions.customer_id
+        = coalesce(sqlc.narg('customer_id')::uuid, workflow_executions.customer_id)
         AND workflow_executions.id = overdue.id
     RETURNING workflow_executions.*
 )
@@ -2208,7 +2243,7 @@ planned AS (
                 ) AS is_done
             FROM workflow_steps
             WHERE
-                workflow_steps.customer_id = retry.customer_id
+                workflow_steps.customer_id = @customer_id
                 AND workflow_steps.workflow_execution_id = retry.retried_from_id
         ) AS step
     WHERE retry.is_new
@@ -2257,13 +2292,19 @@ WITH recent AS MATERIALIZED (
 ),
 
 original AS MATERIALIZED (
-    SELECT workflow_executions.*
-    FROM recent
-    INNER JOIN workflow_executions ON recent.id = workflow_executions.id
+    SELECT *
+    FROM workflow_executions
     WHERE
-        recent.workflow_type = @workflow_type
-        AND recent.status IN ('failed', 'timeout')
-        AND workflow_executions.customer_id = @customer_id
+        customer_id = @customer_id
+        AND id = any(
+            array(
+                SELECT recent.id
+                FROM recent
+                WHERE
+                    recent.workflow_type = @workflow_type
+                    AND recent.status IN ('failed', 'timeout')
+            )
+        )
         AND NOT EXISTS (
             SELECT
             FROM workflow_executions AS retry
@@ -2271,9 +2312,9 @@ original AS MATERIALIZED (
                 retry.customer_id = workflow_executions.customer_id
                 AND retry.retried_from_id = workflow_executions.id
         )
-    ORDER BY workflow_executions.id
+    ORDER BY id
     LIMIT @max_rows
-    FOR KEY SHARE OF workflow_executions
+    FOR KEY SHARE
 ),
 
 retry AS (
@@ -2346,7 +2387,7 @@ planned AS (
                 OR workflow_steps.metadata ? 'carried_over_from' AS is_done
             FROM workflow_steps
             WHERE
-                workflow_steps.customer_id = retry.customer_id
+                workflow_steps.customer_id = @customer_id
                 AND workflow_steps.workflow_execution_id = retry.retried_from_id
         ) AS step
 )
@@ -2388,19 +2429,19 @@ WITH run AS MATERIALIZED (
 
 step AS MATERIALIZED (
     -- In step_order, as everybody does: the foreign key would take them as the planner likes.
-    SELECT workflow_steps.id
-    FROM run
-    INNER JOIN workflow_steps
-        ON
-            run.customer_id = workflow_steps.customer_id
-            AND run.id = workflow_steps.workflow_execution_id
-    ORDER BY workflow_steps.step_order
-    FOR UPDATE OF workflow_steps
+    SELECT id
+    FROM workflow_steps
+    WHERE
+        customer_id = @customer_id
+        AND workflow_execution_id = @id
+        AND EXISTS (SELECT FROM run)
+    ORDER BY step_order
+    FOR UPDATE
 )
 
 DELETE FROM workflow_executions
 USING run
 WHERE
-    workflow_executions.customer_id = run.customer_id
+    workflow_executions.customer_id = @customer_id
     AND workflow_executions.id = run.id
     AND (SELECT count(*) FROM step) >= 0;

@@ -496,8 +496,8 @@ async def list_workflow_progress(
 async def list_recent_workflows(
     conn: psycopg.AsyncConnection[typing.Any],
     *,
-    max_rows: int,
     customer_id: uuid.UUID | None = None,
+    max_rows: int,
 ) -> list[WorkflowProgress]:
     """The newest runs, whatever their state, up to max_rows, of one customer where customer_id is
     given, else for operators: it spans customers. With customer and agent, how many of its steps
@@ -512,7 +512,7 @@ async def list_recent_workflows(
     return await _runtime.async_many(
         conn,
         LIST_RECENT_WORKFLOWS,
-        (max_rows, customer_id),
+        (customer_id, max_rows),
         _make_workflow_progress,
         binary=True,
     )
@@ -521,11 +521,11 @@ async def list_recent_workflows(
 async def list_recent_workflows_by(
     conn: psycopg.AsyncConnection[typing.Any],
     *,
+    customer_id: uuid.UUID | None = None,
     status: models.WorkflowStatus | None = None,
     workflow_type: models.WorkflowType | None = None,
     agent_id: uuid.UUID | None = None,
     max_rows: int,
-    customer_id: uuid.UUID | None = None,
 ) -> list[WorkflowProgress]:
     """What list_recent_workflows says, of the runs in a state, of a type, or of an agent, alone or
     together. Of each customer it reads about max_rows runs: more where what is asked for together
@@ -541,7 +541,7 @@ async def list_recent_workflows_by(
     return await _runtime.async_many(
         conn,
         LIST_RECENT_WORKFLOWS_BY,
-        (status, workflow_type, agent_id, max_rows, customer_id),
+        (customer_id, status, workflow_type, agent_id, max_rows),
         _make_workflow_progress,
         binary=True,
     )
@@ -706,11 +706,12 @@ async def begin_workflow_execution(
 async def claim_workflow_execution(
     conn: psycopg.AsyncConnection[typing.Any],
     *,
+    customer_id: uuid.UUID | None = None,
     agent_id: uuid.UUID,
 ) -> models.WorkflowExecution | None:
     """Move the oldest pending run of an agent, if it is not past its deadline, to running and return
     it; None where none waits. Callers at the same moment get different runs, without waiting for
-    one another. For agents: it spans customers.
+    one another. Of one customer where customer_id is given, else for agents: it spans customers.
 
     @plan workflow_executions_agent_id_id_pending_idx, workflow_executions_pkey,
       workflow_executions_customer_id_id_open_idx, rows <= 2 + pending_runs
@@ -718,7 +719,7 @@ async def claim_workflow_execution(
     return await _runtime.async_one(
         conn,
         CLAIM_WORKFLOW_EXECUTION,
-        (agent_id,),
+        (customer_id, agent_id),
         _make_workflow_execution,
     )
 
@@ -727,6 +728,7 @@ async def claim_workflow_executions(
     conn: psycopg.AsyncConnection[typing.Any],
     *,
     agent_id: uuid.UUID,
+    customer_id: uuid.UUID | None = None,
     max_rows: int,
 ) -> list[models.WorkflowExecution]:
     """Claim up to max_rows runs at once, oldest first, as claim_workflow_execution does one: for
@@ -738,7 +740,7 @@ async def claim_workflow_executions(
     return await _runtime.async_many(
         conn,
         CLAIM_WORKFLOW_EXECUTIONS,
-        (agent_id, max_rows),
+        (agent_id, customer_id, max_rows),
         _make_workflow_execution,
         binary=True,
     )
@@ -913,8 +915,8 @@ async def cancel_workflow_execution(
 async def time_out_workflow_execution(
     conn: psycopg.AsyncConnection[typing.Any],
     *,
-    customer_id: uuid.UUID,
-    id: uuid.UUID,
+    customer_id: uuid.UUID | None = None,
+    id: uuid.UUID | None = None,
 ) -> WorkflowSummary | None:
     """Move a run that is past its deadline_at from pending or running to timeout, as
     time_out_workflow_executions does, for the executor that keeps watch over its own. None where
@@ -934,6 +936,7 @@ async def time_out_workflow_execution(
 async def time_out_workflow_executions(
     conn: psycopg.AsyncConnection[typing.Any],
     *,
+    customer_id: uuid.UUID | None = None,
     max_rows: int,
     heartbeat_timeout: datetime.timedelta | None = None,
 ) -> list[WorkflowSummary]:
@@ -942,7 +945,7 @@ async def time_out_workflow_executions(
     longest overdue first. error_details says which (type DeadlineExceeded or HeartbeatLost); their
     open steps are closed as by fail_workflow_execution. Returns them. Runs that somebody is writing
     at the moment are left for the next sweep. A run whose executor sends no heartbeats counts from
-    its start. For operators: it spans customers.
+    its start. Of one customer where customer_id is given, else for operators: it spans customers.
 
     Raises InvalidValue where heartbeat_timeout is not more than 0.
 
@@ -954,7 +957,7 @@ async def time_out_workflow_executions(
     return await _runtime.async_many(
         conn,
         TIME_OUT_WORKFLOW_EXECUTIONS,
-        (max_rows, heartbeat_timeout),
+        (customer_id, max_rows, heartbeat_timeout),
         _make_workflow_summary,
         binary=True,
     )

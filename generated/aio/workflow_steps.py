@@ -46,11 +46,11 @@ async def add_workflow_step(
     id: uuid.UUID | None = None,
     step_name: str,
     step_order: int | None = None,
+    customer_id: uuid.UUID,
+    workflow_execution_id: uuid.UUID,
     max_retries: int | None = None,
     input_data: models.JSON | None = None,
     metadata: models.JSON | None = None,
-    customer_id: uuid.UUID,
-    workflow_execution_id: uuid.UUID,
 ) -> models.WorkflowStep | None:
     """Add a pending step to a run that is not over, at the end of its plan or at step_order where
     given; None where the run is over or unknown. With an id that is taken already, nothing is
@@ -69,11 +69,11 @@ async def add_workflow_step(
             id,
             step_name,
             step_order,
+            customer_id,
+            workflow_execution_id,
             max_retries,
             _runtime.to_jsonb(input_data),
             _runtime.to_jsonb(metadata),
-            customer_id,
-            workflow_execution_id,
         ),
         _make_workflow_step,
     )
@@ -209,14 +209,14 @@ async def advance_workflow_step(
 async def fail_workflow_step(
     conn: psycopg.AsyncConnection[typing.Any],
     *,
-    retryable: bool,
+    error_details: models.JSON | None = None,
+    customer_id: uuid.UUID | None = None,
+    workflow_execution_id: uuid.UUID | None = None,
+    retryable: bool | None = None,
     backoff_cap_seconds: float | None = None,
     backoff_base_seconds: float | None = None,
-    error_details: models.JSON,
-    customer_id: uuid.UUID,
-    workflow_execution_id: uuid.UUID,
-    id: uuid.UUID,
-    retry_count: int,
+    id: uuid.UUID | None = None,
+    retry_count: int | None = None,
 ) -> models.WorkflowStep | None:
     """Note that the attempt of a running step failed, with the reason (an object: type, message, ...).
     While it is retryable and retries are left, the step goes to retrying, to be started again after
@@ -232,12 +232,12 @@ async def fail_workflow_step(
         conn,
         FAIL_WORKFLOW_STEP,
         (
-            retryable,
-            backoff_cap_seconds,
-            backoff_base_seconds,
             _runtime.to_jsonb(error_details),
             customer_id,
             workflow_execution_id,
+            retryable,
+            backoff_cap_seconds,
+            backoff_base_seconds,
             id,
             retry_count,
         ),

@@ -16,10 +16,14 @@ SET LOCAL citus.multi_shard_modify_mode = 'sequential';
 
 DO $do$
 BEGIN
-    -- For the sessions to come: the months to come bring triggers, too, and SET LOCAL of the actor
-    -- and the customer is told to the servers that a transaction goes to.
+    -- For the sessions to come: the months to come bring triggers, too; SET LOCAL of the actor and
+    -- the customer is told to the servers that a transaction goes to; and only a plan for the values
+    -- of a call knows whose shard it goes to, where the customer may be left out.
     EXECUTE format(
         'ALTER DATABASE %I SET citus.enable_unsafe_triggers = on', current_database()
+    );
+    EXECUTE format(
+        'ALTER DATABASE %I SET plan_cache_mode = force_custom_plan', current_database()
     );
     EXECUTE format(
         'ALTER DATABASE %I SET citus.propagate_set_commands = ''local''', current_database()
@@ -91,7 +95,7 @@ SELECT pg_temp.amend(
     E'EXCEPTION\n    WHEN data_exception THEN RETURN false;\nEND',
     E'-- no EXCEPTION: it would open a savepoint\nEND'
 );
--- In CASE of an UPDATE only what is immutable may stand. It is: the same values, the same error.
+-- In CASE of an UPDATE only what is immutable may stand. It is: for the same values, the same error.
 ALTER FUNCTION refuse_stale_write(text, uuid, integer, integer) IMMUTABLE;
 
 -- One look-up over all shards, as nobody knows yet whose key it is, then one by the customer; what a
@@ -110,7 +114,7 @@ SECURITY DEFINER
 AS $$
 #variable_conflict use_column
 DECLARE
-    found record;
+    known record;
     seen_at timestamptz := clock_timestamp();
 BEGIN
     SELECT
@@ -121,27 +125,30 @@ BEGIN
             WHEN api_keys.revoked_at IS NOT NULL THEN 'revoked'
             WHEN api_keys.expires_at <= seen_at THEN 'expired'
         END AS problem
-    INTO found
+    INTO known
     FROM api_keys
     WHERE api_keys.api_key_hash = presented_hash
     LIMIT 1;
-    IF NOT FOUND THEN
+    IF known.id IS NULL THEN
         RETURN;
     END IF;
-    IF found.problem IS NULL AND (found.last_used_at > seen_at - interval '1 minute') IS NOT true THEN
+    IF
+        known.problem IS NULL
+        AND (known.last_used_at > seen_at - interval '1 minute') IS NOT true
+    THEN
         PERFORM
         FROM api_keys
         WHERE
-            api_keys.customer_id = found.customer_id
-            AND api_keys.id = found.id
+            api_keys.customer_id = known.customer_id
+            AND api_keys.id = known.id
             AND (api_keys.last_used_at > seen_at - interval '1 minute') IS NOT true
         FOR NO KEY UPDATE SKIP LOCKED;
         IF FOUND THEN
             UPDATE api_keys
             SET last_used_at = seen_at
             WHERE
-                api_keys.customer_id = found.customer_id
-                AND api_keys.id = found.id;
+                api_keys.customer_id = known.customer_id
+                AND api_keys.id = known.id;
         END IF;
     END IF;
     RETURN QUERY
@@ -150,10 +157,10 @@ BEGIN
         customers.name,
         customers.plan,
         customers.status,
-        found.id,
-        found.problem
+        known.id,
+        known.problem
     FROM customers
-    WHERE customers.id = found.customer_id;
+    WHERE customers.id = known.customer_id;
 END
 $$;
 
@@ -163,6 +170,9 @@ CREATE OR REPLACE FUNCTION ensure_partitions(months_ahead integer) RETURNS SETOF
 LANGUAGE plpgsql
 SET timezone = 'UTC'
 SET lock_timeout = '2s'
+-- One connection a server: two of them would wait for each other.
+SET citus.multi_shard_modify_mode = 'sequential'
+SET citus.max_adaptive_executor_pool_size = 1
 AS $$
 DECLARE
     parent record;
