@@ -13,11 +13,13 @@ from . import _runtime
 __all__ = [
     "ENTER_TENANT",
     "GRANT_ACCESS",
+    "IS_DISTRIBUTED",
     "LEAVE_TENANT",
     "LIST_ROLES_WITHOUT_GROUP",
     "EnterTenantRow",
     "enter_tenant",
     "grant_access",
+    "is_distributed",
     "leave_tenant",
     "list_roles_without_group",
 ]
@@ -78,7 +80,7 @@ WITH former AS MATERIALIZED (
 SELECT
     former.role::text AS former_role,
     former.customer_id::text AS former_customer_id,
-    to_regclass('pg_catalog.pg_dist_partition') IS NOT NULL AS has_citus
+    to_regprocedure('clear_workflow_links()') IS NOT NULL AS is_distributed
 FROM former
 WHERE
     CASE
@@ -102,7 +104,7 @@ class EnterTenantRow:
 
     former_role: str
     former_customer_id: str
-    has_citus: bool | None
+    is_distributed: bool | None
 
 
 def enter_tenant(conn: psycopg.Connection[typing.Any], *, customer_id: uuid.UUID) -> EnterTenantRow:
@@ -136,3 +138,18 @@ def leave_tenant(
     @plan catalogue, buffers <= 100
     """
     _runtime.execute(conn, LEAVE_TENANT, (former_role, former_customer_id))
+
+
+IS_DISTRIBUTED: typing.Final = """-- name: is_distributed :one
+SELECT (to_regprocedure('clear_workflow_links()') IS NOT NULL)::boolean AS is_distributed
+"""
+
+
+def is_distributed(conn: psycopg.Connection[typing.Any]) -> bool:
+    """Whether the customers are spread over several servers (Citus): by a function that only such a
+    database has.
+
+    @plan catalogue, buffers <= 100
+    """
+    value: bool = _runtime.exactly_one(conn, IS_DISTRIBUTED, (), _runtime.first)
+    return value

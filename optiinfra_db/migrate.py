@@ -97,23 +97,23 @@ def migrate(
     Waits for another migrate of the same database. `say` is told of progress (default: stderr).
     Raises a MigrationError that says what to do.
     """
-    say = say or _say
-    with _session(url) as conn:
-        _take_lock(conn, say)
+    say = say or say_on_stderr
+    with session(url, say) as conn:
         backend = _Backend(conn)
         migrations = _read(migrations_dir)
         check(_compare(conn, migrations))
-        with _explained(conn, "the bookkeeping of migrations"):
+        with explained(conn, "the bookkeeping of migrations"):
             backend.prepare(migrations)
         applied = []
         for migration in backend.to_apply(migrations):
             say(f"Applying {migration.id}")
-            with _explained(conn, migration.id, migration):
+            with explained(conn, migration.id, migration):
                 backend.apply_one(migration)
             applied.append(migration.id)
         partitions: list[str] = []
         for_administrator: list[str] = []
         if migrations_dir is None:
+            from optiinfra_db import distribute  # noqa: PLC0415
             from optiinfra_db.generated.access import (  # noqa: PLC0415
                 grant_access,
                 list_roles_without_group,
@@ -121,14 +121,17 @@ def migrate(
             from optiinfra_db.generated.partitions import ensure_partitions  # noqa: PLC0415
 
             conn.execute(_FRESH)
-            with _explained(conn, "grant_access"):
+            if distribute.layout(conn) is not None:
+                distribute.apply(conn)
+                conn.execute(_FRESH)
+            with explained(conn, "grant_access"):
                 for_administrator = grant_access(conn)
             if for_administrator:
                 say(_FOR_ADMINISTRATOR.format(";\n".join(for_administrator)))
             if confined := list_roles_without_group(conn):
                 say(_CONFINED.format(", ".join(confined)))
             _as_owner(conn)
-            with _explained(conn, "ensure_partitions"):
+            with explained(conn, "ensure_partitions"):
                 partitions = list(ensure_partitions(conn, months_ahead=MONTHS_AHEAD))
         return MigrateResult(applied, partitions, for_administrator)
 
@@ -145,9 +148,8 @@ def rollback(
     The data in what they created is lost. An edited file does not stop it: undoing and applying
     again is how to work on a migration before it is shared.
     """
-    say = say or _say
-    with _session(url) as conn:
-        _take_lock(conn, say)
+    say = say or say_on_stderr
+    with session(url, say) as conn:
         backend = _Backend(conn)
         migrations = _read(migrations_dir)
         if to not in {None, 0, *(_number(migration.id) for migration in migrations)}:
@@ -162,7 +164,7 @@ def rollback(
         undone = []
         for migration in reversed([item for item in migrations if item.id in doomed]):
             say(f"Rolling back {migration.id}")
-            with _explained(conn, migration.id, migration):
+            with explained(conn, migration.id, migration):
                 backend.rollback_one(migration)
             undone.append(migration.id)
         return undone
@@ -170,15 +172,21 @@ def rollback(
 
 def status(url: str | None = None, *, migrations_dir: Path | None = None) -> list[MigrationStatus]:
     """Return every migration of the package and of the database. Changes nothing."""
-    with _session(url) as conn:
+    with _connected(url) as conn:
         return _compare(conn, _read(migrations_dir))
+
+
+def status_of(conn: Connection) -> list[MigrationStatus]:
+    """Return what `status` does, on a connection that is there."""
+    return _compare(conn, _read(None))
 
 
 def _number(migration_id: str) -> int:
     return int(migration_id.partition(".")[0])
 
 
-def _say(text: str) -> None:
+def say_on_stderr(text: str) -> None:
+    """Tell of progress."""
     print(f"optiinfra_db: {text}", file=sys.stderr, flush=True)
 
 
@@ -338,7 +346,15 @@ COMMENT ON COLUMN _yoyo_checksum.sha256 IS 'SHA-256 of its text, with newlines a
 
 
 @contextmanager
-def _session(url: str | None) -> Iterator[Connection]:
+def session(url: str | None, say: Say) -> Iterator[Connection]:
+    """Connect, and hold the lock of migrations till the connection closes."""
+    with _connected(url) as conn:
+        _take_lock(conn, say)
+        yield conn
+
+
+@contextmanager
+def _connected(url: str | None) -> Iterator[Connection]:
     with connect(url) as conn:
         conn.prepare_threshold = None
         if conn.info.server_version < _OLDEST_POSTGRES:
@@ -448,8 +464,8 @@ def check(state: Sequence[MigrationStatus]) -> None:
 
 
 @contextmanager
-def _explained(conn: Connection, what: str, migration: Migration | None = None) -> Iterator[None]:
-    """Turn what the database refuses into an error that says what to do."""
+def explained(conn: Connection, what: str, migration: Migration | None = None) -> Iterator[None]:
+    """Turn what the database refuses into a MigrationError that says what to do."""
     undone = (
         "It ran outside a transaction: what it did before is still there."
         if migration is not None and not migration.use_transactions

@@ -45,7 +45,7 @@ WITH former AS MATERIALIZED (
 SELECT
     former.role::text AS former_role,
     former.customer_id::text AS former_customer_id,
-    to_regclass('pg_catalog.pg_dist_partition') IS NOT NULL AS has_citus
+    to_regprocedure('clear_workflow_links()') IS NOT NULL AS is_distributed
 FROM former
 WHERE
     CASE
@@ -68,3 +68,11 @@ WHERE
 SELECT
     set_config('role', @former_role::text, true) AS role,
     set_config('optiinfra.customer_id', @former_customer_id::text, true) AS customer_id;
+
+-- name: is_distributed :one
+-- Whether the customers are spread over several servers (Citus): by a function that only such a
+-- database has.
+-- @returns exactly one
+--
+-- @plan catalogue, buffers <= 100
+SELECT (to_regprocedure('clear_workflow_links()') IS NOT NULL)::boolean AS is_distributed;

@@ -11,6 +11,7 @@ from .. import _runtime
 from ..access import (
     ENTER_TENANT,
     GRANT_ACCESS,
+    IS_DISTRIBUTED,
     LEAVE_TENANT,
     LIST_ROLES_WITHOUT_GROUP,
     EnterTenantRow,
@@ -19,11 +20,13 @@ from ..access import (
 __all__ = [
     "ENTER_TENANT",
     "GRANT_ACCESS",
+    "IS_DISTRIBUTED",
     "LEAVE_TENANT",
     "LIST_ROLES_WITHOUT_GROUP",
     "EnterTenantRow",
     "enter_tenant",
     "grant_access",
+    "is_distributed",
     "leave_tenant",
     "list_roles_without_group",
 ]
@@ -83,3 +86,13 @@ async def leave_tenant(
     @plan catalogue, buffers <= 100
     """
     await _runtime.async_execute(conn, LEAVE_TENANT, (former_role, former_customer_id))
+
+
+async def is_distributed(conn: psycopg.AsyncConnection[typing.Any]) -> bool:
+    """Whether the customers are spread over several servers (Citus): by a function that only such a
+    database has.
+
+    @plan catalogue, buffers <= 100
+    """
+    value: bool = await _runtime.async_exactly_one(conn, IS_DISTRIBUTED, (), _runtime.first)
+    return value

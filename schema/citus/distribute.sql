@@ -14,26 +14,6 @@ SET LOCAL citus.enable_unsafe_triggers = on;
 -- To the shards one after the other, as foreign keys between them need it.
 SET LOCAL citus.multi_shard_modify_mode = 'sequential';
 
-DO $do$
-BEGIN
-    -- For the sessions to come: the months to come bring triggers, too; SET LOCAL of the actor and
-    -- the customer is told to the servers that a transaction goes to; and only a plan for the values
-    -- of a call knows whose shard it goes to, where the customer may be left out.
-    EXECUTE format(
-        'ALTER DATABASE %I SET citus.enable_unsafe_triggers = on', current_database()
-    );
-    EXECUTE format(
-        'ALTER DATABASE %I SET plan_cache_mode = force_custom_plan', current_database()
-    );
-    EXECUTE format(
-        'ALTER DATABASE %I SET citus.propagate_set_commands = ''local''', current_database()
-    );
-    -- One server logs in on another as the role that acts. None of them has a password.
-    ALTER ROLE optiinfra_owner LOGIN;
-    ALTER ROLE optiinfra_tenant LOGIN;
-END
-$do$;
-
 -- Changes a function of ours, unless it is changed already; fails where it does not hold the text.
 CREATE FUNCTION pg_temp.amend(function_name text, plain text, distributed text) RETURNS void
 LANGUAGE plpgsql
@@ -337,6 +317,21 @@ BEGIN
     END IF;
 
     IF NOT EXISTS (SELECT FROM layout WHERE NOT is_new) THEN
+        -- For the sessions to come: the months to come bring triggers, too; SET LOCAL of the actor and
+        -- the customer is told to the servers that a transaction goes to; and only a plan for the values
+        -- of a call knows whose shard it goes to, where the customer may be left out.
+        EXECUTE format(
+            'ALTER DATABASE %I SET citus.enable_unsafe_triggers = on', current_database()
+        );
+        EXECUTE format(
+            'ALTER DATABASE %I SET plan_cache_mode = force_custom_plan', current_database()
+        );
+        EXECUTE format(
+            'ALTER DATABASE %I SET citus.propagate_set_commands = ''local''', current_database()
+        );
+        -- One server logs in on another as the role that acts. None of them has a password.
+        ALTER ROLE optiinfra_owner LOGIN;
+        ALTER ROLE optiinfra_tenant LOGIN;
         -- Each server counts its transactions by itself: the ids of this one mean nothing there.
         PERFORM forget_event_xact_ids();
         -- A unique index holds the distribution column, or it cannot know of the other shards.
@@ -415,6 +410,7 @@ BEGIN
             layout.relation != 'customers'::regclass,
             layout.place
     LOOP
+        RAISE INFO 'Distributing %', item.relation;
         IF item.distribution_column IS NULL THEN
             PERFORM create_reference_table(item.relation);
         ELSIF item.relation IN ('customers'::regclass, 'agent_metrics'::regclass) THEN

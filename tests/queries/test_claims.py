@@ -38,7 +38,7 @@ def test_a_claim_goes_straight_to_the_oldest_pending_run(conn, plan):
     conn.execute(f"SET LOCAL plan_cache_mode = {plan}")
     conn.execute(f"PREPARE claim AS {workflow_executions.CLAIM_WORKFLOW_EXECUTION}")
     explained = conn.execute(
-        f"EXPLAIN (ANALYZE, TIMING OFF, COSTS OFF) EXECUTE claim ('{agent_id}')"
+        f"EXPLAIN (ANALYZE, TIMING OFF, COSTS OFF) EXECUTE claim (NULL, '{agent_id}')"
     )
     lines = "\n".join(line for (line,) in explained)
 
