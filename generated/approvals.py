@@ -393,7 +393,11 @@ ready AS MATERIALIZED (
         AND approvals.id = $5
         AND approvals.status = 'pending'
         AND (approvals.expires_at IS NULL OR approvals.expires_at > now())
-        AND EXISTS (SELECT FROM recommendation WHERE recommendation.status = 'pending')
+        AND EXISTS (
+            SELECT
+            FROM recommendation
+            WHERE recommendation.status = 'pending'
+        )
     FOR NO KEY UPDATE
 ),
 

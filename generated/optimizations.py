@@ -273,7 +273,11 @@ ready AS MATERIALIZED (
         optimizations.customer_id = $1
         AND optimizations.id = $2
         AND optimizations.status = 'queued'
-        AND EXISTS (SELECT FROM recommendation WHERE recommendation.status = 'approved')
+        AND EXISTS (
+            SELECT
+            FROM recommendation
+            WHERE recommendation.status = 'approved'
+        )
     FOR NO KEY UPDATE
 ),
 

@@ -3004,7 +3004,11 @@ WHERE
     workflow_executions.customer_id = $2::uuid
     AND workflow_executions.id = completed.workflow_execution_id
     AND workflow_executions.status = 'running'
-    AND NOT EXISTS (SELECT FROM taken WHERE taken.is_refused)
+    AND NOT EXISTS (
+        SELECT
+        FROM taken
+        WHERE taken.is_refused
+    )
 RETURNING workflow_executions.customer_id, workflow_executions.id, workflow_executions.agent_id, workflow_executions.workflow_type, workflow_executions.status, workflow_executions.attempt, workflow_executions.retried_from_id, workflow_executions.started_at, workflow_executions.heartbeat_at, workflow_executions.completed_at, workflow_executions.deadline_at, workflow_executions.input_data, workflow_executions.output_data, workflow_executions.error_details, workflow_executions.metadata, workflow_executions.created_at, workflow_executions.updated_at
 """
 
@@ -3194,7 +3198,7 @@ def time_out_workflow_execution(
     its deadline has not come, or it has none, or was over.
 
     @plan workflow_executions_pkey, workflow_executions_customer_id_id_open_idx,
-      workflow_executions_id_customer_id_running_idx, rows <= 1
+      workflow_executions_id_customer_id_running_idx, rows <= 2
     """
     return _runtime.one(
         conn,

@@ -415,7 +415,12 @@ taken AS (
 )
 
 SELECT customer_id, workflow_execution_id, id, step_name, step_order, status, retry_count, max_retries, next_attempt_at, started_at, completed_at, input_data, output_data, error_details, metadata, created_at, updated_at FROM completed
-WHERE NOT EXISTS (SELECT FROM taken WHERE taken.is_refused)
+WHERE
+    NOT EXISTS (
+        SELECT
+        FROM taken
+        WHERE taken.is_refused
+    )
 UNION ALL
 SELECT customer_id, workflow_execution_id, id, step_name, step_order, status, retry_count, max_retries, next_attempt_at, started_at, completed_at, input_data, output_data, error_details, metadata, created_at, updated_at FROM started
 ORDER BY step_order
@@ -536,7 +541,7 @@ def fail_workflow_step(
 
     Raises StaleWriter where the step was put back for another attempt since, and changes nothing.
 
-    @plan workflow_steps_pkey, rows <= 1
+    @plan workflow_steps_pkey, rows <= 2
     """
     return _runtime.one(
         conn,

@@ -320,7 +320,9 @@ def configured_url(url: str | None = None) -> str | None:
 
 
 # Of which Citus tells the other servers, as it does not of set_config.
-_FOR_CUSTOMER = sql.SQL("SET LOCAL optiinfra.customer_id = {}")
+_FOR_CUSTOMER = sql.SQL(
+    "SET LOCAL citus.propagate_set_commands = 'local'; SET LOCAL optiinfra.customer_id = {}"
+)
 _RESET = sql.SQL("RESET SESSION AUTHORIZATION; RESET ALL; ")
 
 

@@ -155,7 +155,11 @@ ready AS MATERIALIZED (
         AND approvals.id = @id
         AND approvals.status = 'pending'
         AND (approvals.expires_at IS NULL OR approvals.expires_at > now())
-        AND EXISTS (SELECT FROM recommendation WHERE recommendation.status = 'pending')
+        AND EXISTS (
+            SELECT
+            FROM recommendation
+            WHERE recommendation.status = 'pending'
+        )
     FOR NO KEY UPDATE
 ),
 

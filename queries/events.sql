@@ -176,8 +176,8 @@ SELECT
 
 -- name: get_customer_feed_end :one
 -- The transaction before which all events of a customer can be read, of the server that has them;
--- None for a customer who is unknown. Where customers are spread over servers (Citus), each of these
--- counts its transactions by itself.
+-- None for a customer who is unknown. Where customers are spread over servers (Citus), each of
+-- these counts its transactions by itself.
 --
 -- @plan customers_pkey, rows <= 1 + customers
 SELECT pg_snapshot_xmin(pg_current_snapshot()) AS horizon_xact_id

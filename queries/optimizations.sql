@@ -105,7 +105,11 @@ ready AS MATERIALIZED (
         optimizations.customer_id = @customer_id
         AND optimizations.id = @id
         AND optimizations.status = 'queued'
-        AND EXISTS (SELECT FROM recommendation WHERE recommendation.status = 'approved')
+        AND EXISTS (
+            SELECT
+            FROM recommendation
+            WHERE recommendation.status = 'approved'
+        )
     FOR NO KEY UPDATE
 ),
 

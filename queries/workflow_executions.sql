@@ -1921,7 +1921,11 @@ WHERE
     workflow_executions.customer_id = @customer_id::uuid
     AND workflow_executions.id = completed.workflow_execution_id
     AND workflow_executions.status = 'running'
-    AND NOT EXISTS (SELECT FROM taken WHERE taken.is_refused)
+    AND NOT EXISTS (
+        SELECT
+        FROM taken
+        WHERE taken.is_refused
+    )
 RETURNING workflow_executions.*;
 
 -- name: fail_workflow_execution :one
@@ -1982,7 +1986,7 @@ RETURNING workflow_executions.*;
 -- @row WorkflowSummary
 --
 -- @plan workflow_executions_pkey, workflow_executions_customer_id_id_open_idx,
---   workflow_executions_id_customer_id_running_idx, rows <= 1
+--   workflow_executions_id_customer_id_running_idx, rows <= 2
 WITH overdue AS MATERIALIZED (
     SELECT
         id,

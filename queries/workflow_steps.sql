@@ -270,7 +270,12 @@ taken AS (
 )
 
 SELECT * FROM completed
-WHERE NOT EXISTS (SELECT FROM taken WHERE taken.is_refused)
+WHERE
+    NOT EXISTS (
+        SELECT
+        FROM taken
+        WHERE taken.is_refused
+    )
 UNION ALL
 SELECT * FROM started
 ORDER BY step_order;
@@ -284,7 +289,7 @@ ORDER BY step_order;
 --
 -- Raises StaleWriter where the step was put back for another attempt since, and changes nothing.
 --
--- @plan workflow_steps_pkey, rows <= 1
+-- @plan workflow_steps_pkey, rows <= 2
 WITH failing AS MATERIALIZED (
     SELECT
         id,

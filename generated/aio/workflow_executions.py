@@ -923,7 +923,7 @@ async def time_out_workflow_execution(
     its deadline has not come, or it has none, or was over.
 
     @plan workflow_executions_pkey, workflow_executions_customer_id_id_open_idx,
-      workflow_executions_id_customer_id_running_idx, rows <= 1
+      workflow_executions_id_customer_id_running_idx, rows <= 2
     """
     return await _runtime.async_one(
         conn,

@@ -226,7 +226,7 @@ async def fail_workflow_step(
 
     Raises StaleWriter where the step was put back for another attempt since, and changes nothing.
 
-    @plan workflow_steps_pkey, rows <= 1
+    @plan workflow_steps_pkey, rows <= 2
     """
     return await _runtime.async_one(
         conn,

@@ -3,16 +3,16 @@
 -- the tables that came with new migrations, and for functions that these wrote anew. What is done
 -- already is left as it is.
 --
--- access_rules says how a table is laid out: one with a customer_column is distributed by it, all in
--- the same shards, so that what one customer owns lies on one server, and foreign keys, triggers and
--- transactions of one customer stay there. agent_metrics is distributed by agent. The others are
--- reference tables: a copy on every server. docs/guides/citus.md says what that changes.
+-- access_rules says how a table is laid out: one with a customer_column is distributed by it, all
+-- in the same shards, so that what one customer owns lies on one server, and foreign keys, triggers
+-- and transactions of one customer stay there. agent_metrics is distributed by agent. The others
+-- are reference tables: a copy on every server. docs/guides/citus.md says what that changes.
 
 SET LOCAL client_min_messages = error;
 -- Triggers of ours write rows of the customer of their own row only, which are on the same server.
-SET LOCAL citus.enable_unsafe_triggers = on;
+SELECT set_config('citus.enable_unsafe_triggers', 'on', true);
 -- To the shards one after the other, as foreign keys between them need it.
-SET LOCAL citus.multi_shard_modify_mode = 'sequential';
+SELECT set_config('citus.multi_shard_modify_mode', 'sequential', true);
 
 -- Changes a function of ours, unless it is changed already; fails where it does not hold the text.
 CREATE FUNCTION pg_temp.amend(function_name text, plain text, distributed text) RETURNS void
@@ -317,17 +317,13 @@ BEGIN
     END IF;
 
     IF NOT EXISTS (SELECT FROM layout WHERE NOT is_new) THEN
-        -- For the sessions to come: the months to come bring triggers, too; SET LOCAL of the actor and
-        -- the customer is told to the servers that a transaction goes to; and only a plan for the values
-        -- of a call knows whose shard it goes to, where the customer may be left out.
+        -- For the sessions to come: the months to come bring triggers, too; and only a plan for the
+        -- values of a call knows whose shard it goes to, where the customer may be left out.
         EXECUTE format(
             'ALTER DATABASE %I SET citus.enable_unsafe_triggers = on', current_database()
         );
         EXECUTE format(
             'ALTER DATABASE %I SET plan_cache_mode = force_custom_plan', current_database()
-        );
-        EXECUTE format(
-            'ALTER DATABASE %I SET citus.propagate_set_commands = ''local''', current_database()
         );
         -- One server logs in on another as the role that acts. None of them has a password.
         ALTER ROLE optiinfra_owner LOGIN;
