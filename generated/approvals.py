@@ -185,7 +185,7 @@ WITH undecided AS MATERIALIZED (
     SELECT customer_id, id, recommendation_id, status, approved_by, comment, expires_at, decided_at, created_at, updated_at
     FROM approvals
     WHERE
-        customer_id = $2
+        customer_id = $1
         AND status = 'pending'
         AND (expires_at IS NULL OR expires_at > now())
         AND id > greatest($3::uuid, '00000000-0000-0000-0000-000000000000')
@@ -199,9 +199,11 @@ INNER JOIN recommendations
     ON
         approvals.customer_id = recommendations.customer_id
         AND approvals.recommendation_id = recommendations.id
-WHERE recommendations.status = 'pending'
+WHERE
+    recommendations.customer_id = $1
+    AND recommendations.status = 'pending'
 ORDER BY approvals.id
-LIMIT $1
+LIMIT $2
 """
 
 
@@ -252,8 +254,8 @@ def _make_list_pending_approvals_row(row: _runtime.Row) -> ListPendingApprovalsR
 def list_pending_approvals(
     conn: psycopg.Connection[typing.Any],
     *,
-    max_rows: int,
     customer_id: uuid.UUID,
+    max_rows: int,
     after_id: uuid.UUID | None = None,
 ) -> list[ListPendingApprovalsRow]:
     """What a customer has still to decide, oldest first: each approval that is pending and has not
@@ -266,7 +268,7 @@ def list_pending_approvals(
     return _runtime.many(
         conn,
         LIST_PENDING_APPROVALS,
-        (max_rows, customer_id, after_id),
+        (customer_id, max_rows, after_id),
         _make_list_pending_approvals_row,
         binary=True,
     )
@@ -278,7 +280,7 @@ WITH expired AS MATERIALIZED (
     SELECT customer_id, id, recommendation_id, status, approved_by, comment, expires_at, decided_at, created_at, updated_at
     FROM approvals
     WHERE
-        customer_id = $2
+        customer_id = $1
         AND status = 'pending'
         AND expires_at <= now()
         AND id > greatest($3::uuid, '00000000-0000-0000-0000-000000000000')
@@ -292,9 +294,11 @@ INNER JOIN recommendations
     ON
         approvals.customer_id = recommendations.customer_id
         AND approvals.recommendation_id = recommendations.id
-WHERE recommendations.status = 'pending'
+WHERE
+    recommendations.customer_id = $1
+    AND recommendations.status = 'pending'
 ORDER BY approvals.id
-LIMIT $1
+LIMIT $2
 """
 
 
@@ -345,8 +349,8 @@ def _make_list_expired_approvals_row(row: _runtime.Row) -> ListExpiredApprovalsR
 def list_expired_approvals(
     conn: psycopg.Connection[typing.Any],
     *,
-    max_rows: int,
     customer_id: uuid.UUID,
+    max_rows: int,
     after_id: uuid.UUID | None = None,
 ) -> list[ListExpiredApprovalsRow]:
     """What a customer let expire undecided, oldest first: each approval that is pending and has
@@ -359,7 +363,7 @@ def list_expired_approvals(
     return _runtime.many(
         conn,
         LIST_EXPIRED_APPROVALS,
-        (max_rows, customer_id, after_id),
+        (customer_id, max_rows, after_id),
         _make_list_expired_approvals_row,
         binary=True,
     )

@@ -1551,7 +1551,7 @@ CROSS JOIN
             count(*) AS steps_total
         FROM workflow_steps
         WHERE
-            workflow_steps.customer_id = workflow_executions.customer_id
+            workflow_steps.customer_id = $1
             AND workflow_steps.workflow_execution_id = workflow_executions.id
     ) AS progress
 LEFT JOIN LATERAL (
@@ -1560,7 +1560,7 @@ LEFT JOIN LATERAL (
         workflow_steps.error_details
     FROM workflow_steps
     WHERE
-        workflow_steps.customer_id = workflow_executions.customer_id
+        workflow_steps.customer_id = $1
         AND workflow_steps.workflow_execution_id = workflow_executions.id
         AND workflow_steps.status = 'failed'
     ORDER BY workflow_steps.step_order
@@ -2392,7 +2392,7 @@ LEFT JOIN LATERAL (
         workflow_steps.error_details
     FROM workflow_steps
     WHERE
-        workflow_steps.customer_id = workflow_executions.customer_id
+        workflow_steps.customer_id = $1
         AND workflow_steps.workflow_execution_id = workflow_executions.id
         AND workflow_steps.status = 'failed'
     ORDER BY workflow_steps.step_order
@@ -3190,8 +3190,8 @@ RETURNING
 def time_out_workflow_execution(
     conn: psycopg.Connection[typing.Any],
     *,
-    customer_id: uuid.UUID | None = None,
-    id: uuid.UUID | None = None,
+    customer_id: uuid.UUID,
+    id: uuid.UUID,
 ) -> WorkflowSummary | None:
     """Move a run that is past its deadline_at from pending or running to timeout, as
     time_out_workflow_executions does, for the executor that keeps watch over its own. None where

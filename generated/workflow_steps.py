@@ -524,14 +524,14 @@ RETURNING workflow_steps.customer_id, workflow_steps.workflow_execution_id, work
 def fail_workflow_step(
     conn: psycopg.Connection[typing.Any],
     *,
-    error_details: models.JSON | None = None,
-    customer_id: uuid.UUID | None = None,
-    workflow_execution_id: uuid.UUID | None = None,
-    retryable: bool | None = None,
+    error_details: models.JSON,
+    customer_id: uuid.UUID,
+    workflow_execution_id: uuid.UUID,
+    retryable: bool,
     backoff_cap_seconds: float | None = None,
     backoff_base_seconds: float | None = None,
-    id: uuid.UUID | None = None,
-    retry_count: int | None = None,
+    id: uuid.UUID,
+    retry_count: int,
 ) -> models.WorkflowStep | None:
     """Note that the attempt of a running step failed, with the reason (an object: type, message, ...).
     While it is retryable and retries are left, the step goes to retrying, to be started again after

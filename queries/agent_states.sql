@@ -131,6 +131,8 @@ WHERE held.lock IS NOT NULL;
 -- Raises InvalidValue where lease is not more than 0, or more than a year.
 --
 -- @row AgentLock
+-- @required agent_id, resource, token, lease
+--
 -- @plan agent_states_agent_id_key, agent_states_pkey, rows <= 2 * states
 WITH held AS MATERIALIZED (
     SELECT

@@ -83,7 +83,9 @@ INNER JOIN recommendations
     ON
         approvals.customer_id = recommendations.customer_id
         AND approvals.recommendation_id = recommendations.id
-WHERE recommendations.status = 'pending'
+WHERE
+    recommendations.customer_id = @customer_id
+    AND recommendations.status = 'pending'
 ORDER BY approvals.id
 LIMIT @max_rows;
 
@@ -114,7 +116,9 @@ INNER JOIN recommendations
     ON
         approvals.customer_id = recommendations.customer_id
         AND approvals.recommendation_id = recommendations.id
-WHERE recommendations.status = 'pending'
+WHERE
+    recommendations.customer_id = @customer_id
+    AND recommendations.status = 'pending'
 ORDER BY approvals.id
 LIMIT @max_rows;
 

@@ -992,7 +992,7 @@ CROSS JOIN
             count(*) AS steps_total
         FROM workflow_steps
         WHERE
-            workflow_steps.customer_id = workflow_executions.customer_id
+            workflow_steps.customer_id = @customer_id
             AND workflow_steps.workflow_execution_id = workflow_executions.id
     ) AS progress
 LEFT JOIN LATERAL (
@@ -1001,7 +1001,7 @@ LEFT JOIN LATERAL (
         workflow_steps.error_details
     FROM workflow_steps
     WHERE
-        workflow_steps.customer_id = workflow_executions.customer_id
+        workflow_steps.customer_id = @customer_id
         AND workflow_steps.workflow_execution_id = workflow_executions.id
         AND workflow_steps.status = 'failed'
     ORDER BY workflow_steps.step_order
@@ -1498,7 +1498,7 @@ LEFT JOIN LATERAL (
         workflow_steps.error_details
     FROM workflow_steps
     WHERE
-        workflow_steps.customer_id = workflow_executions.customer_id
+        workflow_steps.customer_id = @customer_id
         AND workflow_steps.workflow_execution_id = workflow_executions.id
         AND workflow_steps.status = 'failed'
     ORDER BY workflow_steps.step_order
@@ -1984,6 +1984,7 @@ RETURNING workflow_executions.*;
 -- time_out_workflow_executions does, for the executor that keeps watch over its own. None where its
 -- deadline has not come, or it has none, or was over.
 -- @row WorkflowSummary
+-- @required customer_id, id
 --
 -- @plan workflow_executions_pkey, workflow_executions_customer_id_id_open_idx,
 --   workflow_executions_id_customer_id_running_idx, rows <= 2

@@ -288,6 +288,7 @@ ORDER BY step_order;
 -- was not running. retry_count is that of the step as its executor started it.
 --
 -- Raises StaleWriter where the step was put back for another attempt since, and changes nothing.
+-- @required customer_id, workflow_execution_id, id, retry_count, retryable, error_details
 --
 -- @plan workflow_steps_pkey, rows <= 2
 WITH failing AS MATERIALIZED (

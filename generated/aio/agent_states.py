@@ -225,10 +225,10 @@ async def acquire_agent_lock(
 async def extend_agent_lock(
     conn: psycopg.AsyncConnection[typing.Any],
     *,
-    resource: str | None = None,
-    lease: datetime.timedelta | None = None,
-    agent_id: uuid.UUID | None = None,
-    token: uuid.UUID | None = None,
+    resource: str,
+    lease: datetime.timedelta,
+    agent_id: uuid.UUID,
+    token: uuid.UUID,
 ) -> AgentLock | None:
     """Let a lock last until a lease from now; None where it was lost: its lease was over, or it was
     released. Then stop what it was held for.

@@ -915,8 +915,8 @@ async def cancel_workflow_execution(
 async def time_out_workflow_execution(
     conn: psycopg.AsyncConnection[typing.Any],
     *,
-    customer_id: uuid.UUID | None = None,
-    id: uuid.UUID | None = None,
+    customer_id: uuid.UUID,
+    id: uuid.UUID,
 ) -> WorkflowSummary | None:
     """Move a run that is past its deadline_at from pending or running to timeout, as
     time_out_workflow_executions does, for the executor that keeps watch over its own. None where

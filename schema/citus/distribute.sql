@@ -75,7 +75,7 @@ SELECT pg_temp.amend(
     E'EXCEPTION\n    WHEN data_exception THEN RETURN false;\nEND',
     E'-- no EXCEPTION: it would open a savepoint\nEND'
 );
--- In CASE of an UPDATE only what is immutable may stand. It is: for the same values, the same error.
+-- In CASE of an UPDATE only what is immutable may stand. It is: the same values, the same error.
 ALTER FUNCTION refuse_stale_write(text, uuid, integer, integer) IMMUTABLE;
 
 -- One look-up over all shards, as nobody knows yet whose key it is, then one by the customer; what a
@@ -150,9 +150,6 @@ CREATE OR REPLACE FUNCTION ensure_partitions(months_ahead integer) RETURNS SETOF
 LANGUAGE plpgsql
 SET timezone = 'UTC'
 SET lock_timeout = '2s'
--- One connection a server: two of them would wait for each other.
-SET citus.multi_shard_modify_mode = 'sequential'
-SET citus.max_adaptive_executor_pool_size = 1
 AS $$
 DECLARE
     parent record;
@@ -257,6 +254,11 @@ BEGIN
     EXECUTE format(
         'ALTER FUNCTION ensure_partitions(integer) SET search_path = %I, pg_temp', current_schema()
     );
+    -- One connection a server: two of them would wait for each other.
+    EXECUTE 'ALTER FUNCTION ensure_partitions(integer) '
+        'SET citus.multi_shard_modify_mode = sequential';
+    EXECUTE 'ALTER FUNCTION ensure_partitions(integer) '
+        'SET citus.max_adaptive_executor_pool_size = 1';
 END
 $do$;
 
