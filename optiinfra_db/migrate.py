@@ -113,7 +113,6 @@ def migrate(
         partitions: list[str] = []
         for_administrator: list[str] = []
         if migrations_dir is None:
-            from optiinfra_db import distribute  # noqa: PLC0415
             from optiinfra_db.generated.access import (  # noqa: PLC0415
                 grant_access,
                 list_roles_without_group,
@@ -121,7 +120,9 @@ def migrate(
             from optiinfra_db.generated.partitions import ensure_partitions  # noqa: PLC0415
 
             conn.execute(_FRESH)
-            if distribute.layout(conn) is not None:
+            if _is_distributed(conn):
+                from optiinfra_db import distribute  # noqa: PLC0415
+
                 distribute.apply(conn)
                 conn.execute(_FRESH)
             with explained(conn, "grant_access"):
@@ -287,12 +288,16 @@ class _Backend(PostgresqlPsycopgBackend):  # type: ignore[misc]
         """Run a file, and the bookkeeping in the `with` block in the same transaction."""
         self._given.execute(_FRESH)
         _as_owner(self._given)
+        statements = [text]
+        if not migration.use_transactions or _is_distributed(self._given):
+            statements = sqlparse.split(text)  # Citus would hand the others on with each
         if not migration.use_transactions:
-            for statement in sqlparse.split(text):
+            for statement in statements:
                 self._given.execute(statement.encode())
         with self.transaction():
             if migration.use_transactions:
-                self._given.execute(text.encode())
+                for statement in statements:
+                    self._given.execute(statement.encode())
                 if self._given.info.transaction_status != TransactionStatus.INTRANS:
                     raise MigrationFailed("The file must hold no COMMIT or ROLLBACK, but does.")
             yield
@@ -316,6 +321,11 @@ _CONFINED = (
     "These logins are in no group role and see the rows of no customer: {}. "
     "GRANT optiinfra_service, optiinfra_tenant or optiinfra_reader TO each, by what it does."
 )
+
+
+def _is_distributed(conn: Connection) -> bool:
+    row = conn.execute("SELECT to_regprocedure('clear_workflow_links()') IS NOT NULL").fetchone()
+    return row == (True,)
 
 
 def _as_owner(conn: Connection) -> None:
