@@ -57,6 +57,7 @@ GIVEN = {
     ("workflows", "record"): ["runs.json", "--customer", "atlas", "--agent", "cost-1"],
     ("workflows", "retry"): ["01941f29-7c00-7000-8000-000000000023", "--yes"],
     ("workflows", "show"): [RUN],
+    ("distribute",): ["--yes"],
     ("report",): ["--json"],
     ("rollback",): ["--to", "99"],
 }
@@ -66,6 +67,7 @@ WRITES = {
     ("customers", "revoke-key"),
     ("customers", "rotate-key"),
     ("demo",),
+    ("distribute",),
     ("migrate",),
     ("recommendations", "approve"),
     ("recommendations", "reject"),
