@@ -1654,7 +1654,43 @@ LIST_RECENT_WORKFLOWS: typing.Final = """-- name: list_recent_workflows :many
 WITH run AS (
     SELECT
         of_customer.customer_id, of_customer.id, of_customer.agent_id, of_customer.workflow_type, of_customer.status, of_customer.attempt, of_customer.retried_from_id, of_customer.started_at, of_customer.heartbeat_at, of_customer.completed_at, of_customer.deadline_at, of_customer.input_data, of_customer.output_data, of_customer.error_details, of_customer.metadata, of_customer.created_at, of_customer.updated_at,
-        customers.name AS customer_name
+        customers.name AS customer_name,
+        -- For those that LIMIT leaves, and beside the run: Citus joins no shards to what it picked.
+        (
+            SELECT
+                jsonb_build_object(
+                    'steps_done',
+                    count(*) FILTER (
+                        WHERE
+                        workflow_steps.status IN ('completed', 'skipped')
+                        AND NOT workflow_steps.metadata ? 'closed_with_run'
+                    ),
+                    'steps_total', count(*),
+                    'retries', coalesce(sum(workflow_steps.retry_count), 0),
+                    'current_step_name',
+                    (
+                        array_agg(workflow_steps.step_name ORDER BY workflow_steps.step_order)
+                        FILTER (WHERE workflow_steps.status IN ('running', 'retrying'))
+                    )[1],
+                    'failed_step_name',
+                    (
+                        array_agg(workflow_steps.step_name ORDER BY workflow_steps.step_order)
+                        FILTER (WHERE workflow_steps.status = 'failed')
+                    )[1],
+                    'failed_step_error',
+                    (
+                        array_agg(
+                            workflow_steps.error_details ->> 'message'
+                            ORDER BY workflow_steps.step_order
+                        )
+                        FILTER (WHERE workflow_steps.status = 'failed')
+                    )[1]
+                )
+            FROM workflow_steps
+            WHERE
+                workflow_steps.customer_id = of_customer.customer_id
+                AND workflow_steps.workflow_execution_id = of_customer.id
+        ) AS progress
     FROM customers
     CROSS JOIN
         LATERAL (
@@ -1663,11 +1699,11 @@ WITH run AS (
             WHERE
                 workflow_executions.customer_id = customers.id
             ORDER BY workflow_executions.id DESC
-            LIMIT $2
+            LIMIT $1
         ) AS of_customer
-    WHERE customers.id = coalesce($1::uuid, customers.id)
+    WHERE customers.id = coalesce($2::uuid, customers.id)
     ORDER BY of_customer.id DESC, of_customer.customer_id DESC
-    LIMIT $2
+    LIMIT $1
 )
 
 SELECT
@@ -1679,12 +1715,12 @@ SELECT
     run.attempt,
     run.agent_id,
     agents.name AS agent_name,
-    progress.steps_done,
-    progress.steps_total,
-    progress.current_step_name,
-    progress.retries,
-    progress.failed_step_name,
-    progress.failed_step_error,
+    (run.progress ->> 'steps_done')::bigint AS steps_done,
+    (run.progress ->> 'steps_total')::bigint AS steps_total,
+    run.progress ->> 'current_step_name' AS current_step_name,
+    (run.progress ->> 'retries')::integer AS retries,
+    run.progress ->> 'failed_step_name' AS failed_step_name,
+    run.progress ->> 'failed_step_error' AS failed_step_error,
     run.created_at,
     run.started_at,
     run.heartbeat_at,
@@ -1693,37 +1729,6 @@ SELECT
     coalesce(run.completed_at, now()) - run.started_at AS duration
 FROM run
 INNER JOIN agents ON run.agent_id = agents.id
-CROSS JOIN
-    LATERAL (
-        SELECT
-            count(*) FILTER (
-                WHERE
-                workflow_steps.status IN ('completed', 'skipped')
-                AND NOT workflow_steps.metadata ? 'closed_with_run'
-            ) AS steps_done,
-            count(*) AS steps_total,
-            coalesce(sum(workflow_steps.retry_count), 0)::integer AS retries,
-            (
-                array_agg(workflow_steps.step_name ORDER BY workflow_steps.step_order)
-                FILTER (WHERE workflow_steps.status IN ('running', 'retrying'))
-            )[1] AS current_step_name,
-            (
-                array_agg(workflow_steps.step_name ORDER BY workflow_steps.step_order)
-                FILTER (WHERE workflow_steps.status = 'failed')
-            )[1] AS failed_step_name,
-            (
-                array_agg(
-                    workflow_steps.error_details ->> 'message' ORDER BY workflow_steps.step_order
-                )
-                FILTER (WHERE workflow_steps.status = 'failed')
-            )[1] AS failed_step_error
-        FROM workflow_steps
-        WHERE
-            workflow_steps.customer_id = run.customer_id
-            AND workflow_steps.workflow_execution_id = run.id
-            AND workflow_steps.customer_id
-            = coalesce($1::uuid, workflow_steps.customer_id)
-    ) AS progress
 ORDER BY run.id DESC, run.customer_id DESC
 """
 
@@ -1783,8 +1788,8 @@ def _make_workflow_progress(row: _runtime.Row) -> WorkflowProgress:
 def list_recent_workflows(
     conn: psycopg.Connection[typing.Any],
     *,
-    customer_id: uuid.UUID | None = None,
     max_rows: int,
+    customer_id: uuid.UUID | None = None,
 ) -> list[WorkflowProgress]:
     """The newest runs, whatever their state, up to max_rows, of one customer where customer_id is
     given, else for operators: it spans customers. With customer and agent, how many of its steps
@@ -1799,7 +1804,7 @@ def list_recent_workflows(
     return _runtime.many(
         conn,
         LIST_RECENT_WORKFLOWS,
-        (customer_id, max_rows),
+        (max_rows, customer_id),
         _make_workflow_progress,
         binary=True,
     )
@@ -1809,7 +1814,43 @@ LIST_RECENT_WORKFLOWS_BY: typing.Final = """-- name: list_recent_workflows_by :m
 WITH run AS (
     SELECT
         of_customer.customer_id, of_customer.id, of_customer.agent_id, of_customer.workflow_type, of_customer.status, of_customer.attempt, of_customer.retried_from_id, of_customer.started_at, of_customer.heartbeat_at, of_customer.completed_at, of_customer.deadline_at, of_customer.input_data, of_customer.output_data, of_customer.error_details, of_customer.metadata, of_customer.created_at, of_customer.updated_at,
-        customers.name AS customer_name
+        customers.name AS customer_name,
+        -- For those that LIMIT leaves, and beside the run: Citus joins no shards to what it picked.
+        (
+            SELECT
+                jsonb_build_object(
+                    'steps_done',
+                    count(*) FILTER (
+                        WHERE
+                        workflow_steps.status IN ('completed', 'skipped')
+                        AND NOT workflow_steps.metadata ? 'closed_with_run'
+                    ),
+                    'steps_total', count(*),
+                    'retries', coalesce(sum(workflow_steps.retry_count), 0),
+                    'current_step_name',
+                    (
+                        array_agg(workflow_steps.step_name ORDER BY workflow_steps.step_order)
+                        FILTER (WHERE workflow_steps.status IN ('running', 'retrying'))
+                    )[1],
+                    'failed_step_name',
+                    (
+                        array_agg(workflow_steps.step_name ORDER BY workflow_steps.step_order)
+                        FILTER (WHERE workflow_steps.status = 'failed')
+                    )[1],
+                    'failed_step_error',
+                    (
+                        array_agg(
+                            workflow_steps.error_details ->> 'message'
+                            ORDER BY workflow_steps.step_order
+                        )
+                        FILTER (WHERE workflow_steps.status = 'failed')
+                    )[1]
+                )
+            FROM workflow_steps
+            WHERE
+                workflow_steps.customer_id = of_customer.customer_id
+                AND workflow_steps.workflow_execution_id = of_customer.id
+        ) AS progress
     FROM customers
     CROSS JOIN
         LATERAL (
@@ -1818,19 +1859,19 @@ WITH run AS (
                 FROM workflow_executions
                 WHERE
                     workflow_executions.customer_id = customers.id
-                    AND workflow_executions.status = $2::workflow_status
+                    AND workflow_executions.status = $1::workflow_status
                     AND workflow_executions.completed_at IS NOT NULL
                     AND (
-                        $3::workflow_type IS NULL
+                        $2::workflow_type IS NULL
                         OR workflow_executions.workflow_type
-                        = $3::workflow_type
+                        = $2::workflow_type
                     )
                     AND (
-                        $4::uuid IS NULL
-                        OR workflow_executions.agent_id = $4::uuid
+                        $3::uuid IS NULL
+                        OR workflow_executions.agent_id = $3::uuid
                     )
                 ORDER BY workflow_executions.id DESC
-                LIMIT $5
+                LIMIT $4
             )
             UNION ALL
             (
@@ -1838,19 +1879,19 @@ WITH run AS (
                 FROM workflow_executions
                 WHERE
                     workflow_executions.customer_id = customers.id
-                    AND workflow_executions.status = $2::workflow_status
+                    AND workflow_executions.status = $1::workflow_status
                     AND workflow_executions.status IN ('pending', 'running')
                     AND (
-                        $3::workflow_type IS NULL
+                        $2::workflow_type IS NULL
                         OR workflow_executions.workflow_type
-                        = $3::workflow_type
+                        = $2::workflow_type
                     )
                     AND (
-                        $4::uuid IS NULL
-                        OR workflow_executions.agent_id = $4::uuid
+                        $3::uuid IS NULL
+                        OR workflow_executions.agent_id = $3::uuid
                     )
                 ORDER BY workflow_executions.id DESC
-                LIMIT $5
+                LIMIT $4
             )
             UNION ALL
             (
@@ -1858,23 +1899,23 @@ WITH run AS (
                 FROM workflow_executions
                 WHERE
                     workflow_executions.customer_id = customers.id
-                    AND $2::workflow_status IS NULL
+                    AND $1::workflow_status IS NULL
                     AND (
-                        $3::workflow_type IS NULL
+                        $2::workflow_type IS NULL
                         OR workflow_executions.workflow_type
-                        = $3::workflow_type
+                        = $2::workflow_type
                     )
                     AND (
-                        $4::uuid IS NULL
-                        OR workflow_executions.agent_id = $4::uuid
+                        $3::uuid IS NULL
+                        OR workflow_executions.agent_id = $3::uuid
                     )
                 ORDER BY workflow_executions.id DESC
-                LIMIT $5
+                LIMIT $4
             )
         ) AS of_customer
-    WHERE customers.id = coalesce($1::uuid, customers.id)
+    WHERE customers.id = coalesce($5::uuid, customers.id)
     ORDER BY of_customer.id DESC, of_customer.customer_id DESC
-    LIMIT $5
+    LIMIT $4
 )
 
 SELECT
@@ -1886,12 +1927,12 @@ SELECT
     run.attempt,
     run.agent_id,
     agents.name AS agent_name,
-    progress.steps_done,
-    progress.steps_total,
-    progress.current_step_name,
-    progress.retries,
-    progress.failed_step_name,
-    progress.failed_step_error,
+    (run.progress ->> 'steps_done')::bigint AS steps_done,
+    (run.progress ->> 'steps_total')::bigint AS steps_total,
+    run.progress ->> 'current_step_name' AS current_step_name,
+    (run.progress ->> 'retries')::integer AS retries,
+    run.progress ->> 'failed_step_name' AS failed_step_name,
+    run.progress ->> 'failed_step_error' AS failed_step_error,
     run.created_at,
     run.started_at,
     run.heartbeat_at,
@@ -1900,37 +1941,6 @@ SELECT
     coalesce(run.completed_at, now()) - run.started_at AS duration
 FROM run
 INNER JOIN agents ON run.agent_id = agents.id
-CROSS JOIN
-    LATERAL (
-        SELECT
-            count(*) FILTER (
-                WHERE
-                workflow_steps.status IN ('completed', 'skipped')
-                AND NOT workflow_steps.metadata ? 'closed_with_run'
-            ) AS steps_done,
-            count(*) AS steps_total,
-            coalesce(sum(workflow_steps.retry_count), 0)::integer AS retries,
-            (
-                array_agg(workflow_steps.step_name ORDER BY workflow_steps.step_order)
-                FILTER (WHERE workflow_steps.status IN ('running', 'retrying'))
-            )[1] AS current_step_name,
-            (
-                array_agg(workflow_steps.step_name ORDER BY workflow_steps.step_order)
-                FILTER (WHERE workflow_steps.status = 'failed')
-            )[1] AS failed_step_name,
-            (
-                array_agg(
-                    workflow_steps.error_details ->> 'message' ORDER BY workflow_steps.step_order
-                )
-                FILTER (WHERE workflow_steps.status = 'failed')
-            )[1] AS failed_step_error
-        FROM workflow_steps
-        WHERE
-            workflow_steps.customer_id = run.customer_id
-            AND workflow_steps.workflow_execution_id = run.id
-            AND workflow_steps.customer_id
-            = coalesce($1::uuid, workflow_steps.customer_id)
-    ) AS progress
 ORDER BY run.id DESC, run.customer_id DESC
 """
 
@@ -1938,11 +1948,11 @@ ORDER BY run.id DESC, run.customer_id DESC
 def list_recent_workflows_by(
     conn: psycopg.Connection[typing.Any],
     *,
-    customer_id: uuid.UUID | None = None,
     status: models.WorkflowStatus | None = None,
     workflow_type: models.WorkflowType | None = None,
     agent_id: uuid.UUID | None = None,
     max_rows: int,
+    customer_id: uuid.UUID | None = None,
 ) -> list[WorkflowProgress]:
     """What list_recent_workflows says, of the runs in a state, of a type, or of an agent, alone or
     together. Of each customer it reads about max_rows runs: more where what is asked for together
@@ -1958,7 +1968,7 @@ def list_recent_workflows_by(
     return _runtime.many(
         conn,
         LIST_RECENT_WORKFLOWS_BY,
-        (customer_id, status, workflow_type, agent_id, max_rows),
+        (status, workflow_type, agent_id, max_rows, customer_id),
         _make_workflow_progress,
         binary=True,
     )
@@ -1968,7 +1978,43 @@ LIST_OPEN_WORKFLOWS: typing.Final = """-- name: list_open_workflows :many
 WITH run AS (
     SELECT
         workflow_executions.customer_id, workflow_executions.id, workflow_executions.agent_id, workflow_executions.workflow_type, workflow_executions.status, workflow_executions.attempt, workflow_executions.retried_from_id, workflow_executions.started_at, workflow_executions.heartbeat_at, workflow_executions.completed_at, workflow_executions.deadline_at, workflow_executions.input_data, workflow_executions.output_data, workflow_executions.error_details, workflow_executions.metadata, workflow_executions.created_at, workflow_executions.updated_at,
-        customers.name AS customer_name
+        customers.name AS customer_name,
+        -- For those that LIMIT leaves, and beside the run: Citus joins no shards to what it picked.
+        (
+            SELECT
+                jsonb_build_object(
+                    'steps_done',
+                    count(*) FILTER (
+                        WHERE
+                        workflow_steps.status IN ('completed', 'skipped')
+                        AND NOT workflow_steps.metadata ? 'closed_with_run'
+                    ),
+                    'steps_total', count(*),
+                    'retries', coalesce(sum(workflow_steps.retry_count), 0),
+                    'current_step_name',
+                    (
+                        array_agg(workflow_steps.step_name ORDER BY workflow_steps.step_order)
+                        FILTER (WHERE workflow_steps.status IN ('running', 'retrying'))
+                    )[1],
+                    'failed_step_name',
+                    (
+                        array_agg(workflow_steps.step_name ORDER BY workflow_steps.step_order)
+                        FILTER (WHERE workflow_steps.status = 'failed')
+                    )[1],
+                    'failed_step_error',
+                    (
+                        array_agg(
+                            workflow_steps.error_details ->> 'message'
+                            ORDER BY workflow_steps.step_order
+                        )
+                        FILTER (WHERE workflow_steps.status = 'failed')
+                    )[1]
+                )
+            FROM workflow_steps
+            WHERE
+                workflow_steps.customer_id = workflow_executions.customer_id
+                AND workflow_steps.workflow_execution_id = workflow_executions.id
+        ) AS progress
     FROM customers
     INNER JOIN workflow_executions ON customers.id = workflow_executions.customer_id
     WHERE
@@ -1987,12 +2033,12 @@ SELECT
     run.attempt,
     run.agent_id,
     agents.name AS agent_name,
-    progress.steps_done,
-    progress.steps_total,
-    progress.current_step_name,
-    progress.retries,
-    progress.failed_step_name,
-    progress.failed_step_error,
+    (run.progress ->> 'steps_done')::bigint AS steps_done,
+    (run.progress ->> 'steps_total')::bigint AS steps_total,
+    run.progress ->> 'current_step_name' AS current_step_name,
+    (run.progress ->> 'retries')::integer AS retries,
+    run.progress ->> 'failed_step_name' AS failed_step_name,
+    run.progress ->> 'failed_step_error' AS failed_step_error,
     run.created_at,
     run.started_at,
     run.heartbeat_at,
@@ -2001,37 +2047,6 @@ SELECT
     coalesce(run.completed_at, now()) - run.started_at AS duration
 FROM run
 INNER JOIN agents ON run.agent_id = agents.id
-CROSS JOIN
-    LATERAL (
-        SELECT
-            count(*) FILTER (
-                WHERE
-                workflow_steps.status IN ('completed', 'skipped')
-                AND NOT workflow_steps.metadata ? 'closed_with_run'
-            ) AS steps_done,
-            count(*) AS steps_total,
-            coalesce(sum(workflow_steps.retry_count), 0)::integer AS retries,
-            (
-                array_agg(workflow_steps.step_name ORDER BY workflow_steps.step_order)
-                FILTER (WHERE workflow_steps.status IN ('running', 'retrying'))
-            )[1] AS current_step_name,
-            (
-                array_agg(workflow_steps.step_name ORDER BY workflow_steps.step_order)
-                FILTER (WHERE workflow_steps.status = 'failed')
-            )[1] AS failed_step_name,
-            (
-                array_agg(
-                    workflow_steps.error_details ->> 'message' ORDER BY workflow_steps.step_order
-                )
-                FILTER (WHERE workflow_steps.status = 'failed')
-            )[1] AS failed_step_error
-        FROM workflow_steps
-        WHERE
-            workflow_steps.customer_id = run.customer_id
-            AND workflow_steps.workflow_execution_id = run.id
-            AND workflow_steps.customer_id
-            = coalesce($1::uuid, workflow_steps.customer_id)
-    ) AS progress
 ORDER BY run.id DESC, run.customer_id DESC
 """
 

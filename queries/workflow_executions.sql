@@ -1029,7 +1029,43 @@ LIMIT @max_rows;
 WITH run AS (
     SELECT
         of_customer.*,
-        customers.name AS customer_name
+        customers.name AS customer_name,
+        -- For those that LIMIT leaves, and beside the run: Citus joins no shards to what it picked.
+        (
+            SELECT
+                jsonb_build_object(
+                    'steps_done',
+                    count(*) FILTER (
+                        WHERE
+                        workflow_steps.status IN ('completed', 'skipped')
+                        AND NOT workflow_steps.metadata ? 'closed_with_run'
+                    ),
+                    'steps_total', count(*),
+                    'retries', coalesce(sum(workflow_steps.retry_count), 0),
+                    'current_step_name',
+                    (
+                        array_agg(workflow_steps.step_name ORDER BY workflow_steps.step_order)
+                        FILTER (WHERE workflow_steps.status IN ('running', 'retrying'))
+                    )[1],
+                    'failed_step_name',
+                    (
+                        array_agg(workflow_steps.step_name ORDER BY workflow_steps.step_order)
+                        FILTER (WHERE workflow_steps.status = 'failed')
+                    )[1],
+                    'failed_step_error',
+                    (
+                        array_agg(
+                            workflow_steps.error_details ->> 'message'
+                            ORDER BY workflow_steps.step_order
+                        )
+                        FILTER (WHERE workflow_steps.status = 'failed')
+                    )[1]
+                )
+            FROM workflow_steps
+            WHERE
+                workflow_steps.customer_id = of_customer.customer_id
+                AND workflow_steps.workflow_execution_id = of_customer.id
+        ) AS progress
     FROM customers
     CROSS JOIN
         LATERAL (
@@ -1054,12 +1090,12 @@ SELECT
     run.attempt,
     run.agent_id,
     agents.name AS agent_name,
-    progress.steps_done,
-    progress.steps_total,
-    progress.current_step_name,
-    progress.retries,
-    progress.failed_step_name,
-    progress.failed_step_error,
+    (run.progress ->> 'steps_done')::bigint AS steps_done,
+    (run.progress ->> 'steps_total')::bigint AS steps_total,
+    run.progress ->> 'current_step_name' AS current_step_name,
+    (run.progress ->> 'retries')::integer AS retries,
+    run.progress ->> 'failed_step_name' AS failed_step_name,
+    run.progress ->> 'failed_step_error' AS failed_step_error,
     run.created_at,
     run.started_at,
     run.heartbeat_at,
@@ -1068,37 +1104,6 @@ SELECT
     coalesce(run.completed_at, now()) - run.started_at AS duration
 FROM run
 INNER JOIN agents ON run.agent_id = agents.id
-CROSS JOIN
-    LATERAL (
-        SELECT
-            count(*) FILTER (
-                WHERE
-                workflow_steps.status IN ('completed', 'skipped')
-                AND NOT workflow_steps.metadata ? 'closed_with_run'
-            ) AS steps_done,
-            count(*) AS steps_total,
-            coalesce(sum(workflow_steps.retry_count), 0)::integer AS retries,
-            (
-                array_agg(workflow_steps.step_name ORDER BY workflow_steps.step_order)
-                FILTER (WHERE workflow_steps.status IN ('running', 'retrying'))
-            )[1] AS current_step_name,
-            (
-                array_agg(workflow_steps.step_name ORDER BY workflow_steps.step_order)
-                FILTER (WHERE workflow_steps.status = 'failed')
-            )[1] AS failed_step_name,
-            (
-                array_agg(
-                    workflow_steps.error_details ->> 'message' ORDER BY workflow_steps.step_order
-                )
-                FILTER (WHERE workflow_steps.status = 'failed')
-            )[1] AS failed_step_error
-        FROM workflow_steps
-        WHERE
-            workflow_steps.customer_id = run.customer_id
-            AND workflow_steps.workflow_execution_id = run.id
-            AND workflow_steps.customer_id
-            = coalesce(sqlc.narg('customer_id')::uuid, workflow_steps.customer_id)
-    ) AS progress
 ORDER BY run.id DESC, run.customer_id DESC;
 
 -- name: list_recent_workflows_by :many
@@ -1118,7 +1123,43 @@ ORDER BY run.id DESC, run.customer_id DESC;
 WITH run AS (
     SELECT
         of_customer.*,
-        customers.name AS customer_name
+        customers.name AS customer_name,
+        -- For those that LIMIT leaves, and beside the run: Citus joins no shards to what it picked.
+        (
+            SELECT
+                jsonb_build_object(
+                    'steps_done',
+                    count(*) FILTER (
+                        WHERE
+                        workflow_steps.status IN ('completed', 'skipped')
+                        AND NOT workflow_steps.metadata ? 'closed_with_run'
+                    ),
+                    'steps_total', count(*),
+                    'retries', coalesce(sum(workflow_steps.retry_count), 0),
+                    'current_step_name',
+                    (
+                        array_agg(workflow_steps.step_name ORDER BY workflow_steps.step_order)
+                        FILTER (WHERE workflow_steps.status IN ('running', 'retrying'))
+                    )[1],
+                    'failed_step_name',
+                    (
+                        array_agg(workflow_steps.step_name ORDER BY workflow_steps.step_order)
+                        FILTER (WHERE workflow_steps.status = 'failed')
+                    )[1],
+                    'failed_step_error',
+                    (
+                        array_agg(
+                            workflow_steps.error_details ->> 'message'
+                            ORDER BY workflow_steps.step_order
+                        )
+                        FILTER (WHERE workflow_steps.status = 'failed')
+                    )[1]
+                )
+            FROM workflow_steps
+            WHERE
+                workflow_steps.customer_id = of_customer.customer_id
+                AND workflow_steps.workflow_execution_id = of_customer.id
+        ) AS progress
     FROM customers
     CROSS JOIN
         LATERAL (
@@ -1195,12 +1236,12 @@ SELECT
     run.attempt,
     run.agent_id,
     agents.name AS agent_name,
-    progress.steps_done,
-    progress.steps_total,
-    progress.current_step_name,
-    progress.retries,
-    progress.failed_step_name,
-    progress.failed_step_error,
+    (run.progress ->> 'steps_done')::bigint AS steps_done,
+    (run.progress ->> 'steps_total')::bigint AS steps_total,
+    run.progress ->> 'current_step_name' AS current_step_name,
+    (run.progress ->> 'retries')::integer AS retries,
+    run.progress ->> 'failed_step_name' AS failed_step_name,
+    run.progress ->> 'failed_step_error' AS failed_step_error,
     run.created_at,
     run.started_at,
     run.heartbeat_at,
@@ -1209,37 +1250,6 @@ SELECT
     coalesce(run.completed_at, now()) - run.started_at AS duration
 FROM run
 INNER JOIN agents ON run.agent_id = agents.id
-CROSS JOIN
-    LATERAL (
-        SELECT
-            count(*) FILTER (
-                WHERE
-                workflow_steps.status IN ('completed', 'skipped')
-                AND NOT workflow_steps.metadata ? 'closed_with_run'
-            ) AS steps_done,
-            count(*) AS steps_total,
-            coalesce(sum(workflow_steps.retry_count), 0)::integer AS retries,
-            (
-                array_agg(workflow_steps.step_name ORDER BY workflow_steps.step_order)
-                FILTER (WHERE workflow_steps.status IN ('running', 'retrying'))
-            )[1] AS current_step_name,
-            (
-                array_agg(workflow_steps.step_name ORDER BY workflow_steps.step_order)
-                FILTER (WHERE workflow_steps.status = 'failed')
-            )[1] AS failed_step_name,
-            (
-                array_agg(
-                    workflow_steps.error_details ->> 'message' ORDER BY workflow_steps.step_order
-                )
-                FILTER (WHERE workflow_steps.status = 'failed')
-            )[1] AS failed_step_error
-        FROM workflow_steps
-        WHERE
-            workflow_steps.customer_id = run.customer_id
-            AND workflow_steps.workflow_execution_id = run.id
-            AND workflow_steps.customer_id
-            = coalesce(sqlc.narg('customer_id')::uuid, workflow_steps.customer_id)
-    ) AS progress
 ORDER BY run.id DESC, run.customer_id DESC;
 
 -- name: list_open_workflows :many
@@ -1256,7 +1266,43 @@ ORDER BY run.id DESC, run.customer_id DESC;
 WITH run AS (
     SELECT
         workflow_executions.*,
-        customers.name AS customer_name
+        customers.name AS customer_name,
+        -- For those that LIMIT leaves, and beside the run: Citus joins no shards to what it picked.
+        (
+            SELECT
+                jsonb_build_object(
+                    'steps_done',
+                    count(*) FILTER (
+                        WHERE
+                        workflow_steps.status IN ('completed', 'skipped')
+                        AND NOT workflow_steps.metadata ? 'closed_with_run'
+                    ),
+                    'steps_total', count(*),
+                    'retries', coalesce(sum(workflow_steps.retry_count), 0),
+                    'current_step_name',
+                    (
+                        array_agg(workflow_steps.step_name ORDER BY workflow_steps.step_order)
+                        FILTER (WHERE workflow_steps.status IN ('running', 'retrying'))
+                    )[1],
+                    'failed_step_name',
+                    (
+                        array_agg(workflow_steps.step_name ORDER BY workflow_steps.step_order)
+                        FILTER (WHERE workflow_steps.status = 'failed')
+                    )[1],
+                    'failed_step_error',
+                    (
+                        array_agg(
+                            workflow_steps.error_details ->> 'message'
+                            ORDER BY workflow_steps.step_order
+                        )
+                        FILTER (WHERE workflow_steps.status = 'failed')
+                    )[1]
+                )
+            FROM workflow_steps
+            WHERE
+                workflow_steps.customer_id = workflow_executions.customer_id
+                AND workflow_steps.workflow_execution_id = workflow_executions.id
+        ) AS progress
     FROM customers
     INNER JOIN workflow_executions ON customers.id = workflow_executions.customer_id
     WHERE
@@ -1275,12 +1321,12 @@ SELECT
     run.attempt,
     run.agent_id,
     agents.name AS agent_name,
-    progress.steps_done,
-    progress.steps_total,
-    progress.current_step_name,
-    progress.retries,
-    progress.failed_step_name,
-    progress.failed_step_error,
+    (run.progress ->> 'steps_done')::bigint AS steps_done,
+    (run.progress ->> 'steps_total')::bigint AS steps_total,
+    run.progress ->> 'current_step_name' AS current_step_name,
+    (run.progress ->> 'retries')::integer AS retries,
+    run.progress ->> 'failed_step_name' AS failed_step_name,
+    run.progress ->> 'failed_step_error' AS failed_step_error,
     run.created_at,
     run.started_at,
     run.heartbeat_at,
@@ -1289,37 +1335,6 @@ SELECT
     coalesce(run.completed_at, now()) - run.started_at AS duration
 FROM run
 INNER JOIN agents ON run.agent_id = agents.id
-CROSS JOIN
-    LATERAL (
-        SELECT
-            count(*) FILTER (
-                WHERE
-                workflow_steps.status IN ('completed', 'skipped')
-                AND NOT workflow_steps.metadata ? 'closed_with_run'
-            ) AS steps_done,
-            count(*) AS steps_total,
-            coalesce(sum(workflow_steps.retry_count), 0)::integer AS retries,
-            (
-                array_agg(workflow_steps.step_name ORDER BY workflow_steps.step_order)
-                FILTER (WHERE workflow_steps.status IN ('running', 'retrying'))
-            )[1] AS current_step_name,
-            (
-                array_agg(workflow_steps.step_name ORDER BY workflow_steps.step_order)
-                FILTER (WHERE workflow_steps.status = 'failed')
-            )[1] AS failed_step_name,
-            (
-                array_agg(
-                    workflow_steps.error_details ->> 'message' ORDER BY workflow_steps.step_order
-                )
-                FILTER (WHERE workflow_steps.status = 'failed')
-            )[1] AS failed_step_error
-        FROM workflow_steps
-        WHERE
-            workflow_steps.customer_id = run.customer_id
-            AND workflow_steps.workflow_execution_id = run.id
-            AND workflow_steps.customer_id
-            = coalesce(sqlc.narg('customer_id')::uuid, workflow_steps.customer_id)
-    ) AS progress
 ORDER BY run.id DESC, run.customer_id DESC;
 
 -- name: list_workflow_executions_by_id_range :many

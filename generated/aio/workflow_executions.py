@@ -496,8 +496,8 @@ async def list_workflow_progress(
 async def list_recent_workflows(
     conn: psycopg.AsyncConnection[typing.Any],
     *,
-    customer_id: uuid.UUID | None = None,
     max_rows: int,
+    customer_id: uuid.UUID | None = None,
 ) -> list[WorkflowProgress]:
     """The newest runs, whatever their state, up to max_rows, of one customer where customer_id is
     given, else for operators: it spans customers. With customer and agent, how many of its steps
@@ -512,7 +512,7 @@ async def list_recent_workflows(
     return await _runtime.async_many(
         conn,
         LIST_RECENT_WORKFLOWS,
-        (customer_id, max_rows),
+        (max_rows, customer_id),
         _make_workflow_progress,
         binary=True,
     )
@@ -521,11 +521,11 @@ async def list_recent_workflows(
 async def list_recent_workflows_by(
     conn: psycopg.AsyncConnection[typing.Any],
     *,
-    customer_id: uuid.UUID | None = None,
     status: models.WorkflowStatus | None = None,
     workflow_type: models.WorkflowType | None = None,
     agent_id: uuid.UUID | None = None,
     max_rows: int,
+    customer_id: uuid.UUID | None = None,
 ) -> list[WorkflowProgress]:
     """What list_recent_workflows says, of the runs in a state, of a type, or of an agent, alone or
     together. Of each customer it reads about max_rows runs: more where what is asked for together
@@ -541,7 +541,7 @@ async def list_recent_workflows_by(
     return await _runtime.async_many(
         conn,
         LIST_RECENT_WORKFLOWS_BY,
-        (customer_id, status, workflow_type, agent_id, max_rows),
+        (status, workflow_type, agent_id, max_rows, customer_id),
         _make_workflow_progress,
         binary=True,
     )

@@ -32,9 +32,6 @@ WORKS_NOT = {
 WORKS_NOT_FOR_ALL = {
     "workflow_executions.claim_workflow_execution": "FOR UPDATE/SHARE",
     "workflow_executions.claim_workflow_executions": "FOR UPDATE/SHARE",
-    "workflow_executions.list_open_workflows": LATERAL,
-    "workflow_executions.list_recent_workflows": LATERAL,
-    "workflow_executions.list_recent_workflows_by": LATERAL,
     "workflow_executions.time_out_workflow_executions": "FOR UPDATE/SHARE",
 }
 """What works for one customer, and not where the customer is left out."""
@@ -53,6 +50,7 @@ ON_ALL_SHARDS = {
     "recommendations.list_recent_recommendations_by_status",
     "recommendations.list_recommendations_by_id_range",
     "recommendations.list_savings",
+    "workflow_executions.list_open_workflows",
     "workflow_executions.list_recent_workflows",
     "workflow_executions.list_recent_workflows_by",
     "workflow_executions.list_workflow_executions_by_id_range",
