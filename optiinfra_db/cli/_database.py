@@ -110,9 +110,10 @@ def rollback(
 
 @app.command(epilog="Example: optiinfra-db status || optiinfra-db migrate")
 def status(url: Url = None, as_json: AsJson = False) -> None:
-    """List the migrations: applied or pending, when, by whom; and say how it is laid out.
+    """List the migrations: applied or pending, when, by whom.
 
-    The exit code is 1 if any is pending.
+    The last line says how the database is laid out: plain, or distributed by Citus. The exit code
+    is 1 if any is pending.
     """
     from optiinfra_db import distribute as distribution
     from optiinfra_db import migrate as migrations

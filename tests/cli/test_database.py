@@ -243,7 +243,7 @@ def test_doctor_passes_or_says_what_is_wrong_and_what_to_do(empty_database_url):
     run("seed", url=url)
     result = run("doctor", "--days", "1", url=url)
     assert (result.returncode, result.stdout) == (0, "")
-    assert "All 6 checks passed." in result.stderr
+    assert "All 7 checks passed." in result.stderr
 
     with psycopg.connect(url) as conn:
         conn.execute("ALTER TABLE approvals DISABLE TRIGGER approvals_record_event")
