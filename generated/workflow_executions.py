@@ -14,6 +14,7 @@ from . import _runtime, models
 __all__ = [
     "BEGIN_WORKFLOW_EXECUTION",
     "CANCEL_WORKFLOW_EXECUTION",
+    "CLAIM_CUSTOMER_WORKFLOW_EXECUTIONS",
     "CLAIM_WORKFLOW_EXECUTION",
     "CLAIM_WORKFLOW_EXECUTIONS",
     "COMPLETE_WORKFLOW_EXECUTION",
@@ -59,6 +60,7 @@ __all__ = [
     "WorkflowSummary",
     "begin_workflow_execution",
     "cancel_workflow_execution",
+    "claim_customer_workflow_executions",
     "claim_workflow_execution",
     "claim_workflow_executions",
     "complete_workflow_execution",
@@ -2612,10 +2614,9 @@ WITH next_run AS MATERIALIZED (
         id
     FROM workflow_executions
     WHERE
-        agent_id = $2
+        agent_id = $1
         AND status = 'pending'
         AND coalesce(deadline_at, 'infinity') > now()
-        AND customer_id = coalesce($1::uuid, customer_id)
     ORDER BY id
     LIMIT 1
     FOR NO KEY UPDATE SKIP LOCKED
@@ -2629,8 +2630,6 @@ SET
 FROM next_run
 WHERE
     workflow_executions.customer_id = next_run.customer_id
-    AND workflow_executions.customer_id
-    = coalesce($1::uuid, workflow_executions.customer_id)
     AND workflow_executions.id = next_run.id
 RETURNING workflow_executions.customer_id, workflow_executions.id, workflow_executions.agent_id, workflow_executions.workflow_type, workflow_executions.status, workflow_executions.attempt, workflow_executions.retried_from_id, workflow_executions.started_at, workflow_executions.heartbeat_at, workflow_executions.completed_at, workflow_executions.deadline_at, workflow_executions.input_data, workflow_executions.output_data, workflow_executions.error_details, workflow_executions.metadata, workflow_executions.created_at, workflow_executions.updated_at
 """
@@ -2639,22 +2638,16 @@ RETURNING workflow_executions.customer_id, workflow_executions.id, workflow_exec
 def claim_workflow_execution(
     conn: psycopg.Connection[typing.Any],
     *,
-    customer_id: uuid.UUID | None = None,
     agent_id: uuid.UUID,
 ) -> models.WorkflowExecution | None:
     """Move the oldest pending run of an agent, if it is not past its deadline, to running and return
     it; None where none waits. Callers at the same moment get different runs, without waiting for
-    one another. Of one customer where customer_id is given, else for agents: it spans customers.
+    one another. For agents: it spans customers.
 
     @plan workflow_executions_agent_id_id_pending_idx, workflow_executions_pkey,
       workflow_executions_customer_id_id_open_idx, rows <= 2 + pending_runs
     """
-    return _runtime.one(
-        conn,
-        CLAIM_WORKFLOW_EXECUTION,
-        (customer_id, agent_id),
-        _make_workflow_execution,
-    )
+    return _runtime.one(conn, CLAIM_WORKFLOW_EXECUTION, (agent_id,), _make_workflow_execution)
 
 
 CLAIM_WORKFLOW_EXECUTIONS: typing.Final = """-- name: claim_workflow_executions :many
@@ -2667,9 +2660,8 @@ WITH next_runs AS MATERIALIZED (
         agent_id = $1
         AND status = 'pending'
         AND coalesce(deadline_at, 'infinity') > now()
-        AND customer_id = coalesce($2::uuid, customer_id)
     ORDER BY id
-    LIMIT $3
+    LIMIT $2
     FOR NO KEY UPDATE SKIP LOCKED
 ),
 
@@ -2682,8 +2674,6 @@ claimed AS (
     FROM next_runs
     WHERE
         workflow_executions.customer_id = next_runs.customer_id
-        AND workflow_executions.customer_id
-        = coalesce($2::uuid, workflow_executions.customer_id)
         AND workflow_executions.id = next_runs.id
     RETURNING workflow_executions.customer_id, workflow_executions.id, workflow_executions.agent_id, workflow_executions.workflow_type, workflow_executions.status, workflow_executions.attempt, workflow_executions.retried_from_id, workflow_executions.started_at, workflow_executions.heartbeat_at, workflow_executions.completed_at, workflow_executions.deadline_at, workflow_executions.input_data, workflow_executions.output_data, workflow_executions.error_details, workflow_executions.metadata, workflow_executions.created_at, workflow_executions.updated_at
 )
@@ -2698,7 +2688,6 @@ def claim_workflow_executions(
     conn: psycopg.Connection[typing.Any],
     *,
     agent_id: uuid.UUID,
-    customer_id: uuid.UUID | None = None,
     max_rows: int,
 ) -> list[models.WorkflowExecution]:
     """Claim up to max_rows runs at once, oldest first, as claim_workflow_execution does one: for
@@ -2710,7 +2699,62 @@ def claim_workflow_executions(
     return _runtime.many(
         conn,
         CLAIM_WORKFLOW_EXECUTIONS,
-        (agent_id, customer_id, max_rows),
+        (agent_id, max_rows),
+        _make_workflow_execution,
+        binary=True,
+    )
+
+
+CLAIM_CUSTOMER_WORKFLOW_EXECUTIONS: typing.Final = """-- name: claim_customer_workflow_executions :many
+WITH next_runs AS MATERIALIZED (
+    SELECT id
+    FROM workflow_executions
+    WHERE
+        customer_id = $1
+        AND agent_id = $2
+        AND status = 'pending'
+        AND coalesce(deadline_at, 'infinity') > now()
+    ORDER BY id
+    LIMIT $3
+    FOR NO KEY UPDATE SKIP LOCKED
+),
+
+claimed AS (
+    UPDATE workflow_executions
+    SET
+        status = 'running',
+        started_at = greatest(now(), workflow_executions.created_at),
+        heartbeat_at = greatest(now(), workflow_executions.created_at)
+    FROM next_runs
+    WHERE
+        workflow_executions.customer_id = $1
+        AND workflow_executions.id = next_runs.id
+    RETURNING workflow_executions.customer_id, workflow_executions.id, workflow_executions.agent_id, workflow_executions.workflow_type, workflow_executions.status, workflow_executions.attempt, workflow_executions.retried_from_id, workflow_executions.started_at, workflow_executions.heartbeat_at, workflow_executions.completed_at, workflow_executions.deadline_at, workflow_executions.input_data, workflow_executions.output_data, workflow_executions.error_details, workflow_executions.metadata, workflow_executions.created_at, workflow_executions.updated_at
+)
+
+SELECT customer_id, id, agent_id, workflow_type, status, attempt, retried_from_id, started_at, heartbeat_at, completed_at, deadline_at, input_data, output_data, error_details, metadata, created_at, updated_at
+FROM claimed
+ORDER BY id
+"""
+
+
+def claim_customer_workflow_executions(
+    conn: psycopg.Connection[typing.Any],
+    *,
+    customer_id: uuid.UUID | None = None,
+    agent_id: uuid.UUID | None = None,
+    max_rows: int | None = None,
+) -> list[models.WorkflowExecution]:
+    """Claim up to max_rows pending runs of one customer for an agent, as claim_workflow_executions
+    does of all customers: for databases whose customers are spread over servers (Citus).
+
+    @plan workflow_executions_agent_id_id_pending_idx, workflow_executions_pkey,
+      workflow_executions_customer_id_id_open_idx, rows <= 2 * max_rows + pending_runs + open_runs
+    """
+    return _runtime.many(
+        conn,
+        CLAIM_CUSTOMER_WORKFLOW_EXECUTIONS,
+        (customer_id, agent_id, max_rows),
         _make_workflow_execution,
         binary=True,
     )
@@ -3236,9 +3280,8 @@ WITH past_deadline AS MATERIALIZED (
     WHERE
         status IN ('pending', 'running')
         AND deadline_at < now()
-        AND customer_id = coalesce($1::uuid, customer_id)
     ORDER BY deadline_at
-    LIMIT $2
+    LIMIT $1
     FOR NO KEY UPDATE SKIP LOCKED
 ),
 
@@ -3254,16 +3297,15 @@ without_heartbeat AS MATERIALIZED (
     WHERE
         status = 'running'
         AND CASE
-            WHEN ($3::interval > '0') IS NOT false
+            WHEN ($2::interval > '0') IS NOT false
                 THEN
                     coalesce(heartbeat_at, started_at)
-                    < now() - $3::interval
+                    < now() - $2::interval
             ELSE refuse_value('heartbeat_timeout', 'a time-out must be more than 0')
         END
         AND (deadline_at < now()) IS NOT true
-        AND customer_id = coalesce($1::uuid, customer_id)
     ORDER BY coalesce(heartbeat_at, started_at)
-    LIMIT $2
+    LIMIT $1
     FOR NO KEY UPDATE SKIP LOCKED
 ),
 
@@ -3271,7 +3313,7 @@ overdue AS (
     SELECT customer_id, id, error_details FROM past_deadline
     UNION ALL
     SELECT customer_id, id, error_details FROM without_heartbeat
-    LIMIT $2
+    LIMIT $1
 ),
 
 timed_out AS (
@@ -3283,8 +3325,6 @@ timed_out AS (
     FROM overdue
     WHERE
         workflow_executions.customer_id = overdue.customer_id
-        AND workflow_executions.customer_id
-        = coalesce($1::uuid, workflow_executions.customer_id)
         AND workflow_executions.id = overdue.id
     RETURNING workflow_executions.customer_id, workflow_executions.id, workflow_executions.agent_id, workflow_executions.workflow_type, workflow_executions.status, workflow_executions.attempt, workflow_executions.retried_from_id, workflow_executions.started_at, workflow_executions.heartbeat_at, workflow_executions.completed_at, workflow_executions.deadline_at, workflow_executions.input_data, workflow_executions.output_data, workflow_executions.error_details, workflow_executions.metadata, workflow_executions.created_at, workflow_executions.updated_at
 )
@@ -3311,7 +3351,6 @@ ORDER BY id
 def time_out_workflow_executions(
     conn: psycopg.Connection[typing.Any],
     *,
-    customer_id: uuid.UUID | None = None,
     max_rows: int,
     heartbeat_timeout: datetime.timedelta | None = None,
 ) -> list[WorkflowSummary]:
@@ -3320,7 +3359,7 @@ def time_out_workflow_executions(
     longest overdue first. error_details says which (type DeadlineExceeded or HeartbeatLost); their
     open steps are closed as by fail_workflow_execution. Returns them. Runs that somebody is writing
     at the moment are left for the next sweep. A run whose executor sends no heartbeats counts from
-    its start. Of one customer where customer_id is given, else for operators: it spans customers.
+    its start. For operators: it spans customers.
 
     Raises InvalidValue where heartbeat_timeout is not more than 0.
 
@@ -3332,7 +3371,7 @@ def time_out_workflow_executions(
     return _runtime.many(
         conn,
         TIME_OUT_WORKFLOW_EXECUTIONS,
-        (customer_id, max_rows, heartbeat_timeout),
+        (max_rows, heartbeat_timeout),
         _make_workflow_summary,
         binary=True,
     )

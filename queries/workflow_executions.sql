@@ -1610,7 +1610,7 @@ RETURNING workflow_steps.*;
 -- name: claim_workflow_execution :one
 -- Move the oldest pending run of an agent, if it is not past its deadline, to running and return
 -- it; None where none waits. Callers at the same moment get different runs, without waiting for one
--- another. Of one customer where customer_id is given, else for agents: it spans customers.
+-- another. For agents: it spans customers.
 -- @required agent_id
 --
 -- @plan workflow_executions_agent_id_id_pending_idx, workflow_executions_pkey,
@@ -1624,7 +1624,6 @@ WITH next_run AS MATERIALIZED (
         agent_id = @agent_id
         AND status = 'pending'
         AND coalesce(deadline_at, 'infinity') > now()
-        AND customer_id = coalesce(sqlc.narg('customer_id')::uuid, customer_id)
     ORDER BY id
     LIMIT 1
     FOR NO KEY UPDATE SKIP LOCKED
@@ -1638,8 +1637,6 @@ SET
 FROM next_run
 WHERE
     workflow_executions.customer_id = next_run.customer_id
-    AND workflow_executions.customer_id
-    = coalesce(sqlc.narg('customer_id')::uuid, workflow_executions.customer_id)
     AND workflow_executions.id = next_run.id
 RETURNING workflow_executions.*;
 
@@ -1659,7 +1656,6 @@ WITH next_runs AS MATERIALIZED (
         agent_id = @agent_id
         AND status = 'pending'
         AND coalesce(deadline_at, 'infinity') > now()
-        AND customer_id = coalesce(sqlc.narg('customer_id')::uuid, customer_id)
     ORDER BY id
     LIMIT @max_rows
     FOR NO KEY UPDATE SKIP LOCKED
@@ -1674,8 +1670,42 @@ claimed AS (
     FROM next_runs
     WHERE
         workflow_executions.customer_id = next_runs.customer_id
-        AND workflow_executions.customer_id
-        = coalesce(sqlc.narg('customer_id')::uuid, workflow_executions.customer_id)
+        AND workflow_executions.id = next_runs.id
+    RETURNING workflow_executions.*
+)
+
+SELECT *
+FROM claimed
+ORDER BY id;
+
+-- name: claim_customer_workflow_executions :many
+-- Claim up to max_rows pending runs of one customer for an agent, as claim_workflow_executions does
+-- of all customers: for databases whose customers are spread over servers (Citus).
+--
+-- @plan workflow_executions_agent_id_id_pending_idx, workflow_executions_pkey,
+--   workflow_executions_customer_id_id_open_idx, rows <= 2 * max_rows + pending_runs + open_runs
+WITH next_runs AS MATERIALIZED (
+    SELECT id
+    FROM workflow_executions
+    WHERE
+        customer_id = @customer_id
+        AND agent_id = @agent_id
+        AND status = 'pending'
+        AND coalesce(deadline_at, 'infinity') > now()
+    ORDER BY id
+    LIMIT @max_rows
+    FOR NO KEY UPDATE SKIP LOCKED
+),
+
+claimed AS (
+    UPDATE workflow_executions
+    SET
+        status = 'running',
+        started_at = greatest(now(), workflow_executions.created_at),
+        heartbeat_at = greatest(now(), workflow_executions.created_at)
+    FROM next_runs
+    WHERE
+        workflow_executions.customer_id = @customer_id
         AND workflow_executions.id = next_runs.id
     RETURNING workflow_executions.*
 )
@@ -2050,7 +2080,7 @@ RETURNING
 -- longest overdue first. error_details says which (type DeadlineExceeded or HeartbeatLost); their
 -- open steps are closed as by fail_workflow_execution. Returns them. Runs that somebody is writing
 -- at the moment are left for the next sweep. A run whose executor sends no heartbeats counts from
--- its start. Of one customer where customer_id is given, else for operators: it spans customers.
+-- its start. For operators: it spans customers.
 --
 -- Raises InvalidValue where heartbeat_timeout is not more than 0.
 -- @row WorkflowSummary
@@ -2070,7 +2100,6 @@ WITH past_deadline AS MATERIALIZED (
     WHERE
         status IN ('pending', 'running')
         AND deadline_at < now()
-        AND customer_id = coalesce(sqlc.narg('customer_id')::uuid, customer_id)
     ORDER BY deadline_at
     LIMIT @max_rows
     FOR NO KEY UPDATE SKIP LOCKED
@@ -2095,7 +2124,6 @@ without_heartbeat AS MATERIALIZED (
             ELSE refuse_value('heartbeat_timeout', 'a time-out must be more than 0')
         END
         AND (deadline_at < now()) IS NOT true
-        AND customer_id = coalesce(sqlc.narg('customer_id')::uuid, customer_id)
     ORDER BY coalesce(heartbeat_at, started_at)
     LIMIT @max_rows
     FOR NO KEY UPDATE SKIP LOCKED
@@ -2117,8 +2145,6 @@ timed_out AS (
     FROM overdue
     WHERE
         workflow_executions.customer_id = overdue.customer_id
-        AND workflow_executions.customer_id
-        = coalesce(sqlc.narg('customer_id')::uuid, workflow_executions.customer_id)
         AND workflow_executions.id = overdue.id
     RETURNING workflow_executions.*
 )

@@ -12,6 +12,7 @@ from .. import _runtime, models
 from ..workflow_executions import (
     BEGIN_WORKFLOW_EXECUTION,
     CANCEL_WORKFLOW_EXECUTION,
+    CLAIM_CUSTOMER_WORKFLOW_EXECUTIONS,
     CLAIM_WORKFLOW_EXECUTION,
     CLAIM_WORKFLOW_EXECUTIONS,
     COMPLETE_WORKFLOW_EXECUTION,
@@ -69,6 +70,7 @@ from ..workflow_executions import (
 __all__ = [
     "BEGIN_WORKFLOW_EXECUTION",
     "CANCEL_WORKFLOW_EXECUTION",
+    "CLAIM_CUSTOMER_WORKFLOW_EXECUTIONS",
     "CLAIM_WORKFLOW_EXECUTION",
     "CLAIM_WORKFLOW_EXECUTIONS",
     "COMPLETE_WORKFLOW_EXECUTION",
@@ -114,6 +116,7 @@ __all__ = [
     "WorkflowSummary",
     "begin_workflow_execution",
     "cancel_workflow_execution",
+    "claim_customer_workflow_executions",
     "claim_workflow_execution",
     "claim_workflow_executions",
     "complete_workflow_execution",
@@ -706,12 +709,11 @@ async def begin_workflow_execution(
 async def claim_workflow_execution(
     conn: psycopg.AsyncConnection[typing.Any],
     *,
-    customer_id: uuid.UUID | None = None,
     agent_id: uuid.UUID,
 ) -> models.WorkflowExecution | None:
     """Move the oldest pending run of an agent, if it is not past its deadline, to running and return
     it; None where none waits. Callers at the same moment get different runs, without waiting for
-    one another. Of one customer where customer_id is given, else for agents: it spans customers.
+    one another. For agents: it spans customers.
 
     @plan workflow_executions_agent_id_id_pending_idx, workflow_executions_pkey,
       workflow_executions_customer_id_id_open_idx, rows <= 2 + pending_runs
@@ -719,7 +721,7 @@ async def claim_workflow_execution(
     return await _runtime.async_one(
         conn,
         CLAIM_WORKFLOW_EXECUTION,
-        (customer_id, agent_id),
+        (agent_id,),
         _make_workflow_execution,
     )
 
@@ -728,7 +730,6 @@ async def claim_workflow_executions(
     conn: psycopg.AsyncConnection[typing.Any],
     *,
     agent_id: uuid.UUID,
-    customer_id: uuid.UUID | None = None,
     max_rows: int,
 ) -> list[models.WorkflowExecution]:
     """Claim up to max_rows runs at once, oldest first, as claim_workflow_execution does one: for
@@ -740,7 +741,29 @@ async def claim_workflow_executions(
     return await _runtime.async_many(
         conn,
         CLAIM_WORKFLOW_EXECUTIONS,
-        (agent_id, customer_id, max_rows),
+        (agent_id, max_rows),
+        _make_workflow_execution,
+        binary=True,
+    )
+
+
+async def claim_customer_workflow_executions(
+    conn: psycopg.AsyncConnection[typing.Any],
+    *,
+    customer_id: uuid.UUID | None = None,
+    agent_id: uuid.UUID | None = None,
+    max_rows: int | None = None,
+) -> list[models.WorkflowExecution]:
+    """Claim up to max_rows pending runs of one customer for an agent, as claim_workflow_executions
+    does of all customers: for databases whose customers are spread over servers (Citus).
+
+    @plan workflow_executions_agent_id_id_pending_idx, workflow_executions_pkey,
+      workflow_executions_customer_id_id_open_idx, rows <= 2 * max_rows + pending_runs + open_runs
+    """
+    return await _runtime.async_many(
+        conn,
+        CLAIM_CUSTOMER_WORKFLOW_EXECUTIONS,
+        (customer_id, agent_id, max_rows),
         _make_workflow_execution,
         binary=True,
     )
@@ -936,7 +959,6 @@ async def time_out_workflow_execution(
 async def time_out_workflow_executions(
     conn: psycopg.AsyncConnection[typing.Any],
     *,
-    customer_id: uuid.UUID | None = None,
     max_rows: int,
     heartbeat_timeout: datetime.timedelta | None = None,
 ) -> list[WorkflowSummary]:
@@ -945,7 +967,7 @@ async def time_out_workflow_executions(
     longest overdue first. error_details says which (type DeadlineExceeded or HeartbeatLost); their
     open steps are closed as by fail_workflow_execution. Returns them. Runs that somebody is writing
     at the moment are left for the next sweep. A run whose executor sends no heartbeats counts from
-    its start. Of one customer where customer_id is given, else for operators: it spans customers.
+    its start. For operators: it spans customers.
 
     Raises InvalidValue where heartbeat_timeout is not more than 0.
 
@@ -957,7 +979,7 @@ async def time_out_workflow_executions(
     return await _runtime.async_many(
         conn,
         TIME_OUT_WORKFLOW_EXECUTIONS,
-        (customer_id, max_rows, heartbeat_timeout),
+        (max_rows, heartbeat_timeout),
         _make_workflow_summary,
         binary=True,
     )

@@ -330,13 +330,13 @@ def test_a_customer_goes_with_everything(conn, customer, agent):
 
 def test_claims_go_by_customer(conn, distributed_url, customer, agent):
     made = [make_run(conn, customer, agent) for _ in range(3)]
-    claimed = workflow_executions.claim_workflow_execution(
-        conn, agent_id=agent.id, customer_id=customer.id
+    claimed = workflow_executions.claim_customer_workflow_executions(
+        conn, agent_id=agent.id, customer_id=customer.id, max_rows=1
     )
-    assert claimed.id == made[0].id
+    assert [run.id for run in claimed] == [made[0].id]
     with connect(distributed_url) as other, conn.transaction(), other.transaction():
         mine, theirs = (
-            workflow_executions.claim_workflow_executions(
+            workflow_executions.claim_customer_workflow_executions(
                 one, agent_id=agent.id, customer_id=customer.id, max_rows=1
             )
             for one in (conn, other)

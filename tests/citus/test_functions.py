@@ -17,6 +17,7 @@ from .conftest import SHARDS
 
 SEALS = "function public.canonical_event("
 COMPOSITES = "input of anonymous composite types is not implemented"
+LOCKS = "could not run distributed query with FOR UPDATE/SHARE commands"
 LATERAL = "cannot push down this subquery"
 WORKS_NOT = {
     "event_seals.list_canonical_events": SEALS,
@@ -24,17 +25,13 @@ WORKS_NOT = {
     "event_seals.seal_events": SEALS,
     "event_seals.verify_event_seals": SEALS,
     "recommendations.get_recommendation_trace": COMPOSITES,
+    "workflow_executions.claim_workflow_execution": LOCKS,
+    "workflow_executions.claim_workflow_executions": LOCKS,
     "workflow_executions.complete_workflow_executions": LATERAL,
     "workflow_executions.get_workflow_detail": COMPOSITES,
+    "workflow_executions.time_out_workflow_executions": LOCKS,
 }
 """What Citus refuses, and how; docs/guides/citus.md lists it."""
-
-WORKS_NOT_FOR_ALL = {
-    "workflow_executions.claim_workflow_execution": "FOR UPDATE/SHARE",
-    "workflow_executions.claim_workflow_executions": "FOR UPDATE/SHARE",
-    "workflow_executions.time_out_workflow_executions": "FOR UPDATE/SHARE",
-}
-"""What works for one customer, and not where the customer is left out."""
 
 ON_ALL_SHARDS = {
     "monitoring.count_workflow_executions",
@@ -132,8 +129,7 @@ def test_what_is_of_the_platform_works(conn, sample, name):
     [
         name
         for name in FUNCTIONS
-        if name not in WORKS_NOT_FOR_ALL
-        and is_of_one_customer(name)
+        if is_of_one_customer(name)
         and inspect.signature(function_of(name)).parameters["customer_id"].default is None
     ],
 )
@@ -148,10 +144,3 @@ def test_what_does_not_work_is_refused(conn, sample, name):
     for given in cases_of(sample, name):
         with pytest.raises((DatabaseError, psycopg.Error), match=re.escape(WORKS_NOT[name])):
             call(conn, name, given)
-
-
-@pytest.mark.parametrize("name", WORKS_NOT_FOR_ALL)
-def test_what_does_not_work_for_all_customers_is_refused(conn, sample, name):
-    for given in cases_of(sample, name):
-        with pytest.raises(psycopg.Error, match=WORKS_NOT_FOR_ALL[name]):
-            call(conn, name, given | {"customer_id": None})
