@@ -2741,9 +2741,9 @@ ORDER BY id
 def claim_customer_workflow_executions(
     conn: psycopg.Connection[typing.Any],
     *,
-    customer_id: uuid.UUID | None = None,
-    agent_id: uuid.UUID | None = None,
-    max_rows: int | None = None,
+    customer_id: uuid.UUID,
+    agent_id: uuid.UUID,
+    max_rows: int,
 ) -> list[models.WorkflowExecution]:
     """Claim up to max_rows pending runs of one customer for an agent, as claim_workflow_executions
     does of all customers: for databases whose customers are spread over servers (Citus).

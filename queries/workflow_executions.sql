@@ -1681,6 +1681,7 @@ ORDER BY id;
 -- name: claim_customer_workflow_executions :many
 -- Claim up to max_rows pending runs of one customer for an agent, as claim_workflow_executions does
 -- of all customers: for databases whose customers are spread over servers (Citus).
+-- @required customer_id, agent_id, max_rows
 --
 -- @plan workflow_executions_agent_id_id_pending_idx, workflow_executions_pkey,
 --   workflow_executions_customer_id_id_open_idx, rows <= 2 * max_rows + pending_runs + open_runs
