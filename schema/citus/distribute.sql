@@ -78,8 +78,8 @@ SELECT pg_temp.amend(
 -- In CASE of an UPDATE only what is immutable may stand. It is: the same values, the same error.
 ALTER FUNCTION refuse_stale_write(text, uuid, integer, integer) IMMUTABLE;
 
--- One look-up over all shards, as nobody knows yet whose key it is, then one by the customer; what a
--- SQL function asks of a distributed table cannot depend on its parameters.
+-- One look-up over all shards, as nobody knows yet whose key it is, then one by the customer; what
+-- a SQL function asks of a distributed table cannot depend on its parameters.
 CREATE OR REPLACE FUNCTION authenticate_api_key(presented_hash bytea)
 RETURNS TABLE (
     customer_id uuid,
@@ -144,8 +144,8 @@ BEGIN
 END
 $$;
 
--- The months are made as Citus makes them, with their shards, and what waits in DEFAULT goes through
--- the coordinator.
+-- The months are made as Citus makes them, with their shards, and what waits in DEFAULT goes
+-- through the coordinator.
 CREATE OR REPLACE FUNCTION ensure_partitions(months_ahead integer) RETURNS SETOF text
 LANGUAGE plpgsql
 SET timezone = 'UTC'
