@@ -13,12 +13,14 @@ from . import _runtime
 __all__ = [
     "ENTER_TENANT",
     "GRANT_ACCESS",
+    "IS_DISTRIBUTED",
     "LEAVE_TENANT",
     "LIST_ROLES_WITHOUT_GROUP",
     "SET_ACTOR",
     "EnterTenantRow",
     "enter_tenant",
     "grant_access",
+    "is_distributed",
     "leave_tenant",
     "list_roles_without_group",
     "set_actor",
@@ -79,7 +81,8 @@ WITH former AS MATERIALIZED (
 
 SELECT
     former.role::text AS former_role,
-    former.customer_id::text AS former_customer_id
+    former.customer_id::text AS former_customer_id,
+    to_regprocedure('clear_workflow_links()') IS NOT NULL AS is_distributed
 FROM former
 WHERE
     CASE
@@ -103,6 +106,7 @@ class EnterTenantRow:
 
     former_role: str
     former_customer_id: str
+    is_distributed: bool | None
 
 
 def enter_tenant(conn: psycopg.Connection[typing.Any], *, customer_id: uuid.UUID) -> EnterTenantRow:
@@ -156,4 +160,19 @@ def set_actor(conn: psycopg.Connection[typing.Any], *, actor: str) -> str:
     @plan catalogue, buffers <= 100
     """
     value: str = _runtime.exactly_one(conn, SET_ACTOR, (actor,), _runtime.first)
+    return value
+
+
+IS_DISTRIBUTED: typing.Final = """-- name: is_distributed :one
+SELECT (to_regprocedure('clear_workflow_links()') IS NOT NULL)::boolean AS is_distributed
+"""
+
+
+def is_distributed(conn: psycopg.Connection[typing.Any]) -> bool:
+    """Whether the customers are spread over several servers (Citus): by a function that only such a
+    database has.
+
+    @plan catalogue, buffers <= 100
+    """
+    value: bool = _runtime.exactly_one(conn, IS_DISTRIBUTED, (), _runtime.first)
     return value

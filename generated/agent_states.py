@@ -365,27 +365,41 @@ def acquire_agent_lock(
 
 
 EXTEND_AGENT_LOCK: typing.Final = """-- name: extend_agent_lock :one
-UPDATE agent_states
-SET
-    locks = jsonb_set(
-        locks,
-        ARRAY[$1::text, 'expires_at'],
-        to_jsonb(clock_timestamp() + $2::interval)
-    )
-WHERE
-    CASE
-        WHEN $2::interval > '0' AND $2::interval <= '1 year' THEN true
-        ELSE refuse_value('lease', 'a lease must be longer than 0, and a year at most')
-    END
-    AND agent_id = $3
-    AND locks -> $1::text ->> 'token' = ($4::uuid)::text
-    AND (locks -> $1::text ->> 'expires_at')::timestamptz > clock_timestamp()
-RETURNING
+WITH held AS MATERIALIZED (
+    SELECT
+        id,
+        agent_id,
+        locks -> $1::text AS lock,
+        to_jsonb(clock_timestamp() + $2::interval) AS expires_at
+    FROM agent_states
+    WHERE
+        CASE
+            WHEN $2::interval > '0' AND $2::interval <= '1 year' THEN true
+            ELSE refuse_value('lease', 'a lease must be longer than 0, and a year at most')
+        END
+        AND agent_id = $3
+        AND locks -> $1::text ->> 'token' = ($4::uuid)::text
+        AND (locks -> $1::text ->> 'expires_at')::timestamptz > clock_timestamp()
+    FOR NO KEY UPDATE
+),
+
+extended AS (
+    UPDATE agent_states
+    SET
+        locks = jsonb_set(
+            agent_states.locks, ARRAY[$1::text, 'expires_at'], held.expires_at
+        )
+    FROM held
+    WHERE agent_states.id = held.id
+)
+
+SELECT
     agent_id,
     $1::text AS resource,
-    (locks -> $1::text ->> 'token')::uuid AS token,
-    (locks -> $1::text ->> 'acquired_at')::timestamptz AS acquired_at,
-    (locks -> $1::text ->> 'expires_at')::timestamptz AS expires_at
+    (lock ->> 'token')::uuid AS token,
+    (lock ->> 'acquired_at')::timestamptz AS acquired_at,
+    (expires_at #>> '{}')::timestamptz AS expires_at
+FROM held
 """
 
 
@@ -402,7 +416,7 @@ def extend_agent_lock(
 
     Raises InvalidValue where lease is not more than 0, or more than a year.
 
-    @plan agent_states_agent_id_key, rows <= states
+    @plan agent_states_agent_id_key, agent_states_pkey, rows <= 2 * states
     """
     return _runtime.one(conn, EXTEND_AGENT_LOCK, (resource, lease, agent_id, token), AgentLock)
 

@@ -61,7 +61,7 @@ ON CONFLICT (type, name) DO UPDATE
     SET
         version = excluded.version,
         status = 'starting',
-        last_heartbeat = now(),
+        last_heartbeat = excluded.created_at,
         endpoint = excluded.endpoint,
         capabilities = excluded.capabilities,
         metadata = excluded.metadata

@@ -185,7 +185,7 @@ WITH undecided AS MATERIALIZED (
     SELECT customer_id, id, recommendation_id, status, approved_by, comment, expires_at, decided_at, created_at, updated_at
     FROM approvals
     WHERE
-        customer_id = $2
+        customer_id = $1
         AND status = 'pending'
         AND (expires_at IS NULL OR expires_at > now())
         AND id > greatest($3::uuid, '00000000-0000-0000-0000-000000000000')
@@ -199,9 +199,11 @@ INNER JOIN recommendations
     ON
         approvals.customer_id = recommendations.customer_id
         AND approvals.recommendation_id = recommendations.id
-WHERE recommendations.status = 'pending'
+WHERE
+    recommendations.customer_id = $1
+    AND recommendations.status = 'pending'
 ORDER BY approvals.id
-LIMIT $1
+LIMIT $2
 """
 
 
@@ -252,8 +254,8 @@ def _make_list_pending_approvals_row(row: _runtime.Row) -> ListPendingApprovalsR
 def list_pending_approvals(
     conn: psycopg.Connection[typing.Any],
     *,
-    max_rows: int,
     customer_id: uuid.UUID,
+    max_rows: int,
     after_id: uuid.UUID | None = None,
 ) -> list[ListPendingApprovalsRow]:
     """What a customer has still to decide, oldest first: each approval that is pending and has not
@@ -266,7 +268,7 @@ def list_pending_approvals(
     return _runtime.many(
         conn,
         LIST_PENDING_APPROVALS,
-        (max_rows, customer_id, after_id),
+        (customer_id, max_rows, after_id),
         _make_list_pending_approvals_row,
         binary=True,
     )
@@ -278,7 +280,7 @@ WITH expired AS MATERIALIZED (
     SELECT customer_id, id, recommendation_id, status, approved_by, comment, expires_at, decided_at, created_at, updated_at
     FROM approvals
     WHERE
-        customer_id = $2
+        customer_id = $1
         AND status = 'pending'
         AND expires_at <= now()
         AND id > greatest($3::uuid, '00000000-0000-0000-0000-000000000000')
@@ -292,9 +294,11 @@ INNER JOIN recommendations
     ON
         approvals.customer_id = recommendations.customer_id
         AND approvals.recommendation_id = recommendations.id
-WHERE recommendations.status = 'pending'
+WHERE
+    recommendations.customer_id = $1
+    AND recommendations.status = 'pending'
 ORDER BY approvals.id
-LIMIT $1
+LIMIT $2
 """
 
 
@@ -345,8 +349,8 @@ def _make_list_expired_approvals_row(row: _runtime.Row) -> ListExpiredApprovalsR
 def list_expired_approvals(
     conn: psycopg.Connection[typing.Any],
     *,
-    max_rows: int,
     customer_id: uuid.UUID,
+    max_rows: int,
     after_id: uuid.UUID | None = None,
 ) -> list[ListExpiredApprovalsRow]:
     """What a customer let expire undecided, oldest first: each approval that is pending and has
@@ -359,7 +363,7 @@ def list_expired_approvals(
     return _runtime.many(
         conn,
         LIST_EXPIRED_APPROVALS,
-        (max_rows, customer_id, after_id),
+        (customer_id, max_rows, after_id),
         _make_list_expired_approvals_row,
         binary=True,
     )
@@ -388,14 +392,17 @@ ready AS MATERIALIZED (
         approvals.id,
         approvals.recommendation_id
     FROM approvals
-    INNER JOIN recommendation ON approvals.recommendation_id = recommendation.id
     WHERE
         approvals.customer_id = $4
         AND approvals.id = $5
         AND approvals.status = 'pending'
         AND (approvals.expires_at IS NULL OR approvals.expires_at > now())
-        AND recommendation.status = 'pending'
-    FOR NO KEY UPDATE OF approvals
+        AND EXISTS (
+            SELECT
+            FROM recommendation
+            WHERE recommendation.status = 'pending'
+        )
+    FOR NO KEY UPDATE
 ),
 
 moved AS (
@@ -405,10 +412,11 @@ moved AS (
             WHEN $1::approval_status = 'approved' THEN 'approved'
             ELSE 'rejected'
         END::recommendation_status,
-        approved_at = CASE WHEN $1::approval_status = 'approved' THEN now() END
+        approved_at = now()
+        + CASE WHEN $1::approval_status = 'approved' THEN interval '0' END
     FROM ready
     WHERE
-        recommendations.customer_id = ready.customer_id
+        recommendations.customer_id = $4
         AND recommendations.id = ready.recommendation_id
 )
 
@@ -420,7 +428,7 @@ SET
     decided_at = now()
 FROM ready
 WHERE
-    approvals.customer_id = ready.customer_id
+    approvals.customer_id = $4
     AND approvals.id = ready.id
 RETURNING approvals.customer_id, approvals.id, approvals.recommendation_id, approvals.status, approvals.approved_by, approvals.comment, approvals.expires_at, approvals.decided_at, approvals.created_at, approvals.updated_at
 """

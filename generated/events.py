@@ -16,6 +16,7 @@ __all__ = [
     "COPY_EVENTS",
     "CREATE_EVENT",
     "FORGET_EVENT_XACT_IDS",
+    "GET_CUSTOMER_FEED_END",
     "GET_EVENT",
     "GET_FEED_END",
     "GET_FEED_LAG",
@@ -29,6 +30,7 @@ __all__ = [
     "copy_events",
     "create_event",
     "forget_event_xact_ids",
+    "get_customer_feed_end",
     "get_event",
     "get_feed_end",
     "get_feed_lag",
@@ -415,6 +417,27 @@ def get_feed_end(conn: psycopg.Connection[typing.Any]) -> GetFeedEndRow:
     @plan events_xact_id_id_idx, rows <= partitions
     """
     return _runtime.exactly_one(conn, GET_FEED_END, (), GetFeedEndRow)
+
+
+GET_CUSTOMER_FEED_END: typing.Final = """-- name: get_customer_feed_end :one
+SELECT pg_snapshot_xmin(pg_current_snapshot()) AS horizon_xact_id
+FROM customers
+WHERE id = $1
+"""
+
+
+def get_customer_feed_end(
+    conn: psycopg.Connection[typing.Any],
+    *,
+    customer_id: uuid.UUID,
+) -> int | None:
+    """The transaction before which all events of a customer can be read, of the server that has them;
+    None for a customer who is unknown. Where customers are spread over servers (Citus), each of
+    these counts its transactions by itself.
+
+    @plan customers_pkey, rows <= 1 + customers
+    """
+    return _runtime.one(conn, GET_CUSTOMER_FEED_END, (customer_id,), _runtime.first)
 
 
 GET_FEED_LAG: typing.Final = """-- name: get_feed_lag :one

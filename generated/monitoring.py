@@ -908,7 +908,24 @@ def list_stuck_workflows(
 
 
 LIST_WORKFLOW_THROUGHPUT: typing.Final = """-- name: list_workflow_throughput :many
-WITH run AS (
+WITH hours AS MATERIALIZED (
+    SELECT hour
+    FROM
+        generate_series(
+            date_trunc('hour', $1::timestamptz, 'UTC'),
+            $2::timestamptz - interval '1 microsecond',
+            interval '1 hour'
+        ) AS series (hour)
+    WHERE
+        CASE
+            WHEN $1::timestamptz >= $2::timestamptz - interval '10 years'
+                THEN true
+            ELSE refuse_value('since', 'a window of hours must not be longer than 10 years')
+        END
+        AND $1::timestamptz < $2::timestamptz
+),
+
+run AS (
     SELECT
         date_trunc('hour', ended.completed_at, 'UTC') AS hour,
         ended.status
@@ -935,19 +952,8 @@ SELECT
     count(*) FILTER (WHERE run.status = 'failed') AS failed,
     count(*) FILTER (WHERE run.status = 'timeout') AS timed_out,
     count(*) FILTER (WHERE run.status = 'cancelled') AS cancelled
-FROM
-    generate_series(
-        date_trunc('hour', $1::timestamptz, 'UTC'),
-        $2::timestamptz - interval '1 microsecond',
-        interval '1 hour'
-    ) AS hours (hour)
+FROM hours
 LEFT JOIN run ON hours.hour = run.hour
-WHERE
-    CASE
-        WHEN $1::timestamptz >= $2::timestamptz - interval '10 years' THEN true
-        ELSE refuse_value('since', 'a window of hours must not be longer than 10 years')
-    END
-    AND $1::timestamptz < $2::timestamptz
 GROUP BY hours.hour
 ORDER BY hours.hour
 """

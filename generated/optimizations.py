@@ -269,13 +269,16 @@ ready AS MATERIALIZED (
         optimizations.id,
         optimizations.recommendation_id
     FROM optimizations
-    INNER JOIN recommendation ON optimizations.recommendation_id = recommendation.id
     WHERE
         optimizations.customer_id = $1
         AND optimizations.id = $2
         AND optimizations.status = 'queued'
-        AND recommendation.status = 'approved'
-    FOR NO KEY UPDATE OF optimizations
+        AND EXISTS (
+            SELECT
+            FROM recommendation
+            WHERE recommendation.status = 'approved'
+        )
+    FOR NO KEY UPDATE
 ),
 
 moved AS (
@@ -283,7 +286,7 @@ moved AS (
     SET status = 'executing'
     FROM ready
     WHERE
-        recommendations.customer_id = ready.customer_id
+        recommendations.customer_id = $1
         AND recommendations.id = ready.recommendation_id
 )
 
@@ -293,7 +296,7 @@ SET
     started_at = greatest(now(), optimizations.created_at)
 FROM ready
 WHERE
-    optimizations.customer_id = ready.customer_id
+    optimizations.customer_id = $1
     AND optimizations.id = ready.id
 RETURNING optimizations.customer_id, optimizations.id, optimizations.recommendation_id, optimizations.agent_id, optimizations.workflow_execution_id, optimizations.status, optimizations.progress, optimizations.started_at, optimizations.completed_at, optimizations.rolled_back_at, optimizations.actual_savings, optimizations.actual_improvement, optimizations.error, optimizations.result, optimizations.created_at, optimizations.updated_at
 """
@@ -383,7 +386,7 @@ moved AS (
         executed_at = greatest(now(), recommendations.approved_at)
     FROM completed
     WHERE
-        recommendations.customer_id = completed.customer_id
+        recommendations.customer_id = $1
         AND recommendations.id = completed.recommendation_id
         -- Not bare, so that the planner takes the key and not the index of statuses.
         AND (recommendations.status = 'executing') IS true
@@ -457,7 +460,7 @@ moved AS (
     FROM failed
     INNER JOIN recommendation ON failed.recommendation_id = recommendation.id
     WHERE
-        recommendations.customer_id = failed.customer_id
+        recommendations.customer_id = $1
         AND recommendations.id = failed.recommendation_id
         AND recommendation.status = 'executing'
         AND failed.started_at IS NOT NULL
@@ -524,7 +527,7 @@ moved AS (
     SET status = 'rolled_back'
     FROM rolled_back
     WHERE
-        recommendations.customer_id = rolled_back.customer_id
+        recommendations.customer_id = $1
         AND recommendations.id = rolled_back.recommendation_id
         AND rolled_back.started_at IS NOT NULL
         AND recommendations.status IN ('completed', 'failed')

@@ -14,6 +14,7 @@ from . import _runtime, models
 __all__ = [
     "BEGIN_WORKFLOW_EXECUTION",
     "CANCEL_WORKFLOW_EXECUTION",
+    "CLAIM_CUSTOMER_WORKFLOW_EXECUTIONS",
     "CLAIM_WORKFLOW_EXECUTION",
     "CLAIM_WORKFLOW_EXECUTIONS",
     "COMPLETE_WORKFLOW_EXECUTION",
@@ -64,6 +65,7 @@ __all__ = [
     "WorkflowSummary",
     "begin_workflow_execution",
     "cancel_workflow_execution",
+    "claim_customer_workflow_executions",
     "claim_workflow_execution",
     "claim_workflow_executions",
     "complete_workflow_execution",
@@ -1559,7 +1561,7 @@ CROSS JOIN
             count(*) AS steps_total
         FROM workflow_steps
         WHERE
-            workflow_steps.customer_id = workflow_executions.customer_id
+            workflow_steps.customer_id = $1
             AND workflow_steps.workflow_execution_id = workflow_executions.id
     ) AS progress
 LEFT JOIN LATERAL (
@@ -1568,7 +1570,7 @@ LEFT JOIN LATERAL (
         workflow_steps.error_details
     FROM workflow_steps
     WHERE
-        workflow_steps.customer_id = workflow_executions.customer_id
+        workflow_steps.customer_id = $1
         AND workflow_steps.workflow_execution_id = workflow_executions.id
         AND workflow_steps.status = 'failed'
     ORDER BY workflow_steps.step_order
@@ -1662,7 +1664,43 @@ LIST_RECENT_WORKFLOWS: typing.Final = """-- name: list_recent_workflows :many
 WITH run AS (
     SELECT
         of_customer.customer_id, of_customer.id, of_customer.agent_id, of_customer.workflow_type, of_customer.status, of_customer.attempt, of_customer.retried_from_id, of_customer.started_at, of_customer.heartbeat_at, of_customer.completed_at, of_customer.deadline_at, of_customer.input_data, of_customer.output_data, of_customer.error_details, of_customer.metadata, of_customer.created_at, of_customer.updated_at,
-        customers.name AS customer_name
+        customers.name AS customer_name,
+        -- For those that LIMIT leaves, and beside the run: Citus joins no shards to what it picked.
+        (
+            SELECT
+                jsonb_build_object(
+                    'steps_done',
+                    count(*) FILTER (
+                        WHERE
+                        workflow_steps.status IN ('completed', 'skipped')
+                        AND NOT workflow_steps.metadata ? 'closed_with_run'
+                    ),
+                    'steps_total', count(*),
+                    'retries', coalesce(sum(workflow_steps.retry_count), 0),
+                    'current_step_name',
+                    (
+                        array_agg(workflow_steps.step_name ORDER BY workflow_steps.step_order)
+                        FILTER (WHERE workflow_steps.status IN ('running', 'retrying'))
+                    )[1],
+                    'failed_step_name',
+                    (
+                        array_agg(workflow_steps.step_name ORDER BY workflow_steps.step_order)
+                        FILTER (WHERE workflow_steps.status = 'failed')
+                    )[1],
+                    'failed_step_error',
+                    (
+                        array_agg(
+                            workflow_steps.error_details ->> 'message'
+                            ORDER BY workflow_steps.step_order
+                        )
+                        FILTER (WHERE workflow_steps.status = 'failed')
+                    )[1]
+                )
+            FROM workflow_steps
+            WHERE
+                workflow_steps.customer_id = of_customer.customer_id
+                AND workflow_steps.workflow_execution_id = of_customer.id
+        ) AS progress
     FROM customers
     CROSS JOIN
         LATERAL (
@@ -1687,12 +1725,12 @@ SELECT
     run.attempt,
     run.agent_id,
     agents.name AS agent_name,
-    progress.steps_done,
-    progress.steps_total,
-    progress.current_step_name,
-    progress.retries,
-    progress.failed_step_name,
-    progress.failed_step_error,
+    (run.progress ->> 'steps_done')::bigint AS steps_done,
+    (run.progress ->> 'steps_total')::bigint AS steps_total,
+    run.progress ->> 'current_step_name' AS current_step_name,
+    (run.progress ->> 'retries')::integer AS retries,
+    run.progress ->> 'failed_step_name' AS failed_step_name,
+    run.progress ->> 'failed_step_error' AS failed_step_error,
     run.created_at,
     run.started_at,
     run.heartbeat_at,
@@ -1701,35 +1739,6 @@ SELECT
     coalesce(run.completed_at, now()) - run.started_at AS duration
 FROM run
 INNER JOIN agents ON run.agent_id = agents.id
-CROSS JOIN
-    LATERAL (
-        SELECT
-            count(*) FILTER (
-                WHERE
-                workflow_steps.status IN ('completed', 'skipped')
-                AND NOT workflow_steps.metadata ? 'closed_with_run'
-            ) AS steps_done,
-            count(*) AS steps_total,
-            coalesce(sum(workflow_steps.retry_count), 0)::integer AS retries,
-            (
-                array_agg(workflow_steps.step_name ORDER BY workflow_steps.step_order)
-                FILTER (WHERE workflow_steps.status IN ('running', 'retrying'))
-            )[1] AS current_step_name,
-            (
-                array_agg(workflow_steps.step_name ORDER BY workflow_steps.step_order)
-                FILTER (WHERE workflow_steps.status = 'failed')
-            )[1] AS failed_step_name,
-            (
-                array_agg(
-                    workflow_steps.error_details ->> 'message' ORDER BY workflow_steps.step_order
-                )
-                FILTER (WHERE workflow_steps.status = 'failed')
-            )[1] AS failed_step_error
-        FROM workflow_steps
-        WHERE
-            workflow_steps.customer_id = run.customer_id
-            AND workflow_steps.workflow_execution_id = run.id
-    ) AS progress
 ORDER BY run.id DESC, run.customer_id DESC
 """
 
@@ -1815,7 +1824,43 @@ LIST_RECENT_WORKFLOWS_BY: typing.Final = """-- name: list_recent_workflows_by :m
 WITH run AS (
     SELECT
         of_customer.customer_id, of_customer.id, of_customer.agent_id, of_customer.workflow_type, of_customer.status, of_customer.attempt, of_customer.retried_from_id, of_customer.started_at, of_customer.heartbeat_at, of_customer.completed_at, of_customer.deadline_at, of_customer.input_data, of_customer.output_data, of_customer.error_details, of_customer.metadata, of_customer.created_at, of_customer.updated_at,
-        customers.name AS customer_name
+        customers.name AS customer_name,
+        -- For those that LIMIT leaves, and beside the run: Citus joins no shards to what it picked.
+        (
+            SELECT
+                jsonb_build_object(
+                    'steps_done',
+                    count(*) FILTER (
+                        WHERE
+                        workflow_steps.status IN ('completed', 'skipped')
+                        AND NOT workflow_steps.metadata ? 'closed_with_run'
+                    ),
+                    'steps_total', count(*),
+                    'retries', coalesce(sum(workflow_steps.retry_count), 0),
+                    'current_step_name',
+                    (
+                        array_agg(workflow_steps.step_name ORDER BY workflow_steps.step_order)
+                        FILTER (WHERE workflow_steps.status IN ('running', 'retrying'))
+                    )[1],
+                    'failed_step_name',
+                    (
+                        array_agg(workflow_steps.step_name ORDER BY workflow_steps.step_order)
+                        FILTER (WHERE workflow_steps.status = 'failed')
+                    )[1],
+                    'failed_step_error',
+                    (
+                        array_agg(
+                            workflow_steps.error_details ->> 'message'
+                            ORDER BY workflow_steps.step_order
+                        )
+                        FILTER (WHERE workflow_steps.status = 'failed')
+                    )[1]
+                )
+            FROM workflow_steps
+            WHERE
+                workflow_steps.customer_id = of_customer.customer_id
+                AND workflow_steps.workflow_execution_id = of_customer.id
+        ) AS progress
     FROM customers
     CROSS JOIN
         LATERAL (
@@ -1892,12 +1937,12 @@ SELECT
     run.attempt,
     run.agent_id,
     agents.name AS agent_name,
-    progress.steps_done,
-    progress.steps_total,
-    progress.current_step_name,
-    progress.retries,
-    progress.failed_step_name,
-    progress.failed_step_error,
+    (run.progress ->> 'steps_done')::bigint AS steps_done,
+    (run.progress ->> 'steps_total')::bigint AS steps_total,
+    run.progress ->> 'current_step_name' AS current_step_name,
+    (run.progress ->> 'retries')::integer AS retries,
+    run.progress ->> 'failed_step_name' AS failed_step_name,
+    run.progress ->> 'failed_step_error' AS failed_step_error,
     run.created_at,
     run.started_at,
     run.heartbeat_at,
@@ -1906,35 +1951,6 @@ SELECT
     coalesce(run.completed_at, now()) - run.started_at AS duration
 FROM run
 INNER JOIN agents ON run.agent_id = agents.id
-CROSS JOIN
-    LATERAL (
-        SELECT
-            count(*) FILTER (
-                WHERE
-                workflow_steps.status IN ('completed', 'skipped')
-                AND NOT workflow_steps.metadata ? 'closed_with_run'
-            ) AS steps_done,
-            count(*) AS steps_total,
-            coalesce(sum(workflow_steps.retry_count), 0)::integer AS retries,
-            (
-                array_agg(workflow_steps.step_name ORDER BY workflow_steps.step_order)
-                FILTER (WHERE workflow_steps.status IN ('running', 'retrying'))
-            )[1] AS current_step_name,
-            (
-                array_agg(workflow_steps.step_name ORDER BY workflow_steps.step_order)
-                FILTER (WHERE workflow_steps.status = 'failed')
-            )[1] AS failed_step_name,
-            (
-                array_agg(
-                    workflow_steps.error_details ->> 'message' ORDER BY workflow_steps.step_order
-                )
-                FILTER (WHERE workflow_steps.status = 'failed')
-            )[1] AS failed_step_error
-        FROM workflow_steps
-        WHERE
-            workflow_steps.customer_id = run.customer_id
-            AND workflow_steps.workflow_execution_id = run.id
-    ) AS progress
 ORDER BY run.id DESC, run.customer_id DESC
 """
 
@@ -1972,7 +1988,43 @@ LIST_OPEN_WORKFLOWS: typing.Final = """-- name: list_open_workflows :many
 WITH run AS (
     SELECT
         workflow_executions.customer_id, workflow_executions.id, workflow_executions.agent_id, workflow_executions.workflow_type, workflow_executions.status, workflow_executions.attempt, workflow_executions.retried_from_id, workflow_executions.started_at, workflow_executions.heartbeat_at, workflow_executions.completed_at, workflow_executions.deadline_at, workflow_executions.input_data, workflow_executions.output_data, workflow_executions.error_details, workflow_executions.metadata, workflow_executions.created_at, workflow_executions.updated_at,
-        customers.name AS customer_name
+        customers.name AS customer_name,
+        -- For those that LIMIT leaves, and beside the run: Citus joins no shards to what it picked.
+        (
+            SELECT
+                jsonb_build_object(
+                    'steps_done',
+                    count(*) FILTER (
+                        WHERE
+                        workflow_steps.status IN ('completed', 'skipped')
+                        AND NOT workflow_steps.metadata ? 'closed_with_run'
+                    ),
+                    'steps_total', count(*),
+                    'retries', coalesce(sum(workflow_steps.retry_count), 0),
+                    'current_step_name',
+                    (
+                        array_agg(workflow_steps.step_name ORDER BY workflow_steps.step_order)
+                        FILTER (WHERE workflow_steps.status IN ('running', 'retrying'))
+                    )[1],
+                    'failed_step_name',
+                    (
+                        array_agg(workflow_steps.step_name ORDER BY workflow_steps.step_order)
+                        FILTER (WHERE workflow_steps.status = 'failed')
+                    )[1],
+                    'failed_step_error',
+                    (
+                        array_agg(
+                            workflow_steps.error_details ->> 'message'
+                            ORDER BY workflow_steps.step_order
+                        )
+                        FILTER (WHERE workflow_steps.status = 'failed')
+                    )[1]
+                )
+            FROM workflow_steps
+            WHERE
+                workflow_steps.customer_id = workflow_executions.customer_id
+                AND workflow_steps.workflow_execution_id = workflow_executions.id
+        ) AS progress
     FROM customers
     INNER JOIN workflow_executions ON customers.id = workflow_executions.customer_id
     WHERE
@@ -1991,12 +2043,12 @@ SELECT
     run.attempt,
     run.agent_id,
     agents.name AS agent_name,
-    progress.steps_done,
-    progress.steps_total,
-    progress.current_step_name,
-    progress.retries,
-    progress.failed_step_name,
-    progress.failed_step_error,
+    (run.progress ->> 'steps_done')::bigint AS steps_done,
+    (run.progress ->> 'steps_total')::bigint AS steps_total,
+    run.progress ->> 'current_step_name' AS current_step_name,
+    (run.progress ->> 'retries')::integer AS retries,
+    run.progress ->> 'failed_step_name' AS failed_step_name,
+    run.progress ->> 'failed_step_error' AS failed_step_error,
     run.created_at,
     run.started_at,
     run.heartbeat_at,
@@ -2005,35 +2057,6 @@ SELECT
     coalesce(run.completed_at, now()) - run.started_at AS duration
 FROM run
 INNER JOIN agents ON run.agent_id = agents.id
-CROSS JOIN
-    LATERAL (
-        SELECT
-            count(*) FILTER (
-                WHERE
-                workflow_steps.status IN ('completed', 'skipped')
-                AND NOT workflow_steps.metadata ? 'closed_with_run'
-            ) AS steps_done,
-            count(*) AS steps_total,
-            coalesce(sum(workflow_steps.retry_count), 0)::integer AS retries,
-            (
-                array_agg(workflow_steps.step_name ORDER BY workflow_steps.step_order)
-                FILTER (WHERE workflow_steps.status IN ('running', 'retrying'))
-            )[1] AS current_step_name,
-            (
-                array_agg(workflow_steps.step_name ORDER BY workflow_steps.step_order)
-                FILTER (WHERE workflow_steps.status = 'failed')
-            )[1] AS failed_step_name,
-            (
-                array_agg(
-                    workflow_steps.error_details ->> 'message' ORDER BY workflow_steps.step_order
-                )
-                FILTER (WHERE workflow_steps.status = 'failed')
-            )[1] AS failed_step_error
-        FROM workflow_steps
-        WHERE
-            workflow_steps.customer_id = run.customer_id
-            AND workflow_steps.workflow_execution_id = run.id
-    ) AS progress
 ORDER BY run.id DESC, run.customer_id DESC
 """
 
@@ -2394,7 +2417,7 @@ LEFT JOIN LATERAL (
         workflow_steps.error_details
     FROM workflow_steps
     WHERE
-        workflow_steps.customer_id = workflow_executions.customer_id
+        workflow_steps.customer_id = $1
         AND workflow_steps.workflow_execution_id = workflow_executions.id
         AND workflow_steps.status = 'failed'
     ORDER BY workflow_steps.step_order
@@ -2535,15 +2558,15 @@ first_step AS MATERIALIZED (
         workflow_steps.customer_id,
         workflow_steps.workflow_execution_id,
         workflow_steps.id
-    FROM pending
-    INNER JOIN workflow_steps
-        ON
-            pending.customer_id = workflow_steps.customer_id
-            AND pending.id = workflow_steps.workflow_execution_id
-    WHERE workflow_steps.status = 'pending'
+    FROM workflow_steps
+    WHERE
+        workflow_steps.customer_id = $1::uuid
+        AND workflow_steps.workflow_execution_id = $2::uuid
+        AND workflow_steps.status = 'pending'
+        AND EXISTS (SELECT FROM pending)
     ORDER BY workflow_steps.step_order
     LIMIT 1
-    FOR NO KEY UPDATE OF workflow_steps
+    FOR NO KEY UPDATE
 ),
 
 started AS (
@@ -2554,7 +2577,7 @@ started AS (
         heartbeat_at = greatest(now(), workflow_executions.created_at)
     FROM first_step
     WHERE
-        workflow_executions.customer_id = first_step.customer_id
+        workflow_executions.customer_id = $1::uuid
         AND workflow_executions.id = first_step.workflow_execution_id
     RETURNING
         first_step.customer_id,
@@ -2568,7 +2591,7 @@ SET
     started_at = greatest(now(), workflow_steps.created_at)
 FROM started
 WHERE
-    workflow_steps.customer_id = started.customer_id
+    workflow_steps.customer_id = $1::uuid
     AND workflow_steps.workflow_execution_id = started.workflow_execution_id
     AND workflow_steps.id = started.id
 RETURNING workflow_steps.customer_id, workflow_steps.workflow_execution_id, workflow_steps.id, workflow_steps.step_name, workflow_steps.step_order, workflow_steps.status, workflow_steps.retry_count, workflow_steps.max_retries, workflow_steps.next_attempt_at, workflow_steps.started_at, workflow_steps.completed_at, workflow_steps.input_data, workflow_steps.output_data, workflow_steps.error_details, workflow_steps.metadata, workflow_steps.created_at, workflow_steps.updated_at
@@ -2685,6 +2708,61 @@ def claim_workflow_executions(
         conn,
         CLAIM_WORKFLOW_EXECUTIONS,
         (agent_id, max_rows),
+        _make_workflow_execution,
+        binary=True,
+    )
+
+
+CLAIM_CUSTOMER_WORKFLOW_EXECUTIONS: typing.Final = """-- name: claim_customer_workflow_executions :many
+WITH next_runs AS MATERIALIZED (
+    SELECT id
+    FROM workflow_executions
+    WHERE
+        customer_id = $1
+        AND agent_id = $2
+        AND status = 'pending'
+        AND coalesce(deadline_at, 'infinity') > now()
+    ORDER BY id
+    LIMIT $3
+    FOR NO KEY UPDATE SKIP LOCKED
+),
+
+claimed AS (
+    UPDATE workflow_executions
+    SET
+        status = 'running',
+        started_at = greatest(now(), workflow_executions.created_at),
+        heartbeat_at = greatest(now(), workflow_executions.created_at)
+    FROM next_runs
+    WHERE
+        workflow_executions.customer_id = $1
+        AND workflow_executions.id = next_runs.id
+    RETURNING workflow_executions.customer_id, workflow_executions.id, workflow_executions.agent_id, workflow_executions.workflow_type, workflow_executions.status, workflow_executions.attempt, workflow_executions.retried_from_id, workflow_executions.started_at, workflow_executions.heartbeat_at, workflow_executions.completed_at, workflow_executions.deadline_at, workflow_executions.input_data, workflow_executions.output_data, workflow_executions.error_details, workflow_executions.metadata, workflow_executions.created_at, workflow_executions.updated_at
+)
+
+SELECT customer_id, id, agent_id, workflow_type, status, attempt, retried_from_id, started_at, heartbeat_at, completed_at, deadline_at, input_data, output_data, error_details, metadata, created_at, updated_at
+FROM claimed
+ORDER BY id
+"""
+
+
+def claim_customer_workflow_executions(
+    conn: psycopg.Connection[typing.Any],
+    *,
+    customer_id: uuid.UUID,
+    agent_id: uuid.UUID,
+    max_rows: int,
+) -> list[models.WorkflowExecution]:
+    """Claim up to max_rows pending runs of one customer for an agent, as claim_workflow_executions
+    does of all customers: for databases whose customers are spread over servers (Citus).
+
+    @plan workflow_executions_agent_id_id_pending_idx, workflow_executions_pkey,
+      workflow_executions_customer_id_id_open_idx, rows <= 2 * max_rows + pending_runs + open_runs
+    """
+    return _runtime.many(
+        conn,
+        CLAIM_CUSTOMER_WORKFLOW_EXECUTIONS,
+        (customer_id, agent_id, max_rows),
         _make_workflow_execution,
         binary=True,
     )
@@ -2968,13 +3046,19 @@ left_artifacts AS (
         END
     ON CONFLICT (customer_id, workflow_execution_id, artifact_path) DO UPDATE
         SET artifact_path = excluded.artifact_path
-        WHERE
-        CASE
-            WHEN workflow_artifacts.sha256 = excluded.sha256 THEN true
-            ELSE refuse_value(
-                'artifact_path', 'other content has the path ' || excluded.artifact_path
-            )
-        END
+        WHERE workflow_artifacts.sha256 = excluded.sha256
+    RETURNING artifact_path
+),
+
+taken AS (
+    SELECT
+        refuse_value(
+            'artifact_path', 'other content has the path ' || listed.artifact_path
+        ) AS is_refused
+    FROM jsonb_to_recordset($7::jsonb) AS listed (artifact_path text)
+    WHERE
+        EXISTS (SELECT FROM completed)
+        AND listed.artifact_path NOT IN (SELECT left_artifacts.artifact_path FROM left_artifacts)
 )
 
 UPDATE workflow_executions
@@ -2984,9 +3068,14 @@ SET
     output_data = coalesce($1::jsonb, workflow_executions.output_data)
 FROM completed
 WHERE
-    workflow_executions.customer_id = completed.customer_id
+    workflow_executions.customer_id = $2::uuid
     AND workflow_executions.id = completed.workflow_execution_id
     AND workflow_executions.status = 'running'
+    AND NOT EXISTS (
+        SELECT
+        FROM taken
+        WHERE taken.is_refused
+    )
 RETURNING workflow_executions.customer_id, workflow_executions.id, workflow_executions.agent_id, workflow_executions.workflow_type, workflow_executions.status, workflow_executions.attempt, workflow_executions.retried_from_id, workflow_executions.started_at, workflow_executions.heartbeat_at, workflow_executions.completed_at, workflow_executions.deadline_at, workflow_executions.input_data, workflow_executions.output_data, workflow_executions.error_details, workflow_executions.metadata, workflow_executions.created_at, workflow_executions.updated_at
 """
 
@@ -3122,34 +3211,46 @@ def cancel_workflow_execution(
 
 
 TIME_OUT_WORKFLOW_EXECUTION: typing.Final = """-- name: time_out_workflow_execution :one
+WITH overdue AS MATERIALIZED (
+    SELECT
+        id,
+        jsonb_build_object(
+            'type', 'DeadlineExceeded',
+            'message', format('not over by its deadline, %s', deadline_at)
+        ) AS error_details
+    FROM workflow_executions
+    WHERE
+        customer_id = $1
+        AND id = $2
+        AND status IN ('pending', 'running')
+        -- Not bare, so that the planner takes the key and not the index of deadlines.
+        AND coalesce(deadline_at, 'infinity') < now()
+    FOR NO KEY UPDATE
+)
+
 UPDATE workflow_executions
 SET
     status = 'timeout',
-    completed_at = greatest(now(), started_at),
-    error_details = jsonb_build_object(
-        'type', 'DeadlineExceeded',
-        'message', format('not over by its deadline, %s', deadline_at)
-    )
+    completed_at = greatest(now(), workflow_executions.started_at),
+    error_details = overdue.error_details
+FROM overdue
 WHERE
-    customer_id = $1
-    AND id = $2
-    AND status IN ('pending', 'running')
-    -- Not bare, so that the planner takes the key and not the index of deadlines.
-    AND coalesce(deadline_at, 'infinity') < now()
+    workflow_executions.customer_id = $1
+    AND workflow_executions.id = overdue.id
 RETURNING
-    customer_id,
-    id,
-    agent_id,
-    workflow_type,
-    status,
-    attempt,
-    retried_from_id,
-    started_at,
-    heartbeat_at,
-    completed_at,
-    deadline_at,
-    created_at,
-    updated_at
+    workflow_executions.customer_id,
+    workflow_executions.id,
+    workflow_executions.agent_id,
+    workflow_executions.workflow_type,
+    workflow_executions.status,
+    workflow_executions.attempt,
+    workflow_executions.retried_from_id,
+    workflow_executions.started_at,
+    workflow_executions.heartbeat_at,
+    workflow_executions.completed_at,
+    workflow_executions.deadline_at,
+    workflow_executions.created_at,
+    workflow_executions.updated_at
 """
 
 
@@ -3164,7 +3265,7 @@ def time_out_workflow_execution(
     its deadline has not come, or it has none, or was over.
 
     @plan workflow_executions_pkey, workflow_executions_customer_id_id_open_idx,
-      workflow_executions_id_customer_id_running_idx, rows <= 1
+      workflow_executions_id_customer_id_running_idx, rows <= 2
     """
     return _runtime.one(
         conn,
@@ -3392,7 +3493,7 @@ planned AS (
                 ) AS is_done
             FROM workflow_steps
             WHERE
-                workflow_steps.customer_id = retry.customer_id
+                workflow_steps.customer_id = $1
                 AND workflow_steps.workflow_execution_id = retry.retried_from_id
         ) AS step
     WHERE retry.is_new
@@ -3464,13 +3565,19 @@ WITH recent AS MATERIALIZED (
 ),
 
 original AS MATERIALIZED (
-    SELECT workflow_executions.customer_id, workflow_executions.id, workflow_executions.agent_id, workflow_executions.workflow_type, workflow_executions.status, workflow_executions.attempt, workflow_executions.retried_from_id, workflow_executions.started_at, workflow_executions.heartbeat_at, workflow_executions.completed_at, workflow_executions.deadline_at, workflow_executions.input_data, workflow_executions.output_data, workflow_executions.error_details, workflow_executions.metadata, workflow_executions.created_at, workflow_executions.updated_at
-    FROM recent
-    INNER JOIN workflow_executions ON recent.id = workflow_executions.id
+    SELECT customer_id, id, agent_id, workflow_type, status, attempt, retried_from_id, started_at, heartbeat_at, completed_at, deadline_at, input_data, output_data, error_details, metadata, created_at, updated_at
+    FROM workflow_executions
     WHERE
-        recent.workflow_type = $3
-        AND recent.status IN ('failed', 'timeout')
-        AND workflow_executions.customer_id = $1
+        customer_id = $1
+        AND id = any(
+            array(
+                SELECT recent.id
+                FROM recent
+                WHERE
+                    recent.workflow_type = $3
+                    AND recent.status IN ('failed', 'timeout')
+            )
+        )
         AND NOT EXISTS (
             SELECT
             FROM workflow_executions AS retry
@@ -3478,9 +3585,9 @@ original AS MATERIALIZED (
                 retry.customer_id = workflow_executions.customer_id
                 AND retry.retried_from_id = workflow_executions.id
         )
-    ORDER BY workflow_executions.id
+    ORDER BY id
     LIMIT $4
-    FOR KEY SHARE OF workflow_executions
+    FOR KEY SHARE
 ),
 
 retry AS (
@@ -3553,7 +3660,7 @@ planned AS (
                 OR workflow_steps.metadata ? 'carried_over_from' AS is_done
             FROM workflow_steps
             WHERE
-                workflow_steps.customer_id = retry.customer_id
+                workflow_steps.customer_id = $1
                 AND workflow_steps.workflow_execution_id = retry.retried_from_id
         ) AS step
 )
@@ -3616,20 +3723,20 @@ WITH run AS MATERIALIZED (
 
 step AS MATERIALIZED (
     -- In step_order, as everybody does: the foreign key would take them as the planner likes.
-    SELECT workflow_steps.id
-    FROM run
-    INNER JOIN workflow_steps
-        ON
-            run.customer_id = workflow_steps.customer_id
-            AND run.id = workflow_steps.workflow_execution_id
-    ORDER BY workflow_steps.step_order
-    FOR UPDATE OF workflow_steps
+    SELECT id
+    FROM workflow_steps
+    WHERE
+        customer_id = $1
+        AND workflow_execution_id = $2
+        AND EXISTS (SELECT FROM run)
+    ORDER BY step_order
+    FOR UPDATE
 )
 
 DELETE FROM workflow_executions
 USING run
 WHERE
-    workflow_executions.customer_id = run.customer_id
+    workflow_executions.customer_id = $1
     AND workflow_executions.id = run.id
     AND (SELECT count(*) FROM step) >= 0
 """

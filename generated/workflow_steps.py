@@ -40,8 +40,8 @@ WITH open_run AS (
         id
     FROM workflow_executions
     WHERE
-        customer_id = $7
-        AND id = $8
+        customer_id = $4
+        AND id = $5
         AND status IN ('pending', 'running')
     FOR NO KEY UPDATE
 )
@@ -67,13 +67,13 @@ SELECT
             SELECT 1 + coalesce(max(planned.step_order), 0)
             FROM workflow_steps AS planned
             WHERE
-                planned.customer_id = open_run.customer_id
-                AND planned.workflow_execution_id = open_run.id
+                planned.customer_id = $4
+                AND planned.workflow_execution_id = $5
         )
     ),
-    coalesce($4::integer, 3),
-    coalesce($5::jsonb, '{}'),
-    coalesce($6::jsonb, '{}')
+    coalesce($6::integer, 3),
+    coalesce($7::jsonb, '{}'),
+    coalesce($8::jsonb, '{}')
 FROM open_run
 ON CONFLICT (customer_id, workflow_execution_id, id) DO UPDATE SET id = excluded.id
 RETURNING customer_id, workflow_execution_id, id, step_name, step_order, status, retry_count, max_retries, next_attempt_at, started_at, completed_at, input_data, output_data, error_details, metadata, created_at, updated_at
@@ -108,11 +108,11 @@ def add_workflow_step(
     id: uuid.UUID | None = None,
     step_name: str,
     step_order: int | None = None,
+    customer_id: uuid.UUID,
+    workflow_execution_id: uuid.UUID,
     max_retries: int | None = None,
     input_data: models.JSON | None = None,
     metadata: models.JSON | None = None,
-    customer_id: uuid.UUID,
-    workflow_execution_id: uuid.UUID,
 ) -> models.WorkflowStep | None:
     """Add a pending step to a run that is not over, at the end of its plan or at step_order where
     given; None where the run is over or unknown. With an id that is taken already, nothing is
@@ -131,11 +131,11 @@ def add_workflow_step(
             id,
             step_name,
             step_order,
+            customer_id,
+            workflow_execution_id,
             max_retries,
             _runtime.to_jsonb(input_data),
             _runtime.to_jsonb(metadata),
-            customer_id,
-            workflow_execution_id,
         ),
         _make_workflow_step,
     )
@@ -290,7 +290,7 @@ ADVANCE_WORKFLOW_STEP: typing.Final = """-- name: advance_workflow_step :many
 WITH run AS MATERIALIZED (
     -- Artifacts lock the run, and that is to be before the steps, as everywhere. Not without any:
     -- who waited for the step evaluates this when the step is locked.
-    SELECT
+    SELECT id
     FROM workflow_executions
     WHERE
         customer_id = $1::uuid
@@ -326,15 +326,15 @@ started AS (
         started_at = greatest(now(), workflow_steps.created_at)
     FROM completed
     WHERE
-        workflow_steps.customer_id = completed.customer_id
-        AND workflow_steps.workflow_execution_id = completed.workflow_execution_id
+        workflow_steps.customer_id = $1::uuid
+        AND workflow_steps.workflow_execution_id = $2::uuid
         AND workflow_steps.status = 'pending'
         AND workflow_steps.step_order = (
             SELECT min(planned.step_order)
             FROM workflow_steps AS planned
             WHERE
-                planned.customer_id = completed.customer_id
-                AND planned.workflow_execution_id = completed.workflow_execution_id
+                planned.customer_id = $1::uuid
+                AND planned.workflow_execution_id = $2::uuid
                 AND planned.step_order > completed.step_order
                 AND planned.status = 'pending'
         )
@@ -399,16 +399,28 @@ left_artifacts AS (
         END
     ON CONFLICT (customer_id, workflow_execution_id, artifact_path) DO UPDATE
         SET artifact_path = excluded.artifact_path
-        WHERE
-        CASE
-            WHEN workflow_artifacts.sha256 = excluded.sha256 THEN true
-            ELSE refuse_value(
-                'artifact_path', 'other content has the path ' || excluded.artifact_path
-            )
-        END
+        WHERE workflow_artifacts.sha256 = excluded.sha256
+    RETURNING artifact_path
+),
+
+taken AS (
+    SELECT
+        refuse_value(
+            'artifact_path', 'other content has the path ' || listed.artifact_path
+        ) AS is_refused
+    FROM jsonb_to_recordset($3::jsonb) AS listed (artifact_path text)
+    WHERE
+        EXISTS (SELECT FROM completed)
+        AND listed.artifact_path NOT IN (SELECT left_artifacts.artifact_path FROM left_artifacts)
 )
 
 SELECT customer_id, workflow_execution_id, id, step_name, step_order, status, retry_count, max_retries, next_attempt_at, started_at, completed_at, input_data, output_data, error_details, metadata, created_at, updated_at FROM completed
+WHERE
+    NOT EXISTS (
+        SELECT
+        FROM taken
+        WHERE taken.is_refused
+    )
 UNION ALL
 SELECT customer_id, workflow_execution_id, id, step_name, step_order, status, retry_count, max_retries, next_attempt_at, started_at, completed_at, input_data, output_data, error_details, metadata, created_at, updated_at FROM started
 ORDER BY step_order
@@ -459,60 +471,65 @@ def advance_workflow_step(
 
 
 FAIL_WORKFLOW_STEP: typing.Final = """-- name: fail_workflow_step :one
+WITH failing AS MATERIALIZED (
+    SELECT
+        id,
+        $4::boolean AND retry_count < max_retries AS is_retried,
+        greatest(now(), started_at) AS failed_at,
+        now()
+        + make_interval(
+            secs => greatest(
+                least(
+                    coalesce($5::double precision, 300),
+                    least(
+                        coalesce($6::double precision, 1),
+                        31536000
+                    )
+                    * power(2, least(retry_count, 60)),
+                    31536000
+                ),
+                0
+            )
+            -- A spread that is the same whenever it is computed: half the hash of the row.
+            * (0.5 + (hashtext(id::text || retry_count) & 65535) / 131072.0)
+        ) AS next_attempt_at
+    FROM workflow_steps
+    WHERE
+        customer_id = $2
+        AND workflow_execution_id = $3
+        AND id = $7
+        AND CASE
+            WHEN retry_count = $8 THEN status = 'running'
+            ELSE refuse_stale_write('workflow_step', id, $8, retry_count)
+        END
+    FOR NO KEY UPDATE
+)
+
 UPDATE workflow_steps
 SET
-    status = CASE
-        WHEN $1::boolean AND retry_count < max_retries THEN 'retrying'
-        ELSE 'failed'
-    END::step_status,
-    retry_count = retry_count + ($1::boolean AND retry_count < max_retries)::integer,
-    next_attempt_at = CASE
-        WHEN $1::boolean AND retry_count < max_retries
-            THEN
-                now()
-                + make_interval(
-                    secs => greatest(
-                        least(
-                            coalesce($2::double precision, 300),
-                            least(
-                                coalesce($3::double precision, 1),
-                                31536000
-                            )
-                            * power(2, least(retry_count, 60)),
-                            31536000
-                        ),
-                        0
-                    )
-                    -- A spread that is the same whenever it is computed: half the hash of the row.
-                    * (0.5 + (hashtext(id::text || retry_count) & 65535) / 131072.0)
-                )
-    END,
-    completed_at = CASE
-        WHEN $1::boolean AND retry_count < max_retries THEN NULL
-        ELSE greatest(now(), started_at)
-    END,
-    error_details = $4::jsonb
+    status = CASE WHEN failing.is_retried THEN 'retrying' ELSE 'failed' END::step_status,
+    retry_count = workflow_steps.retry_count + failing.is_retried::integer,
+    next_attempt_at = CASE WHEN failing.is_retried THEN failing.next_attempt_at END,
+    completed_at = CASE WHEN NOT failing.is_retried THEN failing.failed_at END,
+    error_details = $1::jsonb
+FROM failing
 WHERE
-    customer_id = $5
-    AND workflow_execution_id = $6
-    AND id = $7
-    AND CASE
-        WHEN retry_count = $8 THEN status = 'running'
-        ELSE refuse_stale_write('workflow_step', id, $8, retry_count)
-    END
-RETURNING customer_id, workflow_execution_id, id, step_name, step_order, status, retry_count, max_retries, next_attempt_at, started_at, completed_at, input_data, output_data, error_details, metadata, created_at, updated_at
+    workflow_steps.customer_id = $2
+    AND workflow_steps.workflow_execution_id = $3
+    AND workflow_steps.id = failing.id
+RETURNING workflow_steps.customer_id, workflow_steps.workflow_execution_id, workflow_steps.id, workflow_steps.step_name, workflow_steps.step_order, workflow_steps.status, workflow_steps.retry_count, workflow_steps.max_retries, workflow_steps.next_attempt_at, workflow_steps.started_at, workflow_steps.completed_at, workflow_steps.input_data, workflow_steps.output_data, workflow_steps.error_details, workflow_steps.metadata, workflow_steps.created_at, workflow_steps.updated_at
 """
 
 
 def fail_workflow_step(
     conn: psycopg.Connection[typing.Any],
     *,
-    retryable: bool,
-    backoff_cap_seconds: float | None = None,
-    backoff_base_seconds: float | None = None,
     error_details: models.JSON,
     customer_id: uuid.UUID,
     workflow_execution_id: uuid.UUID,
+    retryable: bool,
+    backoff_cap_seconds: float | None = None,
+    backoff_base_seconds: float | None = None,
     id: uuid.UUID,
     retry_count: int,
 ) -> models.WorkflowStep | None:
@@ -524,18 +541,18 @@ def fail_workflow_step(
 
     Raises StaleWriter where the step was put back for another attempt since, and changes nothing.
 
-    @plan workflow_steps_pkey, rows <= 1
+    @plan workflow_steps_pkey, rows <= 2
     """
     return _runtime.one(
         conn,
         FAIL_WORKFLOW_STEP,
         (
-            retryable,
-            backoff_cap_seconds,
-            backoff_base_seconds,
             _runtime.to_jsonb(error_details),
             customer_id,
             workflow_execution_id,
+            retryable,
+            backoff_cap_seconds,
+            backoff_base_seconds,
             id,
             retry_count,
         ),

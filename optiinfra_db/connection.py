@@ -139,6 +139,8 @@ def tenant(conn: "Connection[Any]", customer_id: UUID) -> "Iterator[None]":
     is_nested = conn.info.transaction_status != TransactionStatus.IDLE
     with conn.transaction():
         before = enter_tenant(conn, customer_id=customer_id)
+        if before.is_distributed:
+            conn.execute(_FOR_CUSTOMER.format(str(customer_id)))
         yield
         if is_nested:
             leave_tenant(
@@ -156,6 +158,8 @@ async def tenant_async(conn: "AsyncConnection[Any]", customer_id: UUID) -> "Asyn
     is_nested = conn.info.transaction_status != TransactionStatus.IDLE
     async with conn.transaction():
         before = await enter_tenant(conn, customer_id=customer_id)
+        if before.is_distributed:
+            await conn.execute(_FOR_CUSTOMER.format(str(customer_id)))
         yield
         if is_nested:
             await leave_tenant(
@@ -563,6 +567,10 @@ def configured_pooler(pooler: "Pooler | None" = None) -> "Pooler | None":
     return Pooling().pooler if pooler is None else checked_pooler(pooler)
 
 
+# Of which Citus tells the other servers, as it does not of set_config.
+_FOR_CUSTOMER = sql.SQL(
+    "SET LOCAL citus.propagate_set_commands = 'local'; SET LOCAL optiinfra.customer_id = {}"
+)
 _RESET = sql.SQL("RESET SESSION AUTHORIZATION; RESET ALL; ")
 
 

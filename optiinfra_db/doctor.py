@@ -12,6 +12,7 @@ from uuid import UUID
 
 from psycopg import Connection
 
+from optiinfra_db import distribute
 from optiinfra_db.generated import doctor
 
 BEGINNING = datetime.min.replace(tzinfo=UTC)
@@ -61,6 +62,13 @@ def _guards(conn: Connection[Any], _: datetime, max_rows: int) -> list[Finding]:
     return [Finding("guards", f"table {g.table_name}", g.problem) for g in guards[:max_rows]]
 
 
+def _layout(conn: Connection[Any], _: datetime, max_rows: int) -> list[Finding]:
+    return [
+        Finding("layout", f"table {name}", problem)
+        for name, problem in distribute.misplaced(conn)[:max_rows]
+    ]
+
+
 def _feed(conn: Connection[Any], _: datetime, __: int) -> list[Finding]:
     count = doctor.count_events_from_the_future(conn)
     problem = f"has {count} events of transactions that are yet to come"
@@ -92,6 +100,11 @@ CHECKS = {
         "what is there, SELECT grant_access(true) row-level security; what is missing is in "
         "schema/. Then look at what was written in between.",
         _guards,
+    ),
+    "layout": Check(
+        "each table of a distributed database lies as access_rules says",
+        "Run optiinfra-db migrate, as a superuser.",
+        _layout,
     ),
     "ended runs": Check(
         "no run that is over has an open step",

@@ -102,6 +102,10 @@ class MigrationFailed(MigrationError):
     exit_code = 5
 
 
+class CitusMissing(MigrationError):
+    """The database is to be distributed, and has no Citus, or no server to be distributed to."""
+
+
 class MigrationLockTimeout(MigrationFailed):
     """A migration waited longer than its lock_timeout for a table in use."""
 

@@ -18,8 +18,15 @@ import psycopg
 from psycopg import AsyncConnection, Connection
 
 from optiinfra_db.connection import connect, connect_async, pauses, resolve_url
-from optiinfra_db.errors import CursorAhead, DatabaseError, DatabaseUnreachable, InvalidCursor
-from optiinfra_db.generated import events
+from optiinfra_db.errors import (
+    CursorAhead,
+    DatabaseError,
+    DatabaseUnreachable,
+    InvalidCursor,
+    InvalidValue,
+)
+from optiinfra_db.generated import access, events
+from optiinfra_db.generated.aio import access as access_async
 from optiinfra_db.generated.aio import events as events_async
 from optiinfra_db.generated.events import GetFeedEndRow
 from optiinfra_db.generated.models import Event
@@ -87,22 +94,54 @@ RESTORED = Cursor(0, _LAST_ID)
 """The place after all events that were restored from a dump, once forget_event_xact_ids() ran."""
 
 
-def latest(conn: "Connection[Any]") -> Cursor:
+def latest(conn: "Connection[Any]", *, customer_id: UUID | None = None) -> Cursor:
     """Return the place from which only what is new is read.
 
     It is after all events that can be read at this moment. An event that another transaction holds
-    back, though it is committed, comes after it. Keep it before you read on from it.
+    back, though it is committed, comes after it. Keep it before you read on from it. Of a
+    distributed database it is that of one customer; raises InvalidValue without.
     """
-    return _end(events.get_feed_end(conn))
+    return _end(_feed_end(conn, customer_id))
 
 
-async def latest_async(conn: "AsyncConnection[Any]") -> Cursor:
+async def latest_async(conn: "AsyncConnection[Any]", *, customer_id: UUID | None = None) -> Cursor:
     """Return what `latest` does."""
-    return _end(await events_async.get_feed_end(conn))
+    return _end(await _feed_end_async(conn, customer_id))
 
 
 def _end(end: GetFeedEndRow) -> Cursor:
     return Cursor(end.last_xact_id, _LAST_ID)
+
+
+def _feed_end(conn: "Connection[Any]", customer_id: UUID | None) -> GetFeedEndRow:
+    if not access.is_distributed(conn):
+        return events.get_feed_end(conn)
+    one = _one(customer_id)
+    return _end_of_customer(events.get_customer_feed_end(conn, customer_id=one))
+
+
+async def _feed_end_async(conn: "AsyncConnection[Any]", customer_id: UUID | None) -> GetFeedEndRow:
+    if not await access_async.is_distributed(conn):
+        return await events_async.get_feed_end(conn)
+    one = _one(customer_id)
+    return _end_of_customer(await events_async.get_customer_feed_end(conn, customer_id=one))
+
+
+def _end_of_customer(horizon_xact_id: int | None) -> GetFeedEndRow:
+    """Return the end of a customer's events; for one who is unknown or gone, that of none."""
+    if horizon_xact_id is None:
+        return GetFeedEndRow(horizon_xact_id=_XACT_IDS.stop, last_xact_id=0)
+    return GetFeedEndRow(horizon_xact_id=horizon_xact_id, last_xact_id=horizon_xact_id - 1)
+
+
+def _one(customer_id: UUID | None) -> UUID:
+    if customer_id is None:
+        raise InvalidValue(
+            "customer_id: the database is distributed, and each of its servers counts its "
+            "transactions by itself, so there is no order of all events. Read one customer's.",
+            field="customer_id",
+        )
+    return customer_id
 
 
 class _Closed(Exception):  # noqa: N818
@@ -211,7 +250,7 @@ class Feed(_Feed[threading.Event]):
     def _pages(self) -> Generator[list[Event], None, None]:
         try:
             while not self._closing.is_set():
-                end = self._readable(self._ask(events.get_feed_end))
+                end = self._readable(self._ask(self._feed_end))
                 while self.cursor < end and not self._closing.is_set():
                     page = self._ask(self._next_page)
                     has_all = len(page) < self._max_rows  # before `end`, and maybe more
@@ -226,6 +265,9 @@ class Feed(_Feed[threading.Event]):
             return
         finally:
             self._disconnect()
+
+    def _feed_end(self, conn: "Connection[Any]") -> GetFeedEndRow:
+        return _feed_end(conn, self._customer_id)
 
     def _next_page(self, conn: "Connection[Any]") -> list[Event]:
         return events.read_events(
@@ -306,7 +348,7 @@ class AsyncFeed(_Feed[asyncio.Event]):
     async def _pages(self) -> AsyncGenerator[list[Event], None]:
         try:
             while not self._closing.is_set():
-                end = self._readable(await self._ask(events_async.get_feed_end))
+                end = self._readable(await self._ask(self._feed_end))
                 while self.cursor < end and not self._closing.is_set():
                     page = await self._ask(self._next_page)
                     has_all = len(page) < self._max_rows  # before `end`, and maybe more
@@ -321,6 +363,9 @@ class AsyncFeed(_Feed[asyncio.Event]):
             return
         finally:
             await self._disconnect()
+
+    async def _feed_end(self, conn: "AsyncConnection[Any]") -> GetFeedEndRow:
+        return await _feed_end_async(conn, self._customer_id)
 
     async def _next_page(self, conn: "AsyncConnection[Any]") -> list[Event]:
         return await events_async.read_events(

@@ -98,18 +98,17 @@ def migrate(
     Waits for another migrate of the same database. `say` is told of progress (default: stderr).
     Raises a MigrationError that says what to do, and InvalidPooler where `url` is a pooler's.
     """
-    say = say or _say
-    with _session(url) as conn:
-        _take_lock(conn, say)
+    say = say or say_on_stderr
+    with session(url, say) as conn:
         backend = _Backend(conn)
         migrations = _read(migrations_dir)
         check(_compare(conn, migrations))
-        with _explained(conn, "the bookkeeping of migrations"):
+        with explained(conn, "the bookkeeping of migrations"):
             backend.prepare(migrations)
         applied = []
         for migration in backend.to_apply(migrations):
             say(f"Applying {migration.id}")
-            with _explained(conn, migration.id, migration):
+            with explained(conn, migration.id, migration):
                 backend.apply_one(migration)
             applied.append(migration.id)
         partitions: list[str] = []
@@ -122,14 +121,19 @@ def migrate(
             from optiinfra_db.generated.partitions import ensure_partitions  # noqa: PLC0415
 
             conn.execute(_FRESH)
-            with _explained(conn, "grant_access"):
+            if _is_distributed(conn):
+                from optiinfra_db import distribute  # noqa: PLC0415
+
+                distribute.apply(conn)
+                conn.execute(_FRESH)
+            with explained(conn, "grant_access"):
                 for_administrator = grant_access(conn)
             if for_administrator:
                 say(_FOR_ADMINISTRATOR.format(";\n".join(for_administrator)))
             if confined := list_roles_without_group(conn):
                 say(_CONFINED.format(", ".join(confined)))
             _as_owner(conn)
-            with _explained(conn, "ensure_partitions"):
+            with explained(conn, "ensure_partitions"):
                 partitions = list(ensure_partitions(conn, months_ahead=MONTHS_AHEAD))
         return MigrateResult(applied, partitions, for_administrator)
 
@@ -146,9 +150,8 @@ def rollback(
     The data in what they created is lost. An edited file does not stop it: undoing and applying
     again is how to work on a migration before it is shared.
     """
-    say = say or _say
-    with _session(url) as conn:
-        _take_lock(conn, say)
+    say = say or say_on_stderr
+    with session(url, say) as conn:
         backend = _Backend(conn)
         migrations = _read(migrations_dir)
         if to not in {None, 0, *(_number(migration.id) for migration in migrations)}:
@@ -163,7 +166,7 @@ def rollback(
         undone = []
         for migration in reversed([item for item in migrations if item.id in doomed]):
             say(f"Rolling back {migration.id}")
-            with _explained(conn, migration.id, migration):
+            with explained(conn, migration.id, migration):
                 backend.rollback_one(migration)
             undone.append(migration.id)
         return undone
@@ -176,11 +179,17 @@ def status(url: str | None = None, *, migrations_dir: Path | None = None) -> lis
         return _compare(conn, _read(migrations_dir))
 
 
+def status_of(conn: Connection) -> list[MigrationStatus]:
+    """Return what `status` does, on a connection that is there."""
+    return _compare(conn, _read(None))
+
+
 def _number(migration_id: str) -> int:
     return int(migration_id.partition(".")[0])
 
 
-def _say(text: str) -> None:
+def say_on_stderr(text: str) -> None:
+    """Tell of progress."""
     print(f"optiinfra_db: {text}", file=sys.stderr, flush=True)
 
 
@@ -281,12 +290,16 @@ class _Backend(PostgresqlPsycopgBackend):  # type: ignore[misc]
         """Run a file, and the bookkeeping in the `with` block in the same transaction."""
         self._given.execute(_FRESH)
         _as_owner(self._given)
+        statements = [text]
+        if not migration.use_transactions or _is_distributed(self._given):
+            statements = sqlparse.split(text)  # Citus would hand the others on with each
         if not migration.use_transactions:
-            for statement in sqlparse.split(text):
+            for statement in statements:
                 self._given.execute(statement.encode())
         with self.transaction():
             if migration.use_transactions:
-                self._given.execute(text.encode())
+                for statement in statements:
+                    self._given.execute(statement.encode())
                 if self._given.info.transaction_status != TransactionStatus.INTRANS:
                     raise MigrationFailed("The file must hold no COMMIT or ROLLBACK, but does.")
             yield
@@ -310,6 +323,11 @@ _CONFINED = (
     "These logins are in no group role and see the rows of no customer: {}. "
     "GRANT optiinfra_service, optiinfra_tenant or optiinfra_reader TO each, by what it does."
 )
+
+
+def _is_distributed(conn: Connection) -> bool:
+    row = conn.execute("SELECT to_regprocedure('clear_workflow_links()') IS NOT NULL").fetchone()
+    return row == (True,)
 
 
 def _as_owner(conn: Connection) -> None:
@@ -340,7 +358,8 @@ COMMENT ON COLUMN _yoyo_checksum.sha256 IS 'SHA-256 of its text, with newlines a
 
 
 @contextmanager
-def _session(url: str | None) -> Iterator[Connection]:
+def session(url: str | None, say: Say) -> Iterator[Connection]:
+    """Connect, and hold the lock of migrations till the connection closes."""
     try:
         conn = connect_session(url)
     except InvalidPooler as error:
@@ -354,6 +373,7 @@ def _session(url: str | None) -> Iterator[Connection]:
         # A migrate that was killed must not go on in the server, nor hold its locks there.
         with suppress(psycopg.Error):  # not on every platform
             conn.execute("SET client_connection_check_interval = '1s'")
+        _take_lock(conn, say)
         yield conn
 
 
@@ -462,8 +482,8 @@ def check(state: Sequence[MigrationStatus]) -> None:
 
 
 @contextmanager
-def _explained(conn: Connection, what: str, migration: Migration | None = None) -> Iterator[None]:
-    """Turn what the database refuses into an error that says what to do."""
+def explained(conn: Connection, what: str, migration: Migration | None = None) -> Iterator[None]:
+    """Turn what the database refuses into a MigrationError that says what to do."""
     undone = (
         "It ran outside a transaction: what it did before is still there."
         if migration is not None and not migration.use_transactions

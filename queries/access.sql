@@ -44,7 +44,8 @@ WITH former AS MATERIALIZED (
 
 SELECT
     former.role::text AS former_role,
-    former.customer_id::text AS former_customer_id
+    former.customer_id::text AS former_customer_id,
+    to_regprocedure('clear_workflow_links()') IS NOT NULL AS is_distributed
 FROM former
 WHERE
     CASE
@@ -82,3 +83,11 @@ WITH former AS MATERIALIZED (
 SELECT former.actor::text AS former_actor
 FROM former
 WHERE set_config('optiinfra.actor', @actor::text, true) IS NOT NULL;
+
+-- name: is_distributed :one
+-- Whether the customers are spread over several servers (Citus): by a function that only such a
+-- database has.
+-- @returns exactly one
+--
+-- @plan catalogue, buffers <= 100
+SELECT (to_regprocedure('clear_workflow_links()') IS NOT NULL)::boolean AS is_distributed;

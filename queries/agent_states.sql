@@ -131,28 +131,44 @@ WHERE held.lock IS NOT NULL;
 -- Raises InvalidValue where lease is not more than 0, or more than a year.
 --
 -- @row AgentLock
--- @plan agent_states_agent_id_key, rows <= states
-UPDATE agent_states
-SET
-    locks = jsonb_set(
-        locks,
-        ARRAY[@resource::text, 'expires_at'],
-        to_jsonb(clock_timestamp() + @lease::interval)
-    )
-WHERE
-    CASE
-        WHEN @lease::interval > '0' AND @lease::interval <= '1 year' THEN true
-        ELSE refuse_value('lease', 'a lease must be longer than 0, and a year at most')
-    END
-    AND agent_id = @agent_id
-    AND locks -> @resource::text ->> 'token' = (@token::uuid)::text
-    AND (locks -> @resource::text ->> 'expires_at')::timestamptz > clock_timestamp()
-RETURNING
+-- @required agent_id, resource, token, lease
+--
+-- @plan agent_states_agent_id_key, agent_states_pkey, rows <= 2 * states
+WITH held AS MATERIALIZED (
+    SELECT
+        id,
+        agent_id,
+        locks -> @resource::text AS lock,
+        to_jsonb(clock_timestamp() + @lease::interval) AS expires_at
+    FROM agent_states
+    WHERE
+        CASE
+            WHEN @lease::interval > '0' AND @lease::interval <= '1 year' THEN true
+            ELSE refuse_value('lease', 'a lease must be longer than 0, and a year at most')
+        END
+        AND agent_id = @agent_id
+        AND locks -> @resource::text ->> 'token' = (@token::uuid)::text
+        AND (locks -> @resource::text ->> 'expires_at')::timestamptz > clock_timestamp()
+    FOR NO KEY UPDATE
+),
+
+extended AS (
+    UPDATE agent_states
+    SET
+        locks = jsonb_set(
+            agent_states.locks, ARRAY[@resource::text, 'expires_at'], held.expires_at
+        )
+    FROM held
+    WHERE agent_states.id = held.id
+)
+
+SELECT
     agent_id,
     @resource::text AS resource,
-    (locks -> @resource::text ->> 'token')::uuid AS token,
-    (locks -> @resource::text ->> 'acquired_at')::timestamptz AS acquired_at,
-    (locks -> @resource::text ->> 'expires_at')::timestamptz AS expires_at;
+    (lock ->> 'token')::uuid AS token,
+    (lock ->> 'acquired_at')::timestamptz AS acquired_at,
+    (expires_at #>> '{}')::timestamptz AS expires_at
+FROM held;
 
 -- name: release_agent_lock :one
 -- Give a lock up, so that the next one may have it at once. Returns it as it was, or None where it

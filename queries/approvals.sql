@@ -83,7 +83,9 @@ INNER JOIN recommendations
     ON
         approvals.customer_id = recommendations.customer_id
         AND approvals.recommendation_id = recommendations.id
-WHERE recommendations.status = 'pending'
+WHERE
+    recommendations.customer_id = @customer_id
+    AND recommendations.status = 'pending'
 ORDER BY approvals.id
 LIMIT @max_rows;
 
@@ -114,7 +116,9 @@ INNER JOIN recommendations
     ON
         approvals.customer_id = recommendations.customer_id
         AND approvals.recommendation_id = recommendations.id
-WHERE recommendations.status = 'pending'
+WHERE
+    recommendations.customer_id = @customer_id
+    AND recommendations.status = 'pending'
 ORDER BY approvals.id
 LIMIT @max_rows;
 
@@ -150,14 +154,17 @@ ready AS MATERIALIZED (
         approvals.id,
         approvals.recommendation_id
     FROM approvals
-    INNER JOIN recommendation ON approvals.recommendation_id = recommendation.id
     WHERE
         approvals.customer_id = @customer_id
         AND approvals.id = @id
         AND approvals.status = 'pending'
         AND (approvals.expires_at IS NULL OR approvals.expires_at > now())
-        AND recommendation.status = 'pending'
-    FOR NO KEY UPDATE OF approvals
+        AND EXISTS (
+            SELECT
+            FROM recommendation
+            WHERE recommendation.status = 'pending'
+        )
+    FOR NO KEY UPDATE
 ),
 
 moved AS (
@@ -167,10 +174,11 @@ moved AS (
             WHEN @status::approval_status = 'approved' THEN 'approved'
             ELSE 'rejected'
         END::recommendation_status,
-        approved_at = CASE WHEN @status::approval_status = 'approved' THEN now() END
+        approved_at = now()
+        + CASE WHEN @status::approval_status = 'approved' THEN interval '0' END
     FROM ready
     WHERE
-        recommendations.customer_id = ready.customer_id
+        recommendations.customer_id = @customer_id
         AND recommendations.id = ready.recommendation_id
 )
 
@@ -182,7 +190,7 @@ SET
     decided_at = now()
 FROM ready
 WHERE
-    approvals.customer_id = ready.customer_id
+    approvals.customer_id = @customer_id
     AND approvals.id = ready.id
 RETURNING approvals.*;
 

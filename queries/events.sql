@@ -174,6 +174,16 @@ SELECT
         '0'
     )::xid8 AS last_xact_id;
 
+-- name: get_customer_feed_end :one
+-- The transaction before which all events of a customer can be read, of the server that has them;
+-- None for a customer who is unknown. Where customers are spread over servers (Citus), each of
+-- these counts its transactions by itself.
+--
+-- @plan customers_pkey, rows <= 1 + customers
+SELECT pg_snapshot_xmin(pg_current_snapshot()) AS horizon_xact_id
+FROM customers
+WHERE id = @customer_id;
+
 -- name: get_feed_lag :one
 -- How far the change feed is behind what is committed, and what holds it back. horizon_xact_id:
 -- the feed has all events before it. waiting_events: how many are committed and held back;

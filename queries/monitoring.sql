@@ -445,7 +445,24 @@ LIMIT @max_rows;
 --
 -- @plan customers_pkey, workflow_executions_customer_id_completed_at_idx,
 --   rows <= customers + window_runs
-WITH run AS (
+WITH hours AS MATERIALIZED (
+    SELECT hour
+    FROM
+        generate_series(
+            date_trunc('hour', @since::timestamptz, 'UTC'),
+            sqlc.arg('until')::timestamptz - interval '1 microsecond',
+            interval '1 hour'
+        ) AS series (hour)
+    WHERE
+        CASE
+            WHEN @since::timestamptz >= sqlc.arg('until')::timestamptz - interval '10 years'
+                THEN true
+            ELSE refuse_value('since', 'a window of hours must not be longer than 10 years')
+        END
+        AND sqlc.arg('since')::timestamptz < sqlc.arg('until')::timestamptz
+),
+
+run AS (
     SELECT
         date_trunc('hour', ended.completed_at, 'UTC') AS hour,
         ended.status
@@ -472,19 +489,8 @@ SELECT
     count(*) FILTER (WHERE run.status = 'failed') AS failed,
     count(*) FILTER (WHERE run.status = 'timeout') AS timed_out,
     count(*) FILTER (WHERE run.status = 'cancelled') AS cancelled
-FROM
-    generate_series(
-        date_trunc('hour', @since::timestamptz, 'UTC'),
-        sqlc.arg('until')::timestamptz - interval '1 microsecond',
-        interval '1 hour'
-    ) AS hours (hour)
+FROM hours
 LEFT JOIN run ON hours.hour = run.hour
-WHERE
-    CASE
-        WHEN @since::timestamptz >= sqlc.arg('until')::timestamptz - interval '10 years' THEN true
-        ELSE refuse_value('since', 'a window of hours must not be longer than 10 years')
-    END
-    AND sqlc.arg('since')::timestamptz < sqlc.arg('until')::timestamptz
 GROUP BY hours.hour
 ORDER BY hours.hour;
 

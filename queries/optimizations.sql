@@ -101,13 +101,16 @@ ready AS MATERIALIZED (
         optimizations.id,
         optimizations.recommendation_id
     FROM optimizations
-    INNER JOIN recommendation ON optimizations.recommendation_id = recommendation.id
     WHERE
         optimizations.customer_id = @customer_id
         AND optimizations.id = @id
         AND optimizations.status = 'queued'
-        AND recommendation.status = 'approved'
-    FOR NO KEY UPDATE OF optimizations
+        AND EXISTS (
+            SELECT
+            FROM recommendation
+            WHERE recommendation.status = 'approved'
+        )
+    FOR NO KEY UPDATE
 ),
 
 moved AS (
@@ -115,7 +118,7 @@ moved AS (
     SET status = 'executing'
     FROM ready
     WHERE
-        recommendations.customer_id = ready.customer_id
+        recommendations.customer_id = @customer_id
         AND recommendations.id = ready.recommendation_id
 )
 
@@ -125,7 +128,7 @@ SET
     started_at = greatest(now(), optimizations.created_at)
 FROM ready
 WHERE
-    optimizations.customer_id = ready.customer_id
+    optimizations.customer_id = @customer_id
     AND optimizations.id = ready.id
 RETURNING optimizations.*;
 
@@ -187,7 +190,7 @@ moved AS (
         executed_at = greatest(now(), recommendations.approved_at)
     FROM completed
     WHERE
-        recommendations.customer_id = completed.customer_id
+        recommendations.customer_id = @customer_id
         AND recommendations.id = completed.recommendation_id
         -- Not bare, so that the planner takes the key and not the index of statuses.
         AND (recommendations.status = 'executing') IS true
@@ -242,7 +245,7 @@ moved AS (
     FROM failed
     INNER JOIN recommendation ON failed.recommendation_id = recommendation.id
     WHERE
-        recommendations.customer_id = failed.customer_id
+        recommendations.customer_id = @customer_id
         AND recommendations.id = failed.recommendation_id
         AND recommendation.status = 'executing'
         AND failed.started_at IS NOT NULL
@@ -291,7 +294,7 @@ moved AS (
     SET status = 'rolled_back'
     FROM rolled_back
     WHERE
-        recommendations.customer_id = rolled_back.customer_id
+        recommendations.customer_id = @customer_id
         AND recommendations.id = rolled_back.recommendation_id
         AND rolled_back.started_at IS NOT NULL
         AND recommendations.status IN ('completed', 'failed')

@@ -992,7 +992,7 @@ CROSS JOIN
             count(*) AS steps_total
         FROM workflow_steps
         WHERE
-            workflow_steps.customer_id = workflow_executions.customer_id
+            workflow_steps.customer_id = @customer_id
             AND workflow_steps.workflow_execution_id = workflow_executions.id
     ) AS progress
 LEFT JOIN LATERAL (
@@ -1001,7 +1001,7 @@ LEFT JOIN LATERAL (
         workflow_steps.error_details
     FROM workflow_steps
     WHERE
-        workflow_steps.customer_id = workflow_executions.customer_id
+        workflow_steps.customer_id = @customer_id
         AND workflow_steps.workflow_execution_id = workflow_executions.id
         AND workflow_steps.status = 'failed'
     ORDER BY workflow_steps.step_order
@@ -1029,7 +1029,43 @@ LIMIT @max_rows;
 WITH run AS (
     SELECT
         of_customer.*,
-        customers.name AS customer_name
+        customers.name AS customer_name,
+        -- For those that LIMIT leaves, and beside the run: Citus joins no shards to what it picked.
+        (
+            SELECT
+                jsonb_build_object(
+                    'steps_done',
+                    count(*) FILTER (
+                        WHERE
+                        workflow_steps.status IN ('completed', 'skipped')
+                        AND NOT workflow_steps.metadata ? 'closed_with_run'
+                    ),
+                    'steps_total', count(*),
+                    'retries', coalesce(sum(workflow_steps.retry_count), 0),
+                    'current_step_name',
+                    (
+                        array_agg(workflow_steps.step_name ORDER BY workflow_steps.step_order)
+                        FILTER (WHERE workflow_steps.status IN ('running', 'retrying'))
+                    )[1],
+                    'failed_step_name',
+                    (
+                        array_agg(workflow_steps.step_name ORDER BY workflow_steps.step_order)
+                        FILTER (WHERE workflow_steps.status = 'failed')
+                    )[1],
+                    'failed_step_error',
+                    (
+                        array_agg(
+                            workflow_steps.error_details ->> 'message'
+                            ORDER BY workflow_steps.step_order
+                        )
+                        FILTER (WHERE workflow_steps.status = 'failed')
+                    )[1]
+                )
+            FROM workflow_steps
+            WHERE
+                workflow_steps.customer_id = of_customer.customer_id
+                AND workflow_steps.workflow_execution_id = of_customer.id
+        ) AS progress
     FROM customers
     CROSS JOIN
         LATERAL (
@@ -1054,12 +1090,12 @@ SELECT
     run.attempt,
     run.agent_id,
     agents.name AS agent_name,
-    progress.steps_done,
-    progress.steps_total,
-    progress.current_step_name,
-    progress.retries,
-    progress.failed_step_name,
-    progress.failed_step_error,
+    (run.progress ->> 'steps_done')::bigint AS steps_done,
+    (run.progress ->> 'steps_total')::bigint AS steps_total,
+    run.progress ->> 'current_step_name' AS current_step_name,
+    (run.progress ->> 'retries')::integer AS retries,
+    run.progress ->> 'failed_step_name' AS failed_step_name,
+    run.progress ->> 'failed_step_error' AS failed_step_error,
     run.created_at,
     run.started_at,
     run.heartbeat_at,
@@ -1068,35 +1104,6 @@ SELECT
     coalesce(run.completed_at, now()) - run.started_at AS duration
 FROM run
 INNER JOIN agents ON run.agent_id = agents.id
-CROSS JOIN
-    LATERAL (
-        SELECT
-            count(*) FILTER (
-                WHERE
-                workflow_steps.status IN ('completed', 'skipped')
-                AND NOT workflow_steps.metadata ? 'closed_with_run'
-            ) AS steps_done,
-            count(*) AS steps_total,
-            coalesce(sum(workflow_steps.retry_count), 0)::integer AS retries,
-            (
-                array_agg(workflow_steps.step_name ORDER BY workflow_steps.step_order)
-                FILTER (WHERE workflow_steps.status IN ('running', 'retrying'))
-            )[1] AS current_step_name,
-            (
-                array_agg(workflow_steps.step_name ORDER BY workflow_steps.step_order)
-                FILTER (WHERE workflow_steps.status = 'failed')
-            )[1] AS failed_step_name,
-            (
-                array_agg(
-                    workflow_steps.error_details ->> 'message' ORDER BY workflow_steps.step_order
-                )
-                FILTER (WHERE workflow_steps.status = 'failed')
-            )[1] AS failed_step_error
-        FROM workflow_steps
-        WHERE
-            workflow_steps.customer_id = run.customer_id
-            AND workflow_steps.workflow_execution_id = run.id
-    ) AS progress
 ORDER BY run.id DESC, run.customer_id DESC;
 
 -- name: list_recent_workflows_by :many
@@ -1116,7 +1123,43 @@ ORDER BY run.id DESC, run.customer_id DESC;
 WITH run AS (
     SELECT
         of_customer.*,
-        customers.name AS customer_name
+        customers.name AS customer_name,
+        -- For those that LIMIT leaves, and beside the run: Citus joins no shards to what it picked.
+        (
+            SELECT
+                jsonb_build_object(
+                    'steps_done',
+                    count(*) FILTER (
+                        WHERE
+                        workflow_steps.status IN ('completed', 'skipped')
+                        AND NOT workflow_steps.metadata ? 'closed_with_run'
+                    ),
+                    'steps_total', count(*),
+                    'retries', coalesce(sum(workflow_steps.retry_count), 0),
+                    'current_step_name',
+                    (
+                        array_agg(workflow_steps.step_name ORDER BY workflow_steps.step_order)
+                        FILTER (WHERE workflow_steps.status IN ('running', 'retrying'))
+                    )[1],
+                    'failed_step_name',
+                    (
+                        array_agg(workflow_steps.step_name ORDER BY workflow_steps.step_order)
+                        FILTER (WHERE workflow_steps.status = 'failed')
+                    )[1],
+                    'failed_step_error',
+                    (
+                        array_agg(
+                            workflow_steps.error_details ->> 'message'
+                            ORDER BY workflow_steps.step_order
+                        )
+                        FILTER (WHERE workflow_steps.status = 'failed')
+                    )[1]
+                )
+            FROM workflow_steps
+            WHERE
+                workflow_steps.customer_id = of_customer.customer_id
+                AND workflow_steps.workflow_execution_id = of_customer.id
+        ) AS progress
     FROM customers
     CROSS JOIN
         LATERAL (
@@ -1193,12 +1236,12 @@ SELECT
     run.attempt,
     run.agent_id,
     agents.name AS agent_name,
-    progress.steps_done,
-    progress.steps_total,
-    progress.current_step_name,
-    progress.retries,
-    progress.failed_step_name,
-    progress.failed_step_error,
+    (run.progress ->> 'steps_done')::bigint AS steps_done,
+    (run.progress ->> 'steps_total')::bigint AS steps_total,
+    run.progress ->> 'current_step_name' AS current_step_name,
+    (run.progress ->> 'retries')::integer AS retries,
+    run.progress ->> 'failed_step_name' AS failed_step_name,
+    run.progress ->> 'failed_step_error' AS failed_step_error,
     run.created_at,
     run.started_at,
     run.heartbeat_at,
@@ -1207,35 +1250,6 @@ SELECT
     coalesce(run.completed_at, now()) - run.started_at AS duration
 FROM run
 INNER JOIN agents ON run.agent_id = agents.id
-CROSS JOIN
-    LATERAL (
-        SELECT
-            count(*) FILTER (
-                WHERE
-                workflow_steps.status IN ('completed', 'skipped')
-                AND NOT workflow_steps.metadata ? 'closed_with_run'
-            ) AS steps_done,
-            count(*) AS steps_total,
-            coalesce(sum(workflow_steps.retry_count), 0)::integer AS retries,
-            (
-                array_agg(workflow_steps.step_name ORDER BY workflow_steps.step_order)
-                FILTER (WHERE workflow_steps.status IN ('running', 'retrying'))
-            )[1] AS current_step_name,
-            (
-                array_agg(workflow_steps.step_name ORDER BY workflow_steps.step_order)
-                FILTER (WHERE workflow_steps.status = 'failed')
-            )[1] AS failed_step_name,
-            (
-                array_agg(
-                    workflow_steps.error_details ->> 'message' ORDER BY workflow_steps.step_order
-                )
-                FILTER (WHERE workflow_steps.status = 'failed')
-            )[1] AS failed_step_error
-        FROM workflow_steps
-        WHERE
-            workflow_steps.customer_id = run.customer_id
-            AND workflow_steps.workflow_execution_id = run.id
-    ) AS progress
 ORDER BY run.id DESC, run.customer_id DESC;
 
 -- name: list_open_workflows :many
@@ -1252,7 +1266,43 @@ ORDER BY run.id DESC, run.customer_id DESC;
 WITH run AS (
     SELECT
         workflow_executions.*,
-        customers.name AS customer_name
+        customers.name AS customer_name,
+        -- For those that LIMIT leaves, and beside the run: Citus joins no shards to what it picked.
+        (
+            SELECT
+                jsonb_build_object(
+                    'steps_done',
+                    count(*) FILTER (
+                        WHERE
+                        workflow_steps.status IN ('completed', 'skipped')
+                        AND NOT workflow_steps.metadata ? 'closed_with_run'
+                    ),
+                    'steps_total', count(*),
+                    'retries', coalesce(sum(workflow_steps.retry_count), 0),
+                    'current_step_name',
+                    (
+                        array_agg(workflow_steps.step_name ORDER BY workflow_steps.step_order)
+                        FILTER (WHERE workflow_steps.status IN ('running', 'retrying'))
+                    )[1],
+                    'failed_step_name',
+                    (
+                        array_agg(workflow_steps.step_name ORDER BY workflow_steps.step_order)
+                        FILTER (WHERE workflow_steps.status = 'failed')
+                    )[1],
+                    'failed_step_error',
+                    (
+                        array_agg(
+                            workflow_steps.error_details ->> 'message'
+                            ORDER BY workflow_steps.step_order
+                        )
+                        FILTER (WHERE workflow_steps.status = 'failed')
+                    )[1]
+                )
+            FROM workflow_steps
+            WHERE
+                workflow_steps.customer_id = workflow_executions.customer_id
+                AND workflow_steps.workflow_execution_id = workflow_executions.id
+        ) AS progress
     FROM customers
     INNER JOIN workflow_executions ON customers.id = workflow_executions.customer_id
     WHERE
@@ -1271,12 +1321,12 @@ SELECT
     run.attempt,
     run.agent_id,
     agents.name AS agent_name,
-    progress.steps_done,
-    progress.steps_total,
-    progress.current_step_name,
-    progress.retries,
-    progress.failed_step_name,
-    progress.failed_step_error,
+    (run.progress ->> 'steps_done')::bigint AS steps_done,
+    (run.progress ->> 'steps_total')::bigint AS steps_total,
+    run.progress ->> 'current_step_name' AS current_step_name,
+    (run.progress ->> 'retries')::integer AS retries,
+    run.progress ->> 'failed_step_name' AS failed_step_name,
+    run.progress ->> 'failed_step_error' AS failed_step_error,
     run.created_at,
     run.started_at,
     run.heartbeat_at,
@@ -1285,35 +1335,6 @@ SELECT
     coalesce(run.completed_at, now()) - run.started_at AS duration
 FROM run
 INNER JOIN agents ON run.agent_id = agents.id
-CROSS JOIN
-    LATERAL (
-        SELECT
-            count(*) FILTER (
-                WHERE
-                workflow_steps.status IN ('completed', 'skipped')
-                AND NOT workflow_steps.metadata ? 'closed_with_run'
-            ) AS steps_done,
-            count(*) AS steps_total,
-            coalesce(sum(workflow_steps.retry_count), 0)::integer AS retries,
-            (
-                array_agg(workflow_steps.step_name ORDER BY workflow_steps.step_order)
-                FILTER (WHERE workflow_steps.status IN ('running', 'retrying'))
-            )[1] AS current_step_name,
-            (
-                array_agg(workflow_steps.step_name ORDER BY workflow_steps.step_order)
-                FILTER (WHERE workflow_steps.status = 'failed')
-            )[1] AS failed_step_name,
-            (
-                array_agg(
-                    workflow_steps.error_details ->> 'message' ORDER BY workflow_steps.step_order
-                )
-                FILTER (WHERE workflow_steps.status = 'failed')
-            )[1] AS failed_step_error
-        FROM workflow_steps
-        WHERE
-            workflow_steps.customer_id = run.customer_id
-            AND workflow_steps.workflow_execution_id = run.id
-    ) AS progress
 ORDER BY run.id DESC, run.customer_id DESC;
 
 -- name: list_workflow_executions_by_id_range :many
@@ -1492,7 +1513,7 @@ LEFT JOIN LATERAL (
         workflow_steps.error_details
     FROM workflow_steps
     WHERE
-        workflow_steps.customer_id = workflow_executions.customer_id
+        workflow_steps.customer_id = @customer_id
         AND workflow_steps.workflow_execution_id = workflow_executions.id
         AND workflow_steps.status = 'failed'
     ORDER BY workflow_steps.step_order
@@ -1548,15 +1569,15 @@ first_step AS MATERIALIZED (
         workflow_steps.customer_id,
         workflow_steps.workflow_execution_id,
         workflow_steps.id
-    FROM pending
-    INNER JOIN workflow_steps
-        ON
-            pending.customer_id = workflow_steps.customer_id
-            AND pending.id = workflow_steps.workflow_execution_id
-    WHERE workflow_steps.status = 'pending'
+    FROM workflow_steps
+    WHERE
+        workflow_steps.customer_id = @customer_id::uuid
+        AND workflow_steps.workflow_execution_id = @id::uuid
+        AND workflow_steps.status = 'pending'
+        AND EXISTS (SELECT FROM pending)
     ORDER BY workflow_steps.step_order
     LIMIT 1
-    FOR NO KEY UPDATE OF workflow_steps
+    FOR NO KEY UPDATE
 ),
 
 started AS (
@@ -1567,7 +1588,7 @@ started AS (
         heartbeat_at = greatest(now(), workflow_executions.created_at)
     FROM first_step
     WHERE
-        workflow_executions.customer_id = first_step.customer_id
+        workflow_executions.customer_id = @customer_id::uuid
         AND workflow_executions.id = first_step.workflow_execution_id
     RETURNING
         first_step.customer_id,
@@ -1581,7 +1602,7 @@ SET
     started_at = greatest(now(), workflow_steps.created_at)
 FROM started
 WHERE
-    workflow_steps.customer_id = started.customer_id
+    workflow_steps.customer_id = @customer_id::uuid
     AND workflow_steps.workflow_execution_id = started.workflow_execution_id
     AND workflow_steps.id = started.id
 RETURNING workflow_steps.*;
@@ -1649,6 +1670,43 @@ claimed AS (
     FROM next_runs
     WHERE
         workflow_executions.customer_id = next_runs.customer_id
+        AND workflow_executions.id = next_runs.id
+    RETURNING workflow_executions.*
+)
+
+SELECT *
+FROM claimed
+ORDER BY id;
+
+-- name: claim_customer_workflow_executions :many
+-- Claim up to max_rows pending runs of one customer for an agent, as claim_workflow_executions does
+-- of all customers: for databases whose customers are spread over servers (Citus).
+-- @required customer_id, agent_id, max_rows
+--
+-- @plan workflow_executions_agent_id_id_pending_idx, workflow_executions_pkey,
+--   workflow_executions_customer_id_id_open_idx, rows <= 2 * max_rows + pending_runs + open_runs
+WITH next_runs AS MATERIALIZED (
+    SELECT id
+    FROM workflow_executions
+    WHERE
+        customer_id = @customer_id
+        AND agent_id = @agent_id
+        AND status = 'pending'
+        AND coalesce(deadline_at, 'infinity') > now()
+    ORDER BY id
+    LIMIT @max_rows
+    FOR NO KEY UPDATE SKIP LOCKED
+),
+
+claimed AS (
+    UPDATE workflow_executions
+    SET
+        status = 'running',
+        started_at = greatest(now(), workflow_executions.created_at),
+        heartbeat_at = greatest(now(), workflow_executions.created_at)
+    FROM next_runs
+    WHERE
+        workflow_executions.customer_id = @customer_id
         AND workflow_executions.id = next_runs.id
     RETURNING workflow_executions.*
 )
@@ -1884,13 +1942,19 @@ left_artifacts AS (
         END
     ON CONFLICT (customer_id, workflow_execution_id, artifact_path) DO UPDATE
         SET artifact_path = excluded.artifact_path
-        WHERE
-        CASE
-            WHEN workflow_artifacts.sha256 = excluded.sha256 THEN true
-            ELSE refuse_value(
-                'artifact_path', 'other content has the path ' || excluded.artifact_path
-            )
-        END
+        WHERE workflow_artifacts.sha256 = excluded.sha256
+    RETURNING artifact_path
+),
+
+taken AS (
+    SELECT
+        refuse_value(
+            'artifact_path', 'other content has the path ' || listed.artifact_path
+        ) AS is_refused
+    FROM jsonb_to_recordset(sqlc.narg('artifacts')::jsonb) AS listed (artifact_path text)
+    WHERE
+        EXISTS (SELECT FROM completed)
+        AND listed.artifact_path NOT IN (SELECT left_artifacts.artifact_path FROM left_artifacts)
 )
 
 UPDATE workflow_executions
@@ -1900,9 +1964,14 @@ SET
     output_data = coalesce(sqlc.narg('output_data')::jsonb, workflow_executions.output_data)
 FROM completed
 WHERE
-    workflow_executions.customer_id = completed.customer_id
+    workflow_executions.customer_id = @customer_id::uuid
     AND workflow_executions.id = completed.workflow_execution_id
     AND workflow_executions.status = 'running'
+    AND NOT EXISTS (
+        SELECT
+        FROM taken
+        WHERE taken.is_refused
+    )
 RETURNING workflow_executions.*;
 
 -- name: fail_workflow_execution :one
@@ -1961,37 +2030,50 @@ RETURNING workflow_executions.*;
 -- time_out_workflow_executions does, for the executor that keeps watch over its own. None where its
 -- deadline has not come, or it has none, or was over.
 -- @row WorkflowSummary
+-- @required customer_id, id
 --
 -- @plan workflow_executions_pkey, workflow_executions_customer_id_id_open_idx,
---   workflow_executions_id_customer_id_running_idx, rows <= 1
+--   workflow_executions_id_customer_id_running_idx, rows <= 2
+WITH overdue AS MATERIALIZED (
+    SELECT
+        id,
+        jsonb_build_object(
+            'type', 'DeadlineExceeded',
+            'message', format('not over by its deadline, %s', deadline_at)
+        ) AS error_details
+    FROM workflow_executions
+    WHERE
+        customer_id = @customer_id
+        AND id = @id
+        AND status IN ('pending', 'running')
+        -- Not bare, so that the planner takes the key and not the index of deadlines.
+        AND coalesce(deadline_at, 'infinity') < now()
+    FOR NO KEY UPDATE
+)
+
 UPDATE workflow_executions
 SET
     status = 'timeout',
-    completed_at = greatest(now(), started_at),
-    error_details = jsonb_build_object(
-        'type', 'DeadlineExceeded',
-        'message', format('not over by its deadline, %s', deadline_at)
-    )
+    completed_at = greatest(now(), workflow_executions.started_at),
+    error_details = overdue.error_details
+FROM overdue
 WHERE
-    customer_id = @customer_id
-    AND id = @id
-    AND status IN ('pending', 'running')
-    -- Not bare, so that the planner takes the key and not the index of deadlines.
-    AND coalesce(deadline_at, 'infinity') < now()
+    workflow_executions.customer_id = @customer_id
+    AND workflow_executions.id = overdue.id
 RETURNING
-    customer_id,
-    id,
-    agent_id,
-    workflow_type,
-    status,
-    attempt,
-    retried_from_id,
-    started_at,
-    heartbeat_at,
-    completed_at,
-    deadline_at,
-    created_at,
-    updated_at;
+    workflow_executions.customer_id,
+    workflow_executions.id,
+    workflow_executions.agent_id,
+    workflow_executions.workflow_type,
+    workflow_executions.status,
+    workflow_executions.attempt,
+    workflow_executions.retried_from_id,
+    workflow_executions.started_at,
+    workflow_executions.heartbeat_at,
+    workflow_executions.completed_at,
+    workflow_executions.deadline_at,
+    workflow_executions.created_at,
+    workflow_executions.updated_at;
 
 -- name: time_out_workflow_executions :many
 -- Move up to max_rows runs to timeout that are past their deadline_at, and, where
@@ -2208,7 +2290,7 @@ planned AS (
                 ) AS is_done
             FROM workflow_steps
             WHERE
-                workflow_steps.customer_id = retry.customer_id
+                workflow_steps.customer_id = @customer_id
                 AND workflow_steps.workflow_execution_id = retry.retried_from_id
         ) AS step
     WHERE retry.is_new
@@ -2257,13 +2339,19 @@ WITH recent AS MATERIALIZED (
 ),
 
 original AS MATERIALIZED (
-    SELECT workflow_executions.*
-    FROM recent
-    INNER JOIN workflow_executions ON recent.id = workflow_executions.id
+    SELECT *
+    FROM workflow_executions
     WHERE
-        recent.workflow_type = @workflow_type
-        AND recent.status IN ('failed', 'timeout')
-        AND workflow_executions.customer_id = @customer_id
+        customer_id = @customer_id
+        AND id = any(
+            array(
+                SELECT recent.id
+                FROM recent
+                WHERE
+                    recent.workflow_type = @workflow_type
+                    AND recent.status IN ('failed', 'timeout')
+            )
+        )
         AND NOT EXISTS (
             SELECT
             FROM workflow_executions AS retry
@@ -2271,9 +2359,9 @@ original AS MATERIALIZED (
                 retry.customer_id = workflow_executions.customer_id
                 AND retry.retried_from_id = workflow_executions.id
         )
-    ORDER BY workflow_executions.id
+    ORDER BY id
     LIMIT @max_rows
-    FOR KEY SHARE OF workflow_executions
+    FOR KEY SHARE
 ),
 
 retry AS (
@@ -2346,7 +2434,7 @@ planned AS (
                 OR workflow_steps.metadata ? 'carried_over_from' AS is_done
             FROM workflow_steps
             WHERE
-                workflow_steps.customer_id = retry.customer_id
+                workflow_steps.customer_id = @customer_id
                 AND workflow_steps.workflow_execution_id = retry.retried_from_id
         ) AS step
 )
@@ -2388,20 +2476,20 @@ WITH run AS MATERIALIZED (
 
 step AS MATERIALIZED (
     -- In step_order, as everybody does: the foreign key would take them as the planner likes.
-    SELECT workflow_steps.id
-    FROM run
-    INNER JOIN workflow_steps
-        ON
-            run.customer_id = workflow_steps.customer_id
-            AND run.id = workflow_steps.workflow_execution_id
-    ORDER BY workflow_steps.step_order
-    FOR UPDATE OF workflow_steps
+    SELECT id
+    FROM workflow_steps
+    WHERE
+        customer_id = @customer_id
+        AND workflow_execution_id = @id
+        AND EXISTS (SELECT FROM run)
+    ORDER BY step_order
+    FOR UPDATE
 )
 
 DELETE FROM workflow_executions
 USING run
 WHERE
-    workflow_executions.customer_id = run.customer_id
+    workflow_executions.customer_id = @customer_id
     AND workflow_executions.id = run.id
     AND (SELECT count(*) FROM step) >= 0;
 

@@ -43,8 +43,8 @@ SELECT
             SELECT 1 + coalesce(max(planned.step_order), 0)
             FROM workflow_steps AS planned
             WHERE
-                planned.customer_id = open_run.customer_id
-                AND planned.workflow_execution_id = open_run.id
+                planned.customer_id = @customer_id
+                AND planned.workflow_execution_id = @workflow_execution_id
         )
     ),
     coalesce(sqlc.narg('max_retries')::integer, 3),
@@ -145,7 +145,7 @@ RETURNING *;
 WITH run AS MATERIALIZED (
     -- Artifacts lock the run, and that is to be before the steps, as everywhere. Not without any:
     -- who waited for the step evaluates this when the step is locked.
-    SELECT
+    SELECT id
     FROM workflow_executions
     WHERE
         customer_id = @customer_id::uuid
@@ -181,15 +181,15 @@ started AS (
         started_at = greatest(now(), workflow_steps.created_at)
     FROM completed
     WHERE
-        workflow_steps.customer_id = completed.customer_id
-        AND workflow_steps.workflow_execution_id = completed.workflow_execution_id
+        workflow_steps.customer_id = @customer_id::uuid
+        AND workflow_steps.workflow_execution_id = @workflow_execution_id::uuid
         AND workflow_steps.status = 'pending'
         AND workflow_steps.step_order = (
             SELECT min(planned.step_order)
             FROM workflow_steps AS planned
             WHERE
-                planned.customer_id = completed.customer_id
-                AND planned.workflow_execution_id = completed.workflow_execution_id
+                planned.customer_id = @customer_id::uuid
+                AND planned.workflow_execution_id = @workflow_execution_id::uuid
                 AND planned.step_order > completed.step_order
                 AND planned.status = 'pending'
         )
@@ -254,16 +254,28 @@ left_artifacts AS (
         END
     ON CONFLICT (customer_id, workflow_execution_id, artifact_path) DO UPDATE
         SET artifact_path = excluded.artifact_path
-        WHERE
-        CASE
-            WHEN workflow_artifacts.sha256 = excluded.sha256 THEN true
-            ELSE refuse_value(
-                'artifact_path', 'other content has the path ' || excluded.artifact_path
-            )
-        END
+        WHERE workflow_artifacts.sha256 = excluded.sha256
+    RETURNING artifact_path
+),
+
+taken AS (
+    SELECT
+        refuse_value(
+            'artifact_path', 'other content has the path ' || listed.artifact_path
+        ) AS is_refused
+    FROM jsonb_to_recordset(sqlc.narg('artifacts')::jsonb) AS listed (artifact_path text)
+    WHERE
+        EXISTS (SELECT FROM completed)
+        AND listed.artifact_path NOT IN (SELECT left_artifacts.artifact_path FROM left_artifacts)
 )
 
 SELECT * FROM completed
+WHERE
+    NOT EXISTS (
+        SELECT
+        FROM taken
+        WHERE taken.is_refused
+    )
 UNION ALL
 SELECT * FROM started
 ORDER BY step_order;
@@ -276,50 +288,56 @@ ORDER BY step_order;
 -- was not running. retry_count is that of the step as its executor started it.
 --
 -- Raises StaleWriter where the step was put back for another attempt since, and changes nothing.
+-- @required customer_id, workflow_execution_id, id, retry_count, retryable, error_details
 --
--- @plan workflow_steps_pkey, rows <= 1
+-- @plan workflow_steps_pkey, rows <= 2
+WITH failing AS MATERIALIZED (
+    SELECT
+        id,
+        @retryable::boolean AND retry_count < max_retries AS is_retried,
+        greatest(now(), started_at) AS failed_at,
+        now()
+        + make_interval(
+            secs => greatest(
+                least(
+                    coalesce(sqlc.narg('backoff_cap_seconds')::double precision, 300),
+                    least(
+                        coalesce(sqlc.narg('backoff_base_seconds')::double precision, 1),
+                        31536000
+                    )
+                    * power(2, least(retry_count, 60)),
+                    31536000
+                ),
+                0
+            )
+            -- A spread that is the same whenever it is computed: half the hash of the row.
+            * (0.5 + (hashtext(id::text || retry_count) & 65535) / 131072.0)
+        ) AS next_attempt_at
+    FROM workflow_steps
+    WHERE
+        customer_id = @customer_id
+        AND workflow_execution_id = @workflow_execution_id
+        AND id = @id
+        AND CASE
+            WHEN retry_count = @retry_count THEN status = 'running'
+            ELSE refuse_stale_write('workflow_step', id, @retry_count, retry_count)
+        END
+    FOR NO KEY UPDATE
+)
+
 UPDATE workflow_steps
 SET
-    status = CASE
-        WHEN @retryable::boolean AND retry_count < max_retries THEN 'retrying'
-        ELSE 'failed'
-    END::step_status,
-    retry_count = retry_count + (@retryable::boolean AND retry_count < max_retries)::integer,
-    next_attempt_at = CASE
-        WHEN @retryable::boolean AND retry_count < max_retries
-            THEN
-                now()
-                + make_interval(
-                    secs => greatest(
-                        least(
-                            coalesce(sqlc.narg('backoff_cap_seconds')::double precision, 300),
-                            least(
-                                coalesce(sqlc.narg('backoff_base_seconds')::double precision, 1),
-                                31536000
-                            )
-                            * power(2, least(retry_count, 60)),
-                            31536000
-                        ),
-                        0
-                    )
-                    -- A spread that is the same whenever it is computed: half the hash of the row.
-                    * (0.5 + (hashtext(id::text || retry_count) & 65535) / 131072.0)
-                )
-    END,
-    completed_at = CASE
-        WHEN @retryable::boolean AND retry_count < max_retries THEN NULL
-        ELSE greatest(now(), started_at)
-    END,
+    status = CASE WHEN failing.is_retried THEN 'retrying' ELSE 'failed' END::step_status,
+    retry_count = workflow_steps.retry_count + failing.is_retried::integer,
+    next_attempt_at = CASE WHEN failing.is_retried THEN failing.next_attempt_at END,
+    completed_at = CASE WHEN NOT failing.is_retried THEN failing.failed_at END,
     error_details = @error_details::jsonb
+FROM failing
 WHERE
-    customer_id = @customer_id
-    AND workflow_execution_id = @workflow_execution_id
-    AND id = @id
-    AND CASE
-        WHEN retry_count = @retry_count THEN status = 'running'
-        ELSE refuse_stale_write('workflow_step', id, @retry_count, retry_count)
-    END
-RETURNING *;
+    workflow_steps.customer_id = @customer_id
+    AND workflow_steps.workflow_execution_id = @workflow_execution_id
+    AND workflow_steps.id = failing.id
+RETURNING workflow_steps.*;
 
 -- name: skip_workflow_step :one
 -- Move a step that is not over to skipped; None where it was over. retry_count is that of the step

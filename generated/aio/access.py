@@ -11,6 +11,7 @@ from .. import _runtime
 from ..access import (
     ENTER_TENANT,
     GRANT_ACCESS,
+    IS_DISTRIBUTED,
     LEAVE_TENANT,
     LIST_ROLES_WITHOUT_GROUP,
     SET_ACTOR,
@@ -20,12 +21,14 @@ from ..access import (
 __all__ = [
     "ENTER_TENANT",
     "GRANT_ACCESS",
+    "IS_DISTRIBUTED",
     "LEAVE_TENANT",
     "LIST_ROLES_WITHOUT_GROUP",
     "SET_ACTOR",
     "EnterTenantRow",
     "enter_tenant",
     "grant_access",
+    "is_distributed",
     "leave_tenant",
     "list_roles_without_group",
     "set_actor",
@@ -95,4 +98,14 @@ async def set_actor(conn: psycopg.AsyncConnection[typing.Any], *, actor: str) ->
     @plan catalogue, buffers <= 100
     """
     value: str = await _runtime.async_exactly_one(conn, SET_ACTOR, (actor,), _runtime.first)
+    return value
+
+
+async def is_distributed(conn: psycopg.AsyncConnection[typing.Any]) -> bool:
+    """Whether the customers are spread over several servers (Citus): by a function that only such a
+    database has.
+
+    @plan catalogue, buffers <= 100
+    """
+    value: bool = await _runtime.async_exactly_one(conn, IS_DISTRIBUTED, (), _runtime.first)
     return value

@@ -235,7 +235,7 @@ async def extend_agent_lock(
 
     Raises InvalidValue where lease is not more than 0, or more than a year.
 
-    @plan agent_states_agent_id_key, rows <= states
+    @plan agent_states_agent_id_key, agent_states_pkey, rows <= 2 * states
     """
     return await _runtime.async_one(
         conn,

@@ -128,8 +128,8 @@ async def list_recommendation_approvals(
 async def list_pending_approvals(
     conn: psycopg.AsyncConnection[typing.Any],
     *,
-    max_rows: int,
     customer_id: uuid.UUID,
+    max_rows: int,
     after_id: uuid.UUID | None = None,
 ) -> list[ListPendingApprovalsRow]:
     """What a customer has still to decide, oldest first: each approval that is pending and has not
@@ -142,7 +142,7 @@ async def list_pending_approvals(
     return await _runtime.async_many(
         conn,
         LIST_PENDING_APPROVALS,
-        (max_rows, customer_id, after_id),
+        (customer_id, max_rows, after_id),
         _make_list_pending_approvals_row,
         binary=True,
     )
@@ -151,8 +151,8 @@ async def list_pending_approvals(
 async def list_expired_approvals(
     conn: psycopg.AsyncConnection[typing.Any],
     *,
-    max_rows: int,
     customer_id: uuid.UUID,
+    max_rows: int,
     after_id: uuid.UUID | None = None,
 ) -> list[ListExpiredApprovalsRow]:
     """What a customer let expire undecided, oldest first: each approval that is pending and has
@@ -165,7 +165,7 @@ async def list_expired_approvals(
     return await _runtime.async_many(
         conn,
         LIST_EXPIRED_APPROVALS,
-        (max_rows, customer_id, after_id),
+        (customer_id, max_rows, after_id),
         _make_list_expired_approvals_row,
         binary=True,
     )

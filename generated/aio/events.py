@@ -14,6 +14,7 @@ from ..events import (
     COPY_EVENTS,
     CREATE_EVENT,
     FORGET_EVENT_XACT_IDS,
+    GET_CUSTOMER_FEED_END,
     GET_EVENT,
     GET_FEED_END,
     GET_FEED_LAG,
@@ -32,6 +33,7 @@ __all__ = [
     "COPY_EVENTS",
     "CREATE_EVENT",
     "FORGET_EVENT_XACT_IDS",
+    "GET_CUSTOMER_FEED_END",
     "GET_EVENT",
     "GET_FEED_END",
     "GET_FEED_LAG",
@@ -45,6 +47,7 @@ __all__ = [
     "copy_events",
     "create_event",
     "forget_event_xact_ids",
+    "get_customer_feed_end",
     "get_event",
     "get_feed_end",
     "get_feed_lag",
@@ -241,6 +244,20 @@ async def get_feed_end(conn: psycopg.AsyncConnection[typing.Any]) -> GetFeedEndR
     @plan events_xact_id_id_idx, rows <= partitions
     """
     return await _runtime.async_exactly_one(conn, GET_FEED_END, (), GetFeedEndRow)
+
+
+async def get_customer_feed_end(
+    conn: psycopg.AsyncConnection[typing.Any],
+    *,
+    customer_id: uuid.UUID,
+) -> int | None:
+    """The transaction before which all events of a customer can be read, of the server that has them;
+    None for a customer who is unknown. Where customers are spread over servers (Citus), each of
+    these counts its transactions by itself.
+
+    @plan customers_pkey, rows <= 1 + customers
+    """
+    return await _runtime.async_one(conn, GET_CUSTOMER_FEED_END, (customer_id,), _runtime.first)
 
 
 async def get_feed_lag(conn: psycopg.AsyncConnection[typing.Any]) -> GetFeedLagRow:

@@ -12,6 +12,7 @@ from .. import _runtime, models
 from ..workflow_executions import (
     BEGIN_WORKFLOW_EXECUTION,
     CANCEL_WORKFLOW_EXECUTION,
+    CLAIM_CUSTOMER_WORKFLOW_EXECUTIONS,
     CLAIM_WORKFLOW_EXECUTION,
     CLAIM_WORKFLOW_EXECUTIONS,
     COMPLETE_WORKFLOW_EXECUTION,
@@ -74,6 +75,7 @@ from ..workflow_executions import (
 __all__ = [
     "BEGIN_WORKFLOW_EXECUTION",
     "CANCEL_WORKFLOW_EXECUTION",
+    "CLAIM_CUSTOMER_WORKFLOW_EXECUTIONS",
     "CLAIM_WORKFLOW_EXECUTION",
     "CLAIM_WORKFLOW_EXECUTIONS",
     "COMPLETE_WORKFLOW_EXECUTION",
@@ -124,6 +126,7 @@ __all__ = [
     "WorkflowSummary",
     "begin_workflow_execution",
     "cancel_workflow_execution",
+    "claim_customer_workflow_executions",
     "claim_workflow_execution",
     "claim_workflow_executions",
     "complete_workflow_execution",
@@ -757,6 +760,28 @@ async def claim_workflow_executions(
     )
 
 
+async def claim_customer_workflow_executions(
+    conn: psycopg.AsyncConnection[typing.Any],
+    *,
+    customer_id: uuid.UUID,
+    agent_id: uuid.UUID,
+    max_rows: int,
+) -> list[models.WorkflowExecution]:
+    """Claim up to max_rows pending runs of one customer for an agent, as claim_workflow_executions
+    does of all customers: for databases whose customers are spread over servers (Citus).
+
+    @plan workflow_executions_agent_id_id_pending_idx, workflow_executions_pkey,
+      workflow_executions_customer_id_id_open_idx, rows <= 2 * max_rows + pending_runs + open_runs
+    """
+    return await _runtime.async_many(
+        conn,
+        CLAIM_CUSTOMER_WORKFLOW_EXECUTIONS,
+        (customer_id, agent_id, max_rows),
+        _make_workflow_execution,
+        binary=True,
+    )
+
+
 async def heartbeat_workflow_execution(
     conn: psycopg.AsyncConnection[typing.Any],
     *,
@@ -934,7 +959,7 @@ async def time_out_workflow_execution(
     its deadline has not come, or it has none, or was over.
 
     @plan workflow_executions_pkey, workflow_executions_customer_id_id_open_idx,
-      workflow_executions_id_customer_id_running_idx, rows <= 1
+      workflow_executions_id_customer_id_running_idx, rows <= 2
     """
     return await _runtime.async_one(
         conn,

@@ -46,11 +46,11 @@ async def add_workflow_step(
     id: uuid.UUID | None = None,
     step_name: str,
     step_order: int | None = None,
+    customer_id: uuid.UUID,
+    workflow_execution_id: uuid.UUID,
     max_retries: int | None = None,
     input_data: models.JSON | None = None,
     metadata: models.JSON | None = None,
-    customer_id: uuid.UUID,
-    workflow_execution_id: uuid.UUID,
 ) -> models.WorkflowStep | None:
     """Add a pending step to a run that is not over, at the end of its plan or at step_order where
     given; None where the run is over or unknown. With an id that is taken already, nothing is
@@ -69,11 +69,11 @@ async def add_workflow_step(
             id,
             step_name,
             step_order,
+            customer_id,
+            workflow_execution_id,
             max_retries,
             _runtime.to_jsonb(input_data),
             _runtime.to_jsonb(metadata),
-            customer_id,
-            workflow_execution_id,
         ),
         _make_workflow_step,
     )
@@ -209,12 +209,12 @@ async def advance_workflow_step(
 async def fail_workflow_step(
     conn: psycopg.AsyncConnection[typing.Any],
     *,
-    retryable: bool,
-    backoff_cap_seconds: float | None = None,
-    backoff_base_seconds: float | None = None,
     error_details: models.JSON,
     customer_id: uuid.UUID,
     workflow_execution_id: uuid.UUID,
+    retryable: bool,
+    backoff_cap_seconds: float | None = None,
+    backoff_base_seconds: float | None = None,
     id: uuid.UUID,
     retry_count: int,
 ) -> models.WorkflowStep | None:
@@ -226,18 +226,18 @@ async def fail_workflow_step(
 
     Raises StaleWriter where the step was put back for another attempt since, and changes nothing.
 
-    @plan workflow_steps_pkey, rows <= 1
+    @plan workflow_steps_pkey, rows <= 2
     """
     return await _runtime.async_one(
         conn,
         FAIL_WORKFLOW_STEP,
         (
-            retryable,
-            backoff_cap_seconds,
-            backoff_base_seconds,
             _runtime.to_jsonb(error_details),
             customer_id,
             workflow_execution_id,
+            retryable,
+            backoff_cap_seconds,
+            backoff_base_seconds,
             id,
             retry_count,
         ),

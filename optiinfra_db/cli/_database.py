@@ -49,6 +49,34 @@ def migrate(url: Url = None) -> None:
         print("Nothing to do: the database is up to date.", file=sys.stderr)
 
 
+@app.command(epilog="Example: optiinfra-db distribute --shards 64")
+def distribute(
+    url: Url = None,
+    shards: Annotated[
+        int,
+        typer.Option(
+            metavar="N", min=1, max=64000, help="Spread the customers over so many shards."
+        ),
+    ] = 32,
+    yes: Yes = False,
+) -> None:
+    """Lay the database out over the servers of a Citus cluster.
+
+    The database must be migrated, on the coordinator. Asks first when run in a terminal: writers
+    wait until it is done, and there is no way back. Running it again changes nothing.
+    """
+    from optiinfra_db import distribute as distribution
+
+    announce(url)
+    confirm(f"Distribute the database over {shards} shards, for good?", yes=yes)
+    with progress() as say:
+        layout = distribution.distribute(url, shards=shards, say=say)
+    if layout is None:
+        print("Nothing to do: the database is distributed already.", file=sys.stderr)
+    else:
+        print(layout)
+
+
 @app.command(epilog="Example: optiinfra-db rollback --to 2")
 def rollback(
     url: Url = None,
@@ -84,8 +112,10 @@ def rollback(
 def status(url: Url = None, as_json: AsJson = False) -> None:
     """List the migrations: applied or pending, when, by whom.
 
-    The exit code is 1 if any is pending.
+    The last line says how the database is laid out: plain, or distributed by Citus. The exit code
+    is 1 if any is pending.
     """
+    from optiinfra_db import distribute as distribution
     from optiinfra_db import migrate as migrations
     from optiinfra_db.shapes import Migration
 
@@ -101,6 +131,8 @@ def status(url: Url = None, as_json: AsJson = False) -> None:
             ],
             empty="There are no migrations.",
         )
+        with connect(url) as conn:
+            print(distribution.layout(conn) or "plain: one server")
     migrations.check(found)
     if any(item.state == "pending" for item in found):
         raise typer.Exit(1)
@@ -194,10 +226,12 @@ def doctor(
     log, gaps in it, times out of order, guards that are missing. Changes nothing. The exit code is
     6 if anything is found.
     """
+    from optiinfra_db import distribute as distribution
     from optiinfra_db import doctor as doctoring
 
     since = None if days is None else datetime.now(UTC) - timedelta(days=days)
     with connect(url) as conn, progress() as say:
+        layout = distribution.layout(conn)
         findings = doctoring.examine(conn, since=since, max_rows=max_rows, say=say)
     if as_json:
         from optiinfra_db.shapes import Finding
@@ -211,6 +245,7 @@ def doctor(
         print(f"{name}: {doctoring.CHECKS[name].advice}", file=sys.stderr)
     if findings:
         raise typer.Exit(6)
+    print(f"{layout or 'plain: one server'}", file=sys.stderr)
     print(f"All {len(doctoring.CHECKS)} checks passed.", file=sys.stderr)
 
 

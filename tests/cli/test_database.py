@@ -51,6 +51,13 @@ def test_migrate_status_rollback(empty_database_url):
     assert run("status", url=url).returncode == 1
 
 
+def test_a_server_without_citus_is_not_distributed(database_url):
+    result = run("distribute", "--yes", url=database_url)
+    assert (result.returncode, result.stdout) == (4, "")
+    assert "CREATE EXTENSION citus" in result.stderr
+    assert run("status", url=database_url).stdout.splitlines()[-1] == "plain: one server"
+
+
 def test_status_fails_on_a_database_that_does_not_fit(empty_database_url):
     run("migrate", url=empty_database_url)
     with psycopg.connect(empty_database_url) as conn:
@@ -236,7 +243,7 @@ def test_doctor_passes_or_says_what_is_wrong_and_what_to_do(empty_database_url):
     run("seed", url=url)
     result = run("doctor", "--days", "1", url=url)
     assert (result.returncode, result.stdout) == (0, "")
-    assert "All 6 checks passed." in result.stderr
+    assert "All 7 checks passed." in result.stderr
 
     with psycopg.connect(url) as conn:
         conn.execute("ALTER TABLE approvals DISABLE TRIGGER approvals_record_event")

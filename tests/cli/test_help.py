@@ -30,7 +30,7 @@ COMMANDS = dict(walk(ROOT))
 
 def test_the_commands_are_those_that_are_promised():
     groups = {
-        "": "migrate rollback status seed demo doctor psql stop savings report feed "
+        "": "migrate distribute rollback status seed demo doctor psql stop savings report feed "
         "seal verify-audit audit-bundle prune archive erase export import receipts maintain",
         "workflows": "list show watch retry cancel record diff",
         "agents": "list watch stale",

@@ -596,6 +596,7 @@ BEFORE: Mapping[str, str] = {
 
 FINDS_NOTHING = {
     "access.grant_access",
+    "access.is_distributed",
     "access.leave_tenant",
     "access.list_roles_without_group",
     "access.set_actor",

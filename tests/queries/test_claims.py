@@ -216,3 +216,19 @@ def test_workers_that_drain_a_queue_in_batches_do_each_run_once(database_url):
             run.status in {WorkflowStatus.COMPLETED, WorkflowStatus.CANCELLED} for run in ended
         )
         assert examine(conn) == []
+
+
+def test_a_claim_of_one_customer_takes_its_oldest_runs(db):
+    agent, customer, other = db.make_agent(), db.make_customer(), db.make_customer()
+    made = [db.make_run(customer, agent) for _ in range(3)]
+    db.make_run(other, agent)
+    db.make_run(customer, db.make_agent())
+
+    def claim(max_rows):
+        return db.workflow_executions.claim_customer_workflow_executions(
+            customer_id=customer.id, agent_id=agent.id, max_rows=max_rows
+        )
+
+    assert [run.id for run in claim(2)] == [run.id for run in made[:2]]
+    assert [run.id for run in claim(9)] == [made[2].id]
+    assert claim(9) == []

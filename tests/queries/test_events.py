@@ -185,3 +185,14 @@ def test_events_go_with_their_customer_only(db):
             "AND (SELECT count(*) FROM moved) = 1"
         )
     assert len(db.events.list_events(customer_id=run.customer_id, max_rows=9)) == 1
+
+
+def test_a_customers_events_can_be_read_up_to_the_oldest_open_transaction(db):
+    customer = db.make_customer()
+    event = db.events.create_event(customer_id=customer.id, event_type="note.taken")
+    assert db.events.get_customer_feed_end(customer_id=customer.id) <= event.xact_id
+    assert db.events.get_customer_feed_end(customer_id=UUID(int=0)) is None
+
+
+def test_a_plain_database_is_not_distributed(db):
+    assert db.access.is_distributed() is False
