@@ -71,6 +71,18 @@ def seeded(conn):
         "SELECT id, 1, '1', id, ARRAY[id], ARRAY[now()], ARRAY[x], x, x, x "
         "FROM customers, sha256('x') AS x LIMIT 1"
     )
+    conn.execute(
+        "INSERT INTO legal_holds (customer_id, workflow_execution_id, reason) "
+        "SELECT customer_id, id, 'case 7' FROM workflow_executions LIMIT 1"
+    )
+    conn.execute(
+        "INSERT INTO retention_policies (table_name, customer_id, workflow_type, keep_for) "
+        "SELECT 'workflow_executions', id, 'cost_analysis', '1 year' FROM customers LIMIT 1"
+    )
+    conn.execute(
+        "INSERT INTO receipts (operation, row_counts, archive_url, archive_sha256) "
+        "VALUES ('prune', '{}', 's3://a', sha256('x'))"
+    )
     return conn
 
 
@@ -119,6 +131,7 @@ FRESH = {
     "retried_from_id": lambda: None,
     "seal_number": lambda: 2,
     "step_order": lambda: 1000,
+    "workflow_type": lambda: "health_check",
 }
 
 

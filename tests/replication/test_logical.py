@@ -90,6 +90,13 @@ def move(request, pg):
             )
             conn.execute("SELECT ensure_partitions(0)")  # a month that the other does not have
             audit.seal(conn)
+            conn.execute(
+                "INSERT INTO legal_holds (customer_id, reason) VALUES (%s, 'case 7')", [ATLAS]
+            )
+            conn.execute(
+                "INSERT INTO retention_policies (table_name, keep_for) VALUES ('events', '1 year')"
+            )
+            conn.execute("INSERT INTO receipts (operation, row_counts) VALUES ('prune', '{}')")
         move = Move(old, new)
         move.run(PUBLISH)
         move.run(SUBSCRIBE)
