@@ -78,9 +78,9 @@ BEGIN
     VALUES (
         hold.customer_id,
         clock_timestamp(),
-        CASE TG_OP
-            WHEN 'INSERT' THEN 'legal_hold.placed'
-            WHEN 'UPDATE' THEN 'legal_hold.changed'
+        CASE
+            WHEN TG_OP = 'INSERT' THEN 'legal_hold.placed'
+            WHEN TG_OP = 'UPDATE' THEN 'legal_hold.changed'
             ELSE 'legal_hold.released'
         END,
         'warning',

@@ -3,8 +3,8 @@
 -- the tables that came with new migrations, and for functions that these wrote anew. What is done
 -- already is left as it is.
 --
--- access_rules says how a table is laid out: one with a customer_column is distributed by it, all
--- in the same shards, so that what one customer owns lies on one server, and foreign keys, triggers
+-- access_rules says how a table is laid out: one with a customer_column that is never NULL is
+-- distributed by it, all in the same shards, so that what one customer owns lies on one server, and foreign keys, triggers
 -- and transactions of one customer stay there. agent_metrics is distributed by agent. The others
 -- are reference tables: a copy on every server. docs/guides/citus.md says what that changes.
 
@@ -304,14 +304,19 @@ BEGIN
     SELECT
         pg_class.oid::regclass AS relation,
         rules.place,
-        CASE rules.relation_name
-            WHEN 'agent_metrics' THEN 'agent_id'
-            ELSE rules.customer_column
+        CASE
+            WHEN rules.relation_name = 'agent_metrics' THEN 'agent_id'
+            -- What may be of all customers is on every server.
+            WHEN pg_attribute.attnotnull THEN rules.customer_column
         END AS distribution_column,
         pg_dist_partition.logicalrelid IS NULL AS is_new
     FROM access_rules AS rules
     INNER JOIN pg_class
         ON pg_class.oid = to_regclass(rules.relation_name) AND pg_class.relkind IN ('r', 'p')
+    LEFT JOIN pg_attribute
+        ON
+            pg_class.oid = pg_attribute.attrelid
+            AND pg_attribute.attname = rules.customer_column
     LEFT JOIN pg_dist_partition ON pg_class.oid = pg_dist_partition.logicalrelid
     WHERE rules.relation_name !~ '^_yoyo_';
     IF NOT EXISTS (SELECT FROM layout WHERE is_new) THEN

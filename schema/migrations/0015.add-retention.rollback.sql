@@ -4,13 +4,6 @@
 SET LOCAL lock_timeout = '5s';
 SET LOCAL statement_timeout = '60s';
 
-DROP TRIGGER customers_refuse_held_deletion ON customers;
-DROP TRIGGER workflow_executions_refuse_held_deletion ON workflow_executions;
-DROP TRIGGER workflow_steps_refuse_held_deletion ON workflow_steps;
-DROP TRIGGER workflow_artifacts_refuse_held_deletion ON workflow_artifacts;
-DROP TRIGGER recommendations_refuse_held_deletion ON recommendations;
-DROP TRIGGER approvals_refuse_held_deletion ON approvals;
-DROP TRIGGER optimizations_refuse_held_deletion ON optimizations;
 DROP TABLE receipts;
 DROP TABLE legal_holds;
 DROP TABLE retention_policies;
