@@ -16,6 +16,7 @@ from rich.console import Console
 from bench import (
     access,
     calls,
+    capacity,
     costs,
     details,
     housekeeping,
@@ -93,9 +94,10 @@ def _publish(results: Results) -> int:
         return 1
     results.save(path)
     results = Results.load(path)
-    report.write_page(results, PAGE)
+    report.write_page(report.markdown(results), PAGE)
     report.plot(results, PLOT)
-    print(f"Written: {path}, {PAGE}, {PLOT}", file=sys.stderr)
+    capacity.write_page(results)
+    print(f"Written: {path}, {PAGE}, {PLOT}, {capacity.PAGE}", file=sys.stderr)
     return 0
 
 
@@ -121,7 +123,7 @@ def _options() -> argparse.Namespace:
     to.add_argument(
         "--publish",
         action="store_true",
-        help="write bench/results/<date>.json and what docs/performance.md shows",
+        help="write bench/results/<date>.json and what docs/performance.md and scaling.md show",
     )
     options = parser.parse_args()
     if unknown := set(options.section) - set(SECTIONS):

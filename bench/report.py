@@ -51,12 +51,12 @@ def show(results: Results, console: Console) -> None:
         console.print(table)
 
 
-def write_page(results: Results, page: Path) -> None:
-    """Put the tables into a page, between its marks."""
+def write_page(tables: str, page: Path) -> None:
+    """Put tables into a page, between its marks."""
     text = page.read_text()
     before, _, rest = text.partition(BEGIN)
     _, _, after = rest.partition(END)
-    page.write_text(f"{before}{BEGIN}\n{markdown(results)}{END}{after}")
+    page.write_text(f"{before}{BEGIN}\n{tables}{END}{after}")
 
 
 def markdown(results: Results) -> str:
