@@ -32,6 +32,9 @@ autovacuum, housekeeping, checkpoints and the operating system."""
 FULL = 0.7
 """Share of a disk that may be full. Assumed: the rest is for WAL, temporary files and bad days."""
 
+MONTH = 31
+"""Days for which a month's first events wait for its end, before they are kept as long as asked."""
+
 ONE_SERVER = {"create": 1.7, "begin": 1.6, "advance": 1.6}
 OWNING_WORKER = {"create": 10, "begin": 5.4, "advance": 15}
 """Medians of a call in ms, on one server and on the worker that has the customer: PostgreSQL 15,
@@ -144,7 +147,9 @@ class Need:
         runs_per_second = PEAK * runs_per_day / 86400
         payload = load.payload_bytes * steps
         wal = measured.wal_bytes + payload
-        disk = runs_per_day * load.keep_days * (measured.disk_bytes + payload)
+        events = runs_per_day * (load.keep_days + MONTH) * measured.event_bytes
+        row_bytes = measured.disk_bytes - measured.event_bytes + payload
+        disk = events + runs_per_day * load.keep_days * row_bytes
         cores = runs_per_second * measured.core_seconds
         citus_cores = cores * citus_factor()
 
@@ -162,7 +167,7 @@ class Need:
             wal_bytes_per_second=runs_per_second * wal,
             wal_bytes_per_day=runs_per_day * wal,
             disk_bytes=disk,
-            event_bytes=runs_per_day * load.keep_days * measured.event_bytes,
+            event_bytes=events,
             prune_hours_per_day=runs_per_day * rows / measured.pruned_rows_per_second / 3600,
             servers=servers,
             workers=machines(citus_cores) if servers > 1 else 0,
@@ -238,7 +243,7 @@ def _needs(needs: Sequence[Need], machine: Machine) -> Iterator[list[str]]:
     for name, cells in (
         ("WAL a second then", [n.wal_bytes_per_second for n in needs]),
         ("WAL a day", [n.wal_bytes_per_day for n in needs]),
-        ("disk", [n.disk_bytes for n in needs]),
+        ("disk, before a month is dropped", [n.disk_bytes for n in needs]),
         ("of which events", [n.event_bytes for n in needs]),
     ):
         yield [name, *(_bytes(cell) for cell in cells)]

@@ -61,15 +61,15 @@ def test_results_that_lack_a_figure_are_refused():
 
 
 def test_a_load_that_one_server_carries():
-    need = Need.of(Load(100 * SECOND, keep_days=10), RUN, Machine(cores=8, disk_bytes=2e12))
+    need = Need.of(Load(100 * SECOND, keep_days=10), RUN, Machine(cores=8, disk_bytes=4e12))
 
     assert need.steps_per_second == pytest.approx(1500)  # 100 runs a second, thrice at the peak
     assert need.cores == pytest.approx(3)
     assert need.batch_cores == pytest.approx(0.3)
     assert need.wal_bytes_per_second == pytest.approx(6e6)
     assert need.wal_bytes_per_day == pytest.approx(172.8e9)
-    assert need.disk_bytes == pytest.approx(864e9)
-    assert need.event_bytes == pytest.approx(518.4e9)
+    assert need.event_bytes == pytest.approx(2.12544e12)  # of 10 days and a month
+    assert need.disk_bytes == pytest.approx(2.12544e12 + 345.6e9)
     assert need.prune_hours_per_day == pytest.approx(21.6)  # nine rows a run
     assert (need.servers, need.workers, need.machines) == (1, 0, 2)
 
@@ -86,10 +86,10 @@ def test_too_many_steps_a_second_need_more_servers_and_with_citus_more_of_them()
 
 def test_too_much_to_keep_needs_more_servers_or_larger_disks():
     load = Load(100 * SECOND, keep_days=100)
-    small, large = (Machine(cores=1000, disk_bytes=size) for size in (1e12, 13e12))
+    small, large = (Machine(cores=1000, disk_bytes=size) for size in (1e12, 15e12))
 
-    # 8.64 TB on disks of which 0.7 may be full
-    assert (Need.of(load, RUN, small).servers, Need.of(load, RUN, small).workers) == (13, 13)
+    # 10.2 TB on disks of which 0.7 may be full
+    assert (Need.of(load, RUN, small).servers, Need.of(load, RUN, small).workers) == (15, 15)
     assert Need.of(load, RUN, large).servers == 1
 
 
@@ -97,7 +97,7 @@ def test_payloads_come_on_top_on_the_disk_and_in_the_wal():
     plain, fat = (
         Need.of(Load(SECOND, 1, payload_bytes), RUN, Machine()) for payload_bytes in (0, 2000)
     )
-    assert fat.disk_bytes == pytest.approx(2 * plain.disk_bytes)
+    assert fat.disk_bytes - plain.disk_bytes == pytest.approx(86400 * 10_000)
     assert fat.wal_bytes_per_day == pytest.approx(1.5 * plain.wal_bytes_per_day)
     assert fat.event_bytes == plain.event_bytes
 
