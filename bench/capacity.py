@@ -104,7 +104,7 @@ class Load:
     steps_per_day: float
     keep_days: float
     payload_bytes: float = 0
-    """JSON of a step, beyond the 55 bytes or so of the bench, as PostgreSQL stores it."""
+    """JSON of a step, beyond the 60 bytes or so of the bench, as PostgreSQL stores it."""
 
 
 @dataclass(frozen=True)
@@ -319,8 +319,13 @@ def _options() -> argparse.Namespace:
         metavar="BYTES",
         help="JSON of a step beyond the bench's, as stored (default: none)",
     )
-    add("--cores", type=_amount, default=32, help="of a machine (default: 32)")
-    add("--disk-tb", type=_amount, default=16, help="of a machine, in TB (default: 16)")
+    add("--cores", type=_amount, default=Machine.cores, help="of a machine (default: 32)")
+    add(
+        *("--disk-tb",),
+        type=_amount,
+        default=Machine.disk_bytes / 1e12,
+        help="of a machine, in TB (default: 16)",
+    )
     add("--publish", action="store_true", help="write the tables of docs/scaling.md")
     return parser.parse_args()
 

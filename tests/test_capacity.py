@@ -1,6 +1,7 @@
-"""The capacity model does its arithmetic, from what was measured, and the docs show what it says."""
+"""The capacity model does its arithmetic on what was measured, and the docs show what it says."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -102,8 +103,12 @@ def test_payloads_come_on_top_on_the_disk_and_in_the_wal():
     assert fat.event_bytes == plain.event_bytes
 
 
-def test_what_the_docs_say_of_citus_is_what_the_model_takes():
+def test_the_docs_say_what_the_model_assumes():
     page = " ".join(capacity.PAGE.read_text().split())
+    assert f"{capacity.BUSY * 100:g} % of its cores" in page
+    assert f"taken as {capacity.PEAK} times the average" in page
+    assert f"full to {capacity.FULL * 100:g} %" in page
+    assert f"{capacity.MONTH} days longer" in page
     for call, one in capacity.ONE_SERVER.items():
         assert f"{call} {one:g} and {capacity.OWNING_WORKER[call]:g} ms" in page
     assert f"{capacity.citus_factor():.0f} times" in page
@@ -122,11 +127,9 @@ def test_the_command_prints_what_the_docs_show():
     assert made.stdout.strip() in capacity.PAGE.read_text()
 
 
-def test_the_command_takes_a_load_and_a_machine():
-    made = run(
-        *("--steps-per-day", "2.5e8", "--keep-days", "30", "60", "--payload-bytes", "4000"),
-        *("--cores", "64", "--disk-tb", "30"),
-    )
+def test_the_command_in_the_docs_takes_a_load_and_a_machine():
+    (options,) = re.findall(r"^python -m bench.capacity (.*)$", capacity.PAGE.read_text(), re.M)
+    made = run(*options.split())
     assert made.returncode == 0, made.stderr
     assert "250 M, 30 days | 250 M, 60 days" in made.stdout
     assert "servers of 64 cores, 30 TB" in made.stdout
