@@ -41,8 +41,8 @@ from optiinfra_db.workflows import record_workflow
 from ..cli.command import run
 
 TENANTS = {
-    "api_keys", "approvals", "customers", "event_seals", "events", "optimizations",
-    "recommendations", "workflow_artifacts", "workflow_executions", "workflow_steps",
+    "api_keys", "approvals", "customers", "event_seals", "events", "legal_holds",
+    "optimizations", "recommendations", "workflow_artifacts", "workflow_executions", "workflow_steps",
 }  # fmt: skip
 
 
@@ -103,6 +103,7 @@ def test_the_command_distributes_a_migrated_database_once(cluster_url):
         }
         assert {row[0] for row in laid_out if row[1] == "reference"} == {
             "agents", "agent_states", "agent_configs", "agent_capabilities",
+            "receipts", "retention_policies",
         }  # fmt: skip
         assert [row[2] for row in laid_out if row[0] == "agent_metrics"] == ["agent_id"]
         # No rows are left in the tables themselves, on the coordinator.

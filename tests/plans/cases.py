@@ -550,7 +550,8 @@ _SEALED = SEAL_EVENTS.replace("$1", "500")
 
 _HELD = (
     "INSERT INTO legal_holds (customer_id, id, reason) "
-    "SELECT id, '00000000-0000-0000-0000-000000000000', 'case 7' FROM customers"
+    "SELECT id, '00000000-0000-0000-0000-000000000000', 'case 7' FROM customers "
+    "WHERE name = 'Customer 1'"
 )
 _POLICY = (
     "INSERT INTO retention_policies (id, table_name, keep_for) "
@@ -563,7 +564,7 @@ BEFORE: Mapping[str, str] = {
     "partitions.list_held_customers": _HELD,
     "receipts.list_receipts": (
         "INSERT INTO receipts (operation, row_counts) SELECT 'prune', '{}' "
-        "FROM generate_series(1, 20000); ANALYZE receipts"
+        "FROM generate_series(1, 20000)"
     ),
     "retention_policies.delete_retention_policy": _POLICY,
     "retention_policies.list_retention_policies": _POLICY,
