@@ -42,7 +42,8 @@ from ..cli.command import run
 
 TENANTS = {
     "api_keys", "approvals", "customers", "event_seals", "events", "legal_holds",
-    "optimizations", "recommendations", "workflow_artifacts", "workflow_executions", "workflow_steps",
+    "optimizations", "recommendations", "workflow_artifacts", "workflow_executions",
+    "workflow_steps",
 }  # fmt: skip
 
 
