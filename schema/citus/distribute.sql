@@ -4,9 +4,10 @@
 -- already is left as it is.
 --
 -- access_rules says how a table is laid out: one with a customer_column that is never NULL is
--- distributed by it, all in the same shards, so that what one customer owns lies on one server, and foreign keys, triggers
--- and transactions of one customer stay there. agent_metrics is distributed by agent. The others
--- are reference tables: a copy on every server. docs/guides/citus.md says what that changes.
+-- distributed by it, all in the same shards, so that what one customer owns lies on one server, and
+-- foreign keys, triggers and transactions of one customer stay there. agent_metrics is distributed
+-- by agent. The others are reference tables: a copy on every server. docs/guides/citus.md says what
+-- that changes.
 
 SET LOCAL client_min_messages = error;
 -- Triggers of ours write rows of the customer of their own row only, which are on the same server.

@@ -10,8 +10,9 @@ import psycopg
 import pytest
 
 from optiinfra_db.errors import DatabaseError
+from optiinfra_db.generated import legal_holds
 
-from ..plans.cases import BEFORE, arguments
+from ..plans.cases import BEFORE, ZERO_ID, arguments
 from ..plans.explain import function_of, promises
 from .conftest import SHARDS
 
@@ -34,6 +35,7 @@ WORKS_NOT = {
 """What Citus refuses, and how; docs/guides/citus.md lists it."""
 
 ON_ALL_SHARDS = {
+    "legal_holds.list_legal_holds",
     "monitoring.count_workflow_executions",
     "monitoring.list_agent_stats",
     "monitoring.list_artifact_volume",
@@ -90,7 +92,13 @@ class Told:
 def call(conn, name, given):
     """Call a function in a transaction that is rolled back; return the shards that it went to."""
     with conn.transaction(force_rollback=True):
-        if name in BEFORE and "event_seals" not in name:
+        if name.startswith("legal_holds."):
+            # One at a time: those who place holds on several shards wait for each other.
+            (customer_id,) = conn.execute(
+                "SELECT id FROM customers WHERE name = 'Customer 1'"
+            ).fetchone()
+            legal_holds.place_legal_hold(conn, customer_id=customer_id, id=ZERO_ID, reason="case 7")
+        elif name in BEFORE and "event_seals" not in name:
             conn.execute(BEFORE[name].encode())
         told = Told(conn)
         result = function_of(name)(conn, **given)
