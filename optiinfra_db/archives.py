@@ -146,9 +146,11 @@ def export_customer(
 ) -> Archive:
     """Write all rows of a customer, and the agents that they speak of, into a new archive.
 
-    As of one moment, whatever is written meanwhile. Hashes of API keys are in it. Raises NotFound
-    where there is no such customer, InvalidArchive where `url` holds an archive already,
-    ArtifactStoreError, and PermissionDenied for who may not read hashes.
+    As of one moment, whatever is written meanwhile. Hashes of API keys are in it. It is read again
+    and compared before this returns what its manifest says.
+
+    Raises NotFound where there is no such customer, InvalidArchive where `url` holds an archive
+    already, ArtifactStoreError, and PermissionDenied for who may not read hashes.
     """
     with one_moment(conn), archive_writer(url, format, customer_id, storage_options) as writer:
         if customers.get_customer(conn, id=customer_id) is None:
@@ -163,9 +165,9 @@ def export_customer(
                 where = sql.SQL("{} = %(id)s").format(
                     sql.Identifier(_OF_CUSTOMER.get(table, "customer_id"))
                 )
-            written = writer.add(conn, table, table, where, {"id": customer_id})
-            say(f"Wrote {written:,} rows of {table}")
-    return writer.archive
+            writer.add(conn, table, table, where, {"id": customer_id})
+    say("Reading it again")
+    return verify_archive(url, storage_options=storage_options)
 
 
 _AGENTS_OF_CUSTOMER = sql.SQL(" OR ").join(
@@ -266,43 +268,40 @@ class ArchiveWriter:
         source: str,
         where: sql.Composable,
         values: Mapping[str, Any],
-    ) -> int:
-        """Write rows of a table or of a partition (`source`) of it; return how many."""
+    ) -> None:
+        """Write rows of a table, or of a partition (`source`) of it."""
         # Not among queries/: here the table is what is asked for.
         columns = _columns(conn, table)
         query = sql.SQL("SELECT ({})::text FROM {} AS source WHERE {}").format(
             self._format.row(columns), sql.Identifier(source), where
         )
-        total = 0
         with (
             conn.cursor(row_factory=scalar_row) as cursor,
             # What is not read to its end has the connection, and nobody could roll back.
             closing(_stream(cursor, query, values)) as rows,
         ):
             for first in rows:
-                total += self._write(table, columns, chain([first], islice(rows, _FILE_ROWS - 1)))
-        return total
+                self._write(table, columns, chain([first], islice(rows, _FILE_ROWS - 1)))
 
-    def _write(self, table: str, columns: list[Column], rows: Iterator[str]) -> int:
+    def _write(self, table: str, columns: list[Column], rows: Iterator[str]) -> None:
         number = sum(file.table == table for file in self._files) + 1
         name = f"{table}-{number:04}.{self._format.suffix}"
         path = below(self._url, name)
         with tempfile.TemporaryFile() as file:
             count = self._format.write(file, columns, rows)
             file.seek(0)
-            with failures(f"{path} could not be written", self._options):
-                with writing(path, self._options) as write:
-                    size, digest = copy(chunks(file), write)
-                written = ArchiveFile(
-                    name=name, table=table, rows=count, size=size, sha256=digest.hex()
-                )
-        with _opened(self._url, written, self._options):
-            self._files.append(written)
-        return count
+            with (
+                failures(f"{path} could not be written", self._options),
+                writing(path, self._options) as write,
+            ):
+                size, digest = copy(chunks(file), write)
+        self._files.append(
+            ArchiveFile(name=name, table=table, rows=count, size=size, sha256=digest.hex())
+        )
 
     def close(self) -> None:
         """Write the manifest."""
-        self.archive = Archive(
+        archive = Archive(
             written_by=f"optiinfra-db {__version__}",
             written_at=datetime.now(UTC),
             files=tuple(self._files),
@@ -313,7 +312,7 @@ class ArchiveWriter:
             failures(f"{path} could not be written", self._options),
             writing(path, self._options) as write,
         ):
-            write(self.archive.text)
+            write(archive.text)
 
 
 @contextmanager
