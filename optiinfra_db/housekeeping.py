@@ -68,7 +68,7 @@ BATCH = 500
 """How many runs are archived and deleted at once, by default."""
 MONTHS_AHEAD = 3
 STALE_AFTER = timedelta(minutes=10)
-"""How long an agent, or a running run, may be silent before `maintain` takes it for dead."""
+"""How long an agent may be silent before `maintain` marks it as failed."""
 
 _LOCK_TIMEOUT = "50ms"
 """How long writers of a partitioned table may queue behind the dropping of one of its months."""
@@ -257,14 +257,16 @@ def maintain(
     *,
     months_ahead: int = MONTHS_AHEAD,
     stale_after: timedelta = STALE_AFTER,
+    heartbeat_timeout: timedelta | None = None,
     archiving: Archiving | None = None,
     say: Say = lambda _: None,
 ) -> Maintained:
     """Do what a schedule has to do: every few minutes, from as many hosts as there are.
 
-    Makes the partitions of the months ahead; times out runs that are past their deadline, or whose
-    executor was silent for `stale_after`; marks agents as failed that were; prunes and drops what
-    the retention policies say, archived first with `archiving`; seals events.
+    Makes the partitions of the months ahead; times out runs that are past their deadline, and with
+    `heartbeat_timeout` those that have had no heartbeat for so long, which is right where all that
+    executes runs sends some; marks agents as failed that were silent for `stale_after`; seals
+    events; prunes and drops what the retention policies say, archived first with `archiving`.
 
     Each part is tried, whatever became of those before. Raises HousekeepingFailed at the end where
     one failed, with all that failed in its text.
@@ -278,7 +280,7 @@ def maintain(
     def time_out() -> None:
         done["runs_timed_out"] = 0
         while ended := workflow_executions.time_out_workflow_executions(
-            conn, heartbeat_timeout=stale_after, max_rows=_SWEEP
+            conn, heartbeat_timeout=heartbeat_timeout, max_rows=_SWEEP
         ):
             done["runs_timed_out"] += len(ended)
 

@@ -702,6 +702,17 @@ def test_maintain_does_all_that_is_due(conn, tmp_path):
     assert (set(again.rows_pruned.values()), again.partitions_dropped) == ({0}, [])
 
 
+def test_a_silent_run_is_timed_out_only_where_heartbeats_are_expected(conn):
+    conn.execute(
+        "UPDATE workflow_executions SET heartbeat_at = now() - interval '1 hour', "
+        "deadline_at = NULL WHERE status = 'running'"
+    )
+    running = count(conn, "workflow_executions WHERE status = 'running'")
+    assert maintain(conn).runs_timed_out == 0
+    assert count(conn, "workflow_executions WHERE status = 'running'") == running > 0
+    assert maintain(conn, heartbeat_timeout=timedelta(minutes=10)).runs_timed_out == running
+
+
 def test_a_part_that_fails_stops_no_other(conn, monkeypatch):
     ids = make_old_runs(conn, 3)
     policy(conn, 99 * DAY)

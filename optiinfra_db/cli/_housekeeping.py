@@ -332,9 +332,18 @@ def maintain(
         typer.Option(
             parser=duration,
             metavar="TIME",
-            help="How long an agent or a running run may be silent.",
+            help="Mark agents as failed that were silent for so long.",
         ),
     ] = "10m",  # type: ignore[assignment]  # it is parsed
+    heartbeat_timeout: Annotated[
+        timedelta | None,
+        typer.Option(
+            parser=duration,
+            metavar="TIME",
+            help="Time out runs that had no heartbeat for so long, where all send some.",
+            show_default="only those past their deadline",
+        ),
+    ] = None,
     archive: ArchiveTo = None,
     format: InFormat = Format.NDJSON,
     by: By = None,
@@ -342,7 +351,7 @@ def maintain(
     """Do what a schedule has to do.
 
     Run it every few minutes, on as many hosts as you like. Makes the partitions of the months
-    ahead; times out runs that are late or silent; marks silent agents as failed; seals events;
+    ahead; times out runs that are past their deadline; marks silent agents as failed; seals events;
     prunes and drops what the retention policies say. One host does it at a time: the others say so
     and leave.
     """
@@ -357,6 +366,7 @@ def maintain(
                 conn,
                 months_ahead=months_ahead,
                 stale_after=stale_after,
+                heartbeat_timeout=heartbeat_timeout,
                 archiving=_archiving(archive, format),
                 say=say,
             )
