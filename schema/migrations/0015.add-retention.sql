@@ -249,7 +249,7 @@ COMMENT ON COLUMN receipts.actor IS
 COMMENT ON COLUMN receipts.data IS 'Object with what else is to be known: partition, before, ...';
 COMMENT ON COLUMN receipts.created_at IS 'When it was done.';
 
-COMMENT ON INDEX receipts_pkey IS 'Serves create_receipt and list_receipts.';
+COMMENT ON INDEX receipts_pkey IS 'Serves list_receipts.';
 
 CREATE FUNCTION refuse_receipt_change() RETURNS trigger
 LANGUAGE plpgsql

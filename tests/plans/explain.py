@@ -131,10 +131,11 @@ class Explainer:
                 "JOIN pg_class AS parent ON parent.oid = inhparent"
             ).fetchall()
         )
+        # A month that the history has only just touched is read best as a whole.
         self._filled = {
             name
             for (name,) in conn.execute(
-                "SELECT relname FROM pg_class WHERE relkind = 'r' AND pg_relation_size(oid) > 0"
+                "SELECT relname FROM pg_class WHERE relkind = 'r' AND pg_relation_size(oid) > 65536"
             )
         }
 
