@@ -231,6 +231,8 @@ def import_archive(
                     written[table] += _insert(conn, table, batch)
                     done += len(batch)
                     say(f"{table}: {done:,} of {total:,} rows")
+        if table == "events":
+            conn.execute("DROP TABLE pg_temp.sealed_events")
     with conn.transaction():
         if "workflow_executions" in archive.row_counts:
             _as_replica(conn)

@@ -303,7 +303,8 @@ LIMIT @max_rows;
 -- they were sealed.
 -- @required customer_id, max_rows
 --
--- @plan whole events, events_pkey, events_xact_id_id_idx, event_seals_pkey, rows <= events + seals
+-- @plan whole events, events_pkey, events_xact_id_id_idx, event_seals_pkey,
+--   rows <= events + 4 * seals
 WITH unsealed AS MATERIALIZED (
     SELECT
         events.id,

@@ -155,7 +155,8 @@ async def find_unsealed_events(
     order of the feed, up to max_rows: they were inserted afterwards, or restored from a dump before
     they were sealed.
 
-    @plan whole events, events_pkey, events_xact_id_id_idx, event_seals_pkey, rows <= events + seals
+    @plan whole events, events_pkey, events_xact_id_id_idx, event_seals_pkey,
+      rows <= events + 4 * seals
     """
     return await _runtime.async_many(
         conn,

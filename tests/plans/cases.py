@@ -551,11 +551,11 @@ _SEALED = SEAL_EVENTS.replace("$1", "500")
 _HELD = (
     "INSERT INTO legal_holds (customer_id, id, reason) "
     "SELECT id, '00000000-0000-0000-0000-000000000000', 'case 7' FROM customers "
-    "WHERE name = 'Customer 1'"
+    "WHERE name = 'Customer 1' ON CONFLICT DO NOTHING"
 )
 _POLICY = (
     "INSERT INTO retention_policies (id, table_name, keep_for) "
-    "VALUES ('00000000-0000-0000-0000-000000000000', 'events', '1 year')"
+    "VALUES ('00000000-0000-0000-0000-000000000000', 'events', '1 year') ON CONFLICT DO NOTHING"
 )
 
 BEFORE: Mapping[str, str] = {

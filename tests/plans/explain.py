@@ -215,10 +215,11 @@ class Explainer:
             loops = node.get("Actual Loops", 0)
             # Before PostgreSQL 18 the average of several loops is rounded to a whole number.
             rounding = 0.5 if isinstance(read, int) and loops > 1 else 0
-            seen.rows += max(0, math.ceil((read - rounding) * loops))
             table = self._parents.get(relation, relation)
-            is_large = relation in self._filled and table not in SMALL
-            if node["Node Type"] == "Seq Scan" and is_large:
+            is_touched = relation != table and relation not in self._filled
+            if not (node["Node Type"] == "Seq Scan" and is_touched):
+                seen.rows += max(0, math.ceil((read - rounding) * loops))
+            if node["Node Type"] == "Seq Scan" and relation in self._filled and table not in SMALL:
                 seen.scanned.add(table)
         for child in node.get("Plans", []):
             self._look(child, seen)
