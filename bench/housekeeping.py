@@ -23,8 +23,8 @@ runs as are pruned, while four threads record runs in plain SQL, a statement a c
 are the longest that a statement took while it migrated, and in as long a time afterwards. 0004 is
 applied before: it puts other triggers on the tables, for which it locks all of them against
 everybody, in another order than who writes a step locks the step's table and the run's. So it waits
-for a deadlock to be found, now and then, and is for a quiet hour. 0014 locks all tables at once, and a writer may
-lose to it in the same way: it tries again, and the time counts.
+for a deadlock to be found, now and then, and is for a quiet hour. 0014 locks all tables at once,
+and a writer may lose to it in the same way: it tries again, and the time counts.
 """
 
 import itertools
