@@ -11,10 +11,10 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from psycopg.errors import InsufficientPrivilege, ReadOnlySqlTransaction
+from psycopg.errors import InsufficientPrivilege
 
 from optiinfra_db import connect
-from optiinfra_db.errors import PermissionDenied
+from optiinfra_db.errors import PermissionDenied, ReadOnlyTransaction
 from optiinfra_db.generated import approvals, customers, recommendations, workflow_executions
 from optiinfra_db.generated.models import (
     AgentStatus,
@@ -221,7 +221,7 @@ def test_the_role_of_the_guide_can_neither_write_nor_see_secrets(grafana):
     for secret in ("api_key_hash FROM api_keys", "config_value FROM agent_configs"):
         with pytest.raises(InsufficientPrivilege):
             grafana.execute(f"SELECT {secret}")
-    with pytest.raises(ReadOnlySqlTransaction):
+    with pytest.raises(ReadOnlyTransaction):
         customers.delete_customer(grafana, id=INDIE)
     grafana.execute("SET default_transaction_read_only = off")
     with pytest.raises(PermissionDenied):
