@@ -14,7 +14,7 @@ import hashlib
 import json
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from itertools import chain, islice
@@ -222,13 +222,14 @@ def import_archive(
         if not files:
             continue
         if table == "events":
-            _note_sealed_events(conn)
+            _note_sealed_events(conn, archive.customer_id)
+        columns = [column.name for column in _columns(conn, table)]
         total, done = sum(file.rows for file in files), 0
         for file in files:
             with _opened(url, file, storage_options) as content:
                 rows = FORMATS[archive.format].read(content)
                 while batch := list(islice(rows, _BATCH_ROWS)):
-                    written[table] += _insert(conn, table, batch)
+                    written[table] += _insert(conn, table, columns, batch)
                     done += len(batch)
                     say(f"{table}: {done:,} of {total:,} rows")
         if table == "events":
@@ -411,11 +412,12 @@ def _as_replica(conn: Connection[Any]) -> None:
         ) from error
 
 
-def _insert(conn: Connection[Any], table: str, rows: Sequence[str]) -> int:
+def _insert(
+    conn: Connection[Any], table: str, columns: Collection[str], rows: Sequence[str]
+) -> int:
     """Write rows that are not there yet, in a transaction; return how many."""
     names = list(json.loads(rows[0]))
-    known = {column.name for column in _columns(conn, table)}
-    if unknown := sorted(set(names) - known):
+    if unknown := sorted(set(names) - set(columns)):
         raise InvalidArchive(
             f"The archive has {table}.{unknown[0]}, and this database does not: it is older than "
             "the archive. Migrate it first."
@@ -423,9 +425,9 @@ def _insert(conn: Connection[Any], table: str, rows: Sequence[str]) -> int:
     values = {"rows": f"[{','.join(rows)}]"}
     with conn.transaction(), typed_errors():
         _as_replica(conn)
-        for key in _keys(table):
-            # What triggers would ask: foreign keys are among them.
-            missing = conn.execute(_missing(table, key), values).fetchone()
+        # What triggers would ask: foreign keys are among them.
+        for key in (key for key in ForeignKey if key.table == table and key not in _CLEARED):
+            missing = conn.execute(_missing(key), values).fetchone()
             if missing is not None:
                 raise NotFound(
                     f"{table}.{key.field}: {key.references} has no row {missing[0]}, and the "
@@ -437,20 +439,13 @@ def _insert(conn: Connection[Any], table: str, rows: Sequence[str]) -> int:
         return conn.execute(_inserting(table, names), values).rowcount
 
 
-def _keys(table: str) -> Iterator[ForeignKey]:
-    """Yield the foreign keys of a table that have to be met."""
-    for key in ForeignKey:
-        if key.table == table and (table, key.field) not in _CLEARED:
-            yield key
-
-
 _CLEARED = {
-    ("workflow_executions", "retried_from_id"): "workflow_executions",
-    ("recommendations", "workflow_execution_id"): "workflow_executions",
-    ("optimizations", "workflow_execution_id"): "workflow_executions",
-    ("events", "agent_id"): "agents",
+    ForeignKey.WORKFLOW_EXECUTIONS_RETRIED_FROM_ID_FKEY,
+    ForeignKey.RECOMMENDATIONS_WORKFLOW_EXECUTION_ID_FKEY,
+    ForeignKey.OPTIMIZATIONS_WORKFLOW_EXECUTION_ID_FKEY,
+    ForeignKey.EVENTS_AGENT_ID_FKEY,
 }
-"""Columns that are cleared when what they point at is deleted, and the table of that."""
+"""Keys that are cleared, in their last column, when what they point at is deleted."""
 
 _SEALED = sql.SQL(
     "EXISTS (SELECT FROM pg_temp.sealed_events AS sealed "
@@ -485,41 +480,44 @@ def _value(table: str, name: str) -> sql.Composable:
     if value := _REPLACED.get((table, name)):
         return value
     column = sql.SQL("given.{}").format(sql.Identifier(name))
-    target = _CLEARED.get((table, name))
-    if target is None or target == table:
-        return column
-    of_customer = sql.SQL("AND there.customer_id = given.customer_id")
+    for key in _CLEARED:
+        # What points at its own table may come later: _CLEAR_RETRIED looks at the end.
+        if (key.table, key.field) == (table, name) and key.references != table:
+            return sql.SQL("CASE WHEN {} THEN {} END").format(_is_there(key), column)
+    return column
+
+
+def _missing(key: ForeignKey) -> sql.Composed:
+    """Return a query for a key that the rows point at, and that is not there."""
     return sql.SQL(
-        "CASE WHEN EXISTS (SELECT FROM {} AS there WHERE there.id = {} {}) THEN {} END"
+        "SELECT given.{field} FROM jsonb_populate_recordset(NULL::{table}, %(rows)s::jsonb) "
+        "AS given WHERE given.{field} IS NOT NULL AND NOT {is_there} LIMIT 1"
     ).format(
-        sql.Identifier(target), column, of_customer if target != "agents" else sql.SQL(""), column
+        field=sql.Identifier(key.field),
+        table=sql.Identifier(key.table),
+        is_there=_is_there(key),
     )
 
 
-def _missing(table: str, key: ForeignKey) -> sql.Composed:
-    """Return a query for a key that the rows point at, and that is not there."""
+def _is_there(key: ForeignKey) -> sql.Composed:
+    """Return the condition that what a given row points at exists."""
     targets = [*key.columns[:-1], "id"]
-    return sql.SQL(
-        "SELECT {shown} FROM jsonb_populate_recordset(NULL::{table}, %(rows)s::jsonb) AS given "
-        "WHERE given.{last} IS NOT NULL AND NOT EXISTS "
-        "(SELECT FROM {references} AS there WHERE {same}) LIMIT 1"
-    ).format(
-        shown=sql.SQL("given.{}").format(sql.Identifier(key.columns[-1])),
-        table=sql.Identifier(table),
-        last=sql.Identifier(key.columns[-1]),
-        references=sql.Identifier(key.references),
-        same=sql.SQL(" AND ").join(
+    return sql.SQL("EXISTS (SELECT FROM {} AS there WHERE {})").format(
+        sql.Identifier(key.references),
+        sql.SQL(" AND ").join(
             sql.SQL("there.{} = given.{}").format(sql.Identifier(target), sql.Identifier(name))
             for target, name in zip(targets, key.columns, strict=True)
         ),
     )
 
 
-def _note_sealed_events(conn: Connection[Any]) -> None:
+def _note_sealed_events(conn: Connection[Any], customer_id: UUID | None) -> None:
     conn.execute("DROP TABLE IF EXISTS pg_temp.sealed_events")
     conn.execute(
         "CREATE TEMPORARY TABLE sealed_events AS "
-        "SELECT customer_id, unnest(event_ids) AS id FROM event_seals"
+        "SELECT customer_id, unnest(event_ids) AS id FROM event_seals "
+        "WHERE customer_id = coalesce(%(customer_id)s::uuid, customer_id)",
+        {"customer_id": customer_id},
     )
     conn.execute("CREATE INDEX ON pg_temp.sealed_events (customer_id, id)")
     conn.execute("ANALYZE pg_temp.sealed_events")
