@@ -494,10 +494,9 @@ def _dropped(
     say: Say,
 ) -> tuple[int, str | None]:
     """Drop a month; return its number of rows, and where they were archived."""
-    name = sql.Identifier(month.partition_name)
     _refuse_held(conn, month)
     if is_rehearsal:
-        return _one(conn, sql.SQL("SELECT count(*) FROM {}").format(name)), None
+        return _row_count(conn, month), None
     archive = url = None
     if archiving is not None:
         url = below(archiving.url, month.table_name, f"{month.partition_name}-{uuid7()}")
@@ -506,6 +505,23 @@ def _dropped(
             writer.add(conn, month.table_name, month.partition_name, sql.SQL("true"), {})
         archive = archives.verify_archive(url, storage_options=archiving.storage_options)
     say(f"Dropping {month.partition_name}")
+    try:
+        rows = _drop(conn, month, archive, url)
+    except _Busy:
+        if url is not None and archiving is not None:
+            _forget(url, archiving)
+        raise
+    return rows, url and absolute(url)
+
+
+def _drop(
+    conn: Connection[Any],
+    month: monitoring.ListPartitionSizesRow,
+    archive: Archive | None,
+    url: str | None,
+) -> int:
+    """Drop a month as soon as nobody uses it, and return its number of rows."""
+    name = sql.Identifier(month.partition_name)
     over = time.monotonic() + _DROP_SECONDS
     while True:
         try:
@@ -515,7 +531,7 @@ def _dropped(
                 conn.execute(sql.SQL("LOCK TABLE {} IN SHARE MODE").format(name))
                 housekeeping.await_legal_holds(conn)
                 _refuse_held(conn, month)
-                rows = _one(conn, sql.SQL("SELECT count(*) FROM {}").format(name))
+                rows = _row_count(conn, month)
                 if archive is not None and rows != archive.row_counts.get(month.table_name, 0):
                     raise _Busy("rows came while it was archived")
                 receipts.create_receipt(
@@ -528,16 +544,11 @@ def _dropped(
                 )
                 conn.execute(f"SET LOCAL lock_timeout = '{_LOCK_TIMEOUT}'")
                 conn.execute(sql.SQL("DROP TABLE {}").format(name))
+                return rows
         except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected):
             if time.monotonic() > over:
                 raise _Busy(f"it was in use for {_DROP_SECONDS} s; try again later") from None
             time.sleep(0.2)
-        except _Busy:
-            if url is not None and archiving is not None:
-                _forget(url, archiving)
-            raise
-        else:
-            return rows, url and absolute(url)
 
 
 def _refuse_held(conn: Connection[Any], month: monitoring.ListPartitionSizesRow) -> None:
@@ -546,6 +557,12 @@ def _refuse_held(conn: Connection[Any], month: monitoring.ListPartitionSizesRow)
     held = partitions.list_held_customers(conn, since=month.since, until=month.until)
     if held:
         raise _Busy(f"a legal hold: customer {held[0]} has events in it")
+
+
+def _row_count(conn: Connection[Any], month: monitoring.ListPartitionSizesRow) -> int:
+    query = sql.SQL("SELECT count(*) FROM {}").format(sql.Identifier(month.partition_name))
+    with conn.cursor(row_factory=scalar_row) as cursor:
+        return int(cursor.execute(query).fetchone() or 0)
 
 
 # Customers
@@ -558,8 +575,3 @@ def _counted(conn: Connection[Any], customer_id: UUID) -> Counter[str]:
             for row in housekeeping.count_customer_rows(conn, customer_id=customer_id)
         }
     )
-
-
-def _one(conn: Connection[Any], query: sql.Composed) -> int:
-    with conn.cursor(row_factory=scalar_row) as cursor:
-        return int(cursor.execute(query).fetchone() or 0)

@@ -566,15 +566,18 @@ def test_a_month_with_events_of_who_is_under_a_hold_stays(conn, on_run):
     assert (len(dropped), kept) == (2, [])
 
 
-def test_who_uses_a_month_for_long_keeps_it(conn, database_url, monkeypatch):
+def test_who_uses_a_month_for_long_keeps_it(conn, database_url, monkeypatch, tmp_path):
     monkeypatch.setattr(housekeeping, "_DROP_SECONDS", 0.2)
     make_month(conn)
     partitions.ensure_partitions(conn, months_ahead=0)
     with connect(database_url) as other, other.transaction():
         other.execute("SELECT FROM events_2021_03")
         started = time.monotonic()
-        dropped, kept = drop_partitions(conn, table="events", older_than=1000 * DAY)
+        dropped, kept = drop_partitions(
+            conn, table="events", older_than=1000 * DAY, archiving=Archiving(str(tmp_path))
+        )
         assert time.monotonic() - started < 10
+        assert list((tmp_path / "events").iterdir()) == [], "no archive of what is still there"
         assert (dropped, len(kept)) == ([], 1)
         assert "in use" in kept[0].reason
     dropped, kept = drop_partitions(conn, table="events", older_than=1000 * DAY)
