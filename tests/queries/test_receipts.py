@@ -2,7 +2,7 @@ from uuid import uuid4
 
 import pytest
 
-from optiinfra_db.errors import ImmutableHistory, InvalidValue
+from optiinfra_db.errors import ImmutableHistory, InvalidValue, typed_errors
 
 
 def create(db, **given):
@@ -49,7 +49,9 @@ def test_what_makes_no_receipt_is_refused(db, given, field):
 )
 def test_receipts_stay_as_they_are(conn, statement):
     conn.execute("INSERT INTO receipts (operation, row_counts) VALUES ('prune', '{}')")
-    with pytest.raises(Exception, match="receipts are append-only") as caught:
+    with (
+        pytest.raises(ImmutableHistory, match="receipts are append-only") as caught,
+        typed_errors(),
+    ):
         conn.execute(statement)
     assert caught.value.sqlstate == "OI004"
-    assert ImmutableHistory
