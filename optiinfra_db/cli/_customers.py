@@ -9,6 +9,7 @@ import typer
 from optiinfra_db.cli._shared import (
     AsJson,
     Column,
+    CustomerName,
     Limit,
     Refused,
     Url,
@@ -27,13 +28,6 @@ from optiinfra_db.cli._shared import (
 from optiinfra_db.connection import connect
 
 app = group("customers", "Look at customers, and manage their API keys.")
-
-CustomerName = Annotated[
-    str,
-    typer.Argument(
-        metavar="CUSTOMER", help="Its name, e-mail address or id, or the beginning of those."
-    ),
-]
 
 
 @app.command("list", epilog="Example: optiinfra-db customers list")

@@ -12,6 +12,7 @@ from optiinfra_db.cli._shared import (
     AsJson,
     By,
     Column,
+    CustomerName,
     CustomerOption,
     Limit,
     Refused,
@@ -24,21 +25,20 @@ from optiinfra_db.cli._shared import (
     customer_id,
     duration,
     find_customer,
+    find_legal_hold,
+    find_retention_policy,
     find_workflow,
     group,
-    id_range,
     print_json,
     print_table,
     progress,
     when,
 )
 from optiinfra_db.connection import acting, connect, connect_session
-from optiinfra_db.errors import UnknownReference
 from optiinfra_db.generated.models import WorkflowType
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from uuid import UUID
 
     from optiinfra_db.housekeeping import Archiving, Dropped, Kept
 
@@ -107,12 +107,6 @@ ArchiveTo = Annotated[
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")]
 Target = Annotated[
     str, typer.Argument(metavar="URL", help="A folder, or a URL such as s3://bucket/prefix.")
-]
-CustomerName = Annotated[
-    str,
-    typer.Argument(
-        metavar="CUSTOMER", help="Its name, e-mail address or id, or the beginning of those."
-    ),
 ]
 MonthsAhead = Annotated[
     int,
@@ -565,8 +559,7 @@ def remove_policy(
     from optiinfra_db.generated import retention_policies
 
     with connect(url) as conn:
-        everyone = {row.id: row for row in retention_policies.list_retention_policies(conn)}
-        found = _only("policy", policy, everyone, "optiinfra-db retention list")
+        found = find_retention_policy(conn, policy).id
         confirm(f"Remove the policy {found}?", yes=yes)
         retention_policies.delete_retention_policy(conn, id=found)
     print(f"removed {found}")
@@ -655,8 +648,7 @@ def release_hold(
     from optiinfra_db.generated import legal_holds
 
     with connect(url) as conn:
-        everyone = {row.id: row for row in legal_holds.list_legal_holds(conn)}
-        found = everyone[_only("hold", hold, everyone, "optiinfra-db holds list")]
+        found = find_legal_hold(conn, hold)
         confirm(f"Release the hold {found.id} ({_words.one_line(found.reason)})?", yes=yes)
         with acting(conn, actor(by)):
             legal_holds.release_legal_hold(conn, customer_id=found.customer_id, id=found.id)
@@ -675,15 +667,6 @@ def _archiving(url: str | None, format: Format) -> "Archiving | None":
     from optiinfra_db.housekeeping import Archiving
 
     return Archiving(url, format.value) if url is not None else None
-
-
-def _only(what: str, text: str, ids: "Mapping[UUID, object]", listing: str) -> "UUID":
-    between = id_range(text)
-    found = [one for one in ids if between and between[0] <= one <= between[1]]
-    if len(found) != 1:
-        problem = "more than one" if found else "no"
-        raise UnknownReference(f"{text!r} stands for {problem} {what}. List them with: {listing}")
-    return found[0]
 
 
 def _counts(counts: "Mapping[str, int]") -> str:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from optiinfra_db.generated.api_keys import ApiKey
-    from optiinfra_db.generated.models import Agent, Customer
+    from optiinfra_db.generated.models import Agent, Customer, LegalHold, RetentionPolicy
 
 T = TypeVar("T")
 
@@ -109,6 +109,12 @@ Until = Annotated[
     datetime | None,
     typer.Option("--until", parser=time, metavar="TIME", help="Until when.", show_default="now"),
 ]
+CustomerName = Annotated[
+    str,
+    typer.Argument(
+        metavar="CUSTOMER", help="Its name, e-mail address or id, or the beginning of those."
+    ),
+]
 WorkflowId = Annotated[
     str, typer.Argument(metavar="RUN", help="The id of a run, or the beginning of it.")
 ]
@@ -184,14 +190,39 @@ def find_api_key(conn: Connection[Any], text: str, customer: "Customer") -> "Api
     """Return the key of a customer that an id, or the beginning of one, stands for."""
     from optiinfra_db.generated import api_keys
 
-    between = id_range(text)
     everyone = api_keys.list_api_keys(conn, customer_id=customer.id)
     return _only(
         "key",
         text,
-        [one for one in everyone if between and between[0] <= one.id <= between[1]],
+        _with_id(text, everyone),
         lambda one: f"{one.id}",
         f"optiinfra-db customers keys {customer.id}",
+    )
+
+
+def find_retention_policy(conn: Connection[Any], text: str) -> "RetentionPolicy":
+    """Return the policy that an id, or the beginning of one, stands for."""
+    from optiinfra_db.generated import retention_policies
+
+    return _only(
+        "policy",
+        text,
+        _with_id(text, retention_policies.list_retention_policies(conn)),
+        lambda one: f"{one.id}  {one.table_name}",
+        "optiinfra-db retention list",
+    )
+
+
+def find_legal_hold(conn: Connection[Any], text: str) -> "LegalHold":
+    """Return the legal hold that an id, or the beginning of one, stands for."""
+    from optiinfra_db.generated import legal_holds
+
+    return _only(
+        "hold",
+        text,
+        _with_id(text, legal_holds.list_legal_holds(conn)),
+        lambda one: f"{one.id}  {one.reason}",
+        "optiinfra-db holds list",
     )
 
 
@@ -264,9 +295,18 @@ def _called(text: str, everyone: Sequence[T], name: Callable[[T], str]) -> list[
     return [one for one in everyone if name(one).casefold() == wanted] or [
         one
         for one in everyone
-        if name(one).casefold().startswith(wanted)
-        or (between and between[0] <= one.id <= between[1])  # type: ignore[attr-defined]
+        if name(one).casefold().startswith(wanted) or _is_within(one, between)
     ]
+
+
+def _with_id(text: str, everyone: Sequence[T]) -> list[T]:
+    """Return those whose id begins with it."""
+    between = id_range(text)
+    return [one for one in everyone if _is_within(one, between)]
+
+
+def _is_within(one: object, between: tuple[UUID, UUID] | None) -> bool:
+    return between is not None and between[0] <= one.id <= between[1]  # type: ignore[attr-defined]
 
 
 _SHOWN = 5
