@@ -320,8 +320,8 @@ def test_batches_pipelines_and_copies_go_through_it(pooled_url):
     ]
     with connect(pooled_url) as conn, connect(pooled_url) as other:
         assert agent_metrics.copy_agent_metrics(conn, rows=rows) == 1000
-        for _ in range(20):
-            with conn.pipeline():  # until whose end it has the server connection
+        for _ in range(200):
+            with conn.transaction(), conn.pipeline():
                 for customer_id in (ATLAS, INDIE):
                     assert customers.get_customer(conn, id=customer_id).id == customer_id
             assert customers.get_customer(other, id=NIMBUS).id == NIMBUS

@@ -217,6 +217,8 @@ class Explainer:
             rounding = 0.5 if isinstance(read, int) and loops > 1 else 0
             table = self._parents.get(relation, relation)
             is_touched = relation != table and relation not in self._filled
+            if node["Node Type"] == "Seq Scan" and table in SMALL:
+                loops = 1  # read again for each row only where an index would cost more
             if not (node["Node Type"] == "Seq Scan" and is_touched):
                 seen.rows += max(0, math.ceil((read - rounding) * loops))
             if node["Node Type"] == "Seq Scan" and relation in self._filled and table not in SMALL:

@@ -209,11 +209,12 @@ async def test_a_task_that_is_cancelled_cancels_its_run(made):
 async def test_whenever_a_task_is_cancelled_no_run_is_left_running(made, way):
     """At any of the moments, too, at which the run is there and its block is not."""
     left = 0
-    for moment in range(60):
+    took = None
+    for moment in range(61):
         if way == "claim":
             made.planned("a")
 
-        async def work(connected):
+        async def work(connected, begun):
             async with await connect_async(made.url) as conn:
                 connected.set()
                 if way == "claim":
@@ -223,12 +224,18 @@ async def test_whenever_a_task_is_cancelled_no_run_is_left_running(made, way):
                         conn, **made.of, workflow_type=WorkflowType.COST_ANALYSIS, steps=["a"]
                     )
                 async with block:
-                    await asyncio.sleep(1)
+                    begun.set()
+                    await asyncio.sleep(60)
 
-        connected = asyncio.Event()
-        task = asyncio.create_task(work(connected))
+        connected, begun = asyncio.Event(), asyncio.Event()
+        task = asyncio.create_task(work(connected, begun))
         await connected.wait()
-        await asyncio.sleep(moment * 0.0003)
+        if took is None:
+            started = time.perf_counter()
+            await begun.wait()
+            took = time.perf_counter() - started
+        else:
+            await asyncio.sleep(moment / 40 * took)
         task.cancel("enough")
         with suppress(asyncio.CancelledError):
             await task
