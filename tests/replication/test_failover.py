@@ -32,6 +32,7 @@ class Load:
 
     def __init__(self):
         self.is_over = threading.Event()
+        self.is_written = threading.Event()
         self.acknowledged = []
         """When, by whom and which event."""
         self.lost = []
@@ -94,11 +95,11 @@ class Load:
         return run.id
 
     def follow(self, url, after, found):
-        """Read the feed until the load is off and all is read."""
+        """Read the feed until the writers have ended and all is read."""
         with Feed(url, after=after, poll_seconds=0.05) as feed:
             for page in feed.pages():
                 found.extend(event.id for event in page)
-                if self.is_over.is_set() and {made for *_, made in self.acknowledged} <= set(found):
+                if self.is_written.is_set() and {made for *_, made in self.acknowledged} <= set(found):
                     return
 
 
@@ -118,12 +119,12 @@ def test_nothing_acknowledged_is_lost_and_clients_go_on_by_themselves(
         ):
             with idle.connection() as conn:
                 conn.execute("SELECT 1")
-            working = [
+            writing = [
                 *(threads.submit(load.write_in_pool, connections) for _ in range(3)),
                 threads.submit(load.write_on_new_connections, url),
                 threads.submit(asyncio.run, load.write_in_async_pool(url)),
-                threads.submit(load.follow, url, start, seen),
             ]
+            following = threads.submit(load.follow, url, start, seen)
             recording = threads.submit(load.record, url)
             time.sleep(1)
             kill(primary)
@@ -136,8 +137,12 @@ def test_nothing_acknowledged_is_lost_and_clients_go_on_by_themselves(
                     assert conn.info.host == str(replica.socket_dir)
             finally:
                 load.is_over.set()
-            for work in working:
-                work.result(60)
+            try:
+                for work in writing:
+                    work.result(60)
+            finally:
+                load.is_written.set()
+            following.result(60)
 
         acknowledged = {made for *_, made in load.acknowledged}
         with connect(url) as conn:
