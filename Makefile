@@ -70,7 +70,7 @@ plans: $(VENV)/dev ## Show the plan, rows, buffers and time of each query on a l
 bench-quick: $(VENV)/dev ## Measure the package beside its peers, in under a minute (ARGS="call run")
 	$(BIN)/python -m bench $(ARGS)
 
-bench: $(VENV)/dev ## Measure in full, and write bench/results and docs/performance.md: half an hour
+bench: $(VENV)/dev ## Measure in full, and write bench/results and docs/performance.md: an hour
 	$(BIN)/python -m bench --scale full --publish $(ARGS)
 
 check: verify docs lint types test ## Everything that CI runs

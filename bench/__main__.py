@@ -1,7 +1,7 @@
 """Measure the package side by side with its peers: `make bench`, `make bench-quick`.
 
 It starts a PostgreSQL of its own in a temporary directory, durable as by default, and leaves
-nothing behind. The full scale takes half an hour and 25 GB of disk.
+nothing behind. The full scale takes an hour and 25 GB of disk.
 """
 
 import argparse

@@ -7,8 +7,10 @@ it besides.
 
 "housekeeping with a live load" prunes half of a history, then drops the oldest months of its events
 and metrics, while four threads record runs in plain SQL, a statement a commit. Its samples are the
-longest that a statement took meanwhile, and in half a minute before; "on disk" compares what the
-tables take after it to what they took before.
+longest that a statement took meanwhile, and in half a minute before. Two of the threads do not wait
+for the disk ("locks and CPU alone"): a disk that others share may keep a commit waiting for longer
+than all that housekeeping does. "on disk" compares what the tables take after it to what they took
+before.
 
 "partition drop" drops a month of `agent_metrics`, with as many rows as the case says, and
 "partition drop, events" one of `events`. It has been vacuumed and written to the disk before, as
@@ -33,7 +35,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
@@ -50,6 +52,7 @@ PARTS = 5
 """In how many goes the history is pruned."""
 
 WRITERS = 4
+ASYNCHRONOUS = "&options=-c%20synchronous_commit%3Doff"
 
 SIZE = "SELECT pg_database_size(current_database())"
 DROPS = {"agent_metrics": "partition drop", "events": "partition drop, events"}
@@ -119,7 +122,15 @@ def _keep_house_under_load(bench: Bench) -> None:
         sizes = [_number(conn, SIZE)]
         half = timedelta(days=history.DAYS) / 2
         moments = []
-        with _clients(url, WRITERS, lambda execute: _record(execute, platform)) as statements:
+        with ExitStack() as stack:
+            clients = {
+                kind: stack.enter_context(
+                    _clients(
+                        url + options, WRITERS // 2, lambda execute: _record(execute, platform)
+                    )
+                )
+                for kind, options in (("", ""), (", locks and CPU alone", ASYNCHRONOUS))
+            }
             for what in (
                 lambda: time.sleep(bench.scale.rest_seconds),
                 lambda: housekeeping.prune(conn, older_than=half),
@@ -135,7 +146,9 @@ def _keep_house_under_load(bench: Bench) -> None:
             itertools.pairwise(moments),
             strict=True,
         ):
-            bench.record("housekeeping with a live load", case, _longest(statements, begin, end))
+            for kind, statements in clients.items():
+                longest = _longest(statements, begin, end)
+                bench.record("housekeeping with a live load", case + kind, longest)
         for case, size in zip(("after pruning", "after dropping"), sizes[2:], strict=True):
             bench.record("housekeeping with a live load, on disk", case, size / sizes[0], "share")
 

@@ -56,6 +56,9 @@ def cluster_database():
             for host, port, group in nodes:
                 add = "citus_add_node" if group else "citus_set_coordinator_host"
                 conn.execute(f"SELECT {add}(%s, %s)", [host, port])
+            if conn.execute("SELECT to_regrole('optiinfra_owner') IS NULL").fetchone() == (True,):
+                conn.execute("CREATE ROLE optiinfra_owner")
+            conn.execute("ALTER ROLE optiinfra_owner LOGIN")  # as the guide has it
         yield url
     finally:
         for server in servers:
