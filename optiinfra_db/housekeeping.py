@@ -9,6 +9,7 @@ What deletes needs a role that is a member of optiinfra_owner. Writers do not wa
 the dropping of a month, some milliseconds. What is interrupted is done up to there: run it again.
 """
 
+import re
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
@@ -36,6 +37,7 @@ from optiinfra_db.errors import (
     typed_errors,
 )
 from optiinfra_db.generated import (
+    access,
     agents,
     customers,
     housekeeping,
@@ -269,7 +271,8 @@ def maintain(
     events; prunes and drops what the retention policies say, archived first with `archiving`.
 
     Each part is tried, whatever became of those before. Raises HousekeepingFailed at the end where
-    one failed, with all that failed in its text.
+    one failed, with all that failed in its text. On Citus, which cannot do that for all customers
+    at once, no runs are timed out and no events sealed.
     """
     done: dict[str, Any] = {}
     problems = []
@@ -301,11 +304,12 @@ def maintain(
     def seal_events() -> None:
         done["events_sealed"] = audit.seal(conn, say=say).events
 
+    on_one_server = {"Timing out runs": time_out, "Sealing events": seal_events}
+    is_distributed = access.is_distributed(conn)
     for what, task in {
         "Making partitions": make_partitions,
-        "Timing out runs": time_out,
         "Looking for silent agents": fail_agents,
-        "Sealing events": seal_events,
+        **({} if is_distributed else on_one_server),
         "Pruning runs": prune_runs,
         "Dropping months": drop_months,
     }.items():
@@ -569,9 +573,7 @@ def _row_count(conn: Connection[Any], month: monitoring.ListPartitionSizesRow) -
 
 
 def _counted(conn: Connection[Any], customer_id: UUID) -> Counter[str]:
-    return Counter(
-        {
-            row.relation_name: row.row_count
-            for row in housekeeping.count_customer_rows(conn, customer_id=customer_id)
-        }
-    )
+    found = housekeeping.count_customer_rows(conn, customer_id=customer_id)
+    # Citus tells the shards, which end with their numbers.
+    shard = r"_\d+$" if access.is_distributed(conn) else "$"
+    return Counter({re.sub(shard, "", row.relation_name): row.row_count for row in found})
