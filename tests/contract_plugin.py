@@ -63,7 +63,7 @@ class Contract:
     def _missing(self, config: pytest.Config) -> list[str]:
         selections = "keyword markexpr deselect ignore ignore_glob lf collectonly maxfail stepwise"
         is_part = config.args_source == pytest.Config.ArgsSource.ARGS or any(
-            config.getoption(name) for name in selections.split()
+            config.getoption(name, default=False) for name in selections.split()
         )
         if is_part:
             return []

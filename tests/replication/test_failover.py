@@ -99,7 +99,9 @@ class Load:
         with Feed(url, after=after, poll_seconds=0.05) as feed:
             for page in feed.pages():
                 found.extend(event.id for event in page)
-                if self.is_written.is_set() and {made for *_, made in self.acknowledged} <= set(found):
+                if self.is_written.is_set() and {made for *_, made in self.acknowledged} <= set(
+                    found
+                ):
                     return
 
 
