@@ -20,6 +20,7 @@ from .servers import no_server_yet, run_as_owner, seeded_server, start
 GUIDE = Path(__file__).parents[2] / "docs" / "guides" / "upgrading.md"
 IN_PLACE, AFTER_IT, _ = re.findall(r"^```console\n(.*?)^```", GUIDE.read_text(), re.S | re.M)
 OLD_BIN = Path("/usr/lib/postgresql/15/bin")
+NEWER = b"pg_attver"
 MARKED = """
     SELECT count(*) FROM pg_proc WHERE proleakproof AND pronamespace = 'pg_catalog'::regnamespace
     AND proname IN ('enum_eq', 'numeric_eq', 'numeric_lt', 'numeric_cmp')
@@ -30,6 +31,13 @@ MARKED = """
 def test_a_cluster_is_upgraded_as_the_guide_says(pg, database_url):
     if pg != EMBEDDED_VERSION:
         pytest.skip(f"is upgraded to PostgreSQL {EMBEDDED_VERSION}: run with --pg that")
+    # An option of columns that minor releases such as 15.20 came with.
+    knows = [
+        NEWER in (bin_dir / "postgres").read_bytes()
+        for bin_dir in (OLD_BIN, embedded.find_bin_dir())
+    ]
+    if knows == [True, False]:
+        pytest.skip("PostgreSQL 15 is here in a minor release newer than that of the embedded one")
     with seeded_server("15") as old, no_server_yet(embedded.find_bin_dir(), owner=old) as new:
         with connect(old.url()) as conn:
             audit.seal(conn)
