@@ -304,15 +304,17 @@ def maintain(
     def seal_events() -> None:
         done["events_sealed"] = audit.seal(conn, say=say).events
 
-    on_one_server = {"Timing out runs": time_out, "Sealing events": seal_events}
-    is_distributed = access.is_distributed(conn)
-    for what, task in {
+    tasks = {
         "Making partitions": make_partitions,
+        "Timing out runs": time_out,
         "Looking for silent agents": fail_agents,
-        **({} if is_distributed else on_one_server),
+        "Sealing events": seal_events,
         "Pruning runs": prune_runs,
         "Dropping months": drop_months,
-    }.items():
+    }
+    if access.is_distributed(conn):
+        del tasks["Timing out runs"], tasks["Sealing events"]
+    for what, task in tasks.items():
         say(what)
         try:
             with typed_errors():
@@ -573,7 +575,10 @@ def _row_count(conn: Connection[Any], month: monitoring.ListPartitionSizesRow) -
 
 
 def _counted(conn: Connection[Any], customer_id: UUID) -> Counter[str]:
-    found = housekeeping.count_customer_rows(conn, customer_id=customer_id)
-    # Citus tells the shards, which end with their numbers.
-    shard = r"_\d+$" if access.is_distributed(conn) else "$"
-    return Counter({re.sub(shard, "", row.relation_name): row.row_count for row in found})
+    counts = {
+        row.relation_name: row.row_count
+        for row in housekeeping.count_customer_rows(conn, customer_id=customer_id)
+    }
+    if access.is_distributed(conn):  # the names are of shards, which end with their numbers
+        counts = {re.sub(r"_\d+$", "", name): number for name, number in counts.items()}
+    return Counter(counts)

@@ -73,13 +73,18 @@ def cluster_url():
         yield url
 
 
+def live_in(url, runs):
+    """Migrate an empty database, write a history, and distribute it."""
+    migrate(url, say=lambda _: None)
+    history.build(url, runs, days=60)
+    distribute(url, shards=SHARDS, say=lambda _: None)
+
+
 @pytest.fixture(scope="session")
 def distributed_url():
     """Make a database with a history, distributed: tests add customers, and change no others."""
     with cluster_database() as url:
-        migrate(url, say=lambda _: None)
-        history.build(url, RUNS, days=60)
-        distribute(url, shards=SHARDS, say=lambda _: None)
+        live_in(url, RUNS)
         with connect(url) as conn:
             conn.execute("ANALYZE")
         yield url

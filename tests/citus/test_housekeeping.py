@@ -6,13 +6,10 @@ from datetime import timedelta
 import pytest
 
 from optiinfra_db import archives, connect, housekeeping
-from optiinfra_db.distribute import distribute
 from optiinfra_db.errors import UnderLegalHold
 from optiinfra_db.generated import customers, legal_holds, receipts
-from optiinfra_db.migrate import migrate
 
-from ..plans import history
-from .conftest import SHARDS
+from .conftest import live_in
 
 TABLES = ("workflow_executions", "workflow_steps", "workflow_artifacts")
 COUNTS = "SELECT " + ", ".join(
@@ -23,9 +20,7 @@ ENDED = "SELECT count(*) FROM workflow_executions WHERE completed_at < now() - i
 
 @pytest.fixture
 def lived_in(cluster_url):
-    migrate(cluster_url, say=lambda _: None)
-    history.build(cluster_url, 3_000, days=60)
-    distribute(cluster_url, shards=SHARDS, say=lambda _: None)
+    live_in(cluster_url, 3_000)
     with connect(cluster_url) as conn:
         yield conn
 
