@@ -3,10 +3,13 @@
 import os
 import pwd
 import signal
+import stat
 import subprocess
 import sys
 import time
 from datetime import UTC, datetime, timedelta
+from functools import partial
+from pathlib import Path
 
 import psutil
 import psycopg
@@ -433,15 +436,20 @@ def test_a_session_that_is_interrupted_leaves_nothing(suite, pytester, ending, a
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
-def test_an_ordinary_user_who_does_no_more_than_install_it(suite, pytester, monkeypatch):
+def test_an_ordinary_user_who_does_no_more_than_install_it(suite, pytester, monkeypatch, request):
     suite("--collect-only", test_it=ONE_TEST)
     for name in ("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "PYTEST_PLUGINS"):
         monkeypatch.delenv(name)
     pytester.makeini("[pytest]")
     nobody = pwd.getpwnam("nobody")
     os.chown(pytester.path / "tmp", nobody.pw_uid, nobody.pw_gid)
-    for parent in [pytester.path, *pytester.path.parents]:
-        parent.chmod(parent.stat().st_mode | 0o005)
+    pytester.path.chmod(0o755)
+    for folder in (pytester.path, Path(sys.prefix), Path(sys.base_prefix)):
+        for passed in (folder, *folder.parents):
+            mode = stat.S_IMODE(passed.stat().st_mode)
+            if not mode & 0o001:
+                request.addfinalizer(partial(passed.chmod, mode))
+                passed.chmod(mode | 0o001)
     result = subprocess.run(
         [sys.executable, "-B", "-m", "pytest", "-p", "no:cacheprovider", "test_it.py"],
         user=nobody.pw_uid,
