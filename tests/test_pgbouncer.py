@@ -5,18 +5,11 @@ ago, so nothing may be left on it: no prepared statement, no setting.
 """
 
 import asyncio
-import os
-import pwd
-import shutil
 import socket
-import subprocess
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
-from urllib.parse import quote
 from uuid import uuid4
 
 import psycopg
@@ -45,8 +38,8 @@ from optiinfra_db.seed import ATLAS, COST, COST_RUN, INDIE, NIMBUS, QUALITY_RUN,
 from optiinfra_db.workflows import aio, record_workflow
 
 from .cli.command import run as run_command
+from .pgbouncer import needs_pgbouncer, running
 
-PGBOUNCER = shutil.which("pgbouncer") or "/usr/sbin/pgbouncer"
 RUNS = {ATLAS: COST_RUN, INDIE: QUALITY_RUN}
 LEFT = """
 SELECT
@@ -54,9 +47,7 @@ SELECT
     coalesce(current_setting('optiinfra.client', true), '')
 """
 
-pytestmark = pytest.mark.skipif(
-    not Path(PGBOUNCER).exists(), reason="PgBouncer is not installed (Debian: pgbouncer)"
-)
+pytestmark = needs_pgbouncer
 
 
 @pytest.fixture
@@ -73,51 +64,9 @@ def pgbouncer(seeded_url, server, tmp_path):
 
         def start(**settings):
             directory = tmp_path / f"pgbouncer{len(list(tmp_path.iterdir()))}"
-            return stack.enter_context(_running(seeded_url, server, directory, settings))
+            return stack.enter_context(running(seeded_url, server.pgdata, directory, settings))
 
         yield start
-
-
-@contextmanager
-def _running(database_url, server, directory, settings):
-    target = conninfo_to_dict(database_url)
-    settings = {
-        "pool_mode": "transaction",
-        "default_pool_size": 1,
-        "auth_type": "any",
-        "listen_port": 6432,
-        "unix_socket_dir": directory,
-        "ignore_startup_parameters": "extra_float_digits",
-        **settings,
-    }
-    directory.mkdir()
-    config = directory / "pgbouncer.ini"
-    config.write_text(
-        "[databases]\n"
-        f"{target['dbname']} = host={target['host']} port={target['port']} user=postgres\n"
-        "[pgbouncer]\n" + "".join(f"{name} = {value}\n" for name, value in settings.items())
-    )
-    owner = server.pgdata.stat()  # who may enter the server's socket directory
-    identity = {}
-    if os.geteuid() == 0:
-        for path in (config, directory):
-            os.chown(path, owner.st_uid, owner.st_gid)
-        for path in list(directory.parents)[:4]:
-            path.chmod(path.stat().st_mode | 0o011)
-        identity = {"user": pwd.getpwuid(owner.st_uid).pw_name, "group": owner.st_gid}
-    process = subprocess.Popen([PGBOUNCER, "-q", config], stderr=subprocess.PIPE, **identity)
-    try:
-        for _ in range(100):
-            with suppress(OSError), socket.socket(socket.AF_UNIX) as probe:
-                probe.connect(str(directory / ".s.PGSQL.6432"))
-                break
-            assert process.poll() is None, process.stderr.read()
-            time.sleep(0.05)
-        yield f"postgresql://postgres@/{target['dbname']}?host={quote(str(directory))}&port=6432"
-    finally:
-        process.terminate()
-        process.wait(10)
-        process.stderr.close()
 
 
 @pytest.fixture

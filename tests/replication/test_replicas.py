@@ -3,7 +3,7 @@
 import asyncio
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import psycopg
 import pytest
@@ -15,6 +15,7 @@ from optiinfra_db.generated.aio import events as events_async
 from optiinfra_db.generated.aio import replication as replication_async
 from optiinfra_db.seed import ATLAS, INDIE
 
+from ..pgbouncer import needs_pgbouncer, running
 from .servers import eventually, kill, promote, replica_of, start, url_of
 
 
@@ -95,6 +96,32 @@ def test_each_of_many_writes_is_read_from_the_replica(connections, is_soak, warn
 
     with ThreadPoolExecutor(4) as threads:
         list(threads.map(work, range(4)))
+    assert warnings() == []
+
+
+@needs_pgbouncer
+def test_poolers_of_transactions_may_be_before_both(primary, replica, tmp_path, warnings):
+    with ExitStack() as stack:
+        write_url, read_url = (
+            stack.enter_context(running(server.url(), server.pgdata, tmp_path / name, {}))
+            for name, server in (("primary", primary), ("replica", replica))
+        )
+        connections = stack.enter_context(
+            pool(write_url, read_url=read_url, pooler="transaction", max_size=4)
+        )
+
+        def work(worker):
+            for number in range(100):
+                with connections.connection() as conn:
+                    key, after = write(conn, f"{worker}.{number}")
+                with connections.read_only(after=after, wait_seconds=10) as conn:
+                    assert is_in_recovery(conn)
+                    assert events.get_event(conn, **key).event_type == f"{worker}.{number}"
+                    with pytest.raises(ReadOnlyTransaction), conn.transaction():
+                        write(conn)
+
+        with ThreadPoolExecutor(4) as threads:
+            list(threads.map(work, range(4)))
     assert warnings() == []
 
 
