@@ -16,6 +16,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import chain, islice
 from typing import Any, BinaryIO, Literal
@@ -263,6 +264,7 @@ class ArchiveWriter:
         self._options = storage_options
         self._about: dict[str, Any] = {"format": format, "customer_id": customer_id}
         self._files: list[ArchiveFile] = []
+        self._added: list[tuple[sql.Composed, Mapping[str, Any], _RowDigest]] = []
 
     def add(
         self,
@@ -278,13 +280,25 @@ class ArchiveWriter:
         query = sql.SQL("SELECT ({})::text FROM {} AS source WHERE {}").format(
             self._format.row(columns), sql.Identifier(source), where
         )
-        with (
-            conn.cursor(row_factory=scalar_row) as cursor,
-            # What is not read to its end has the connection, and nobody could roll back.
-            closing(_stream(cursor, query, values)) as rows,
-        ):
+        digest = _RowDigest()
+        with _rows(conn, query, values, digest) as rows:
             for first in rows:
                 self._write(table, columns, chain([first], islice(rows, _FILE_ROWS - 1)))
+        self._added.append((query, values, digest))
+
+    def lock_unchanged(self, conn: Connection[Any]) -> bool:
+        """Lock the rows that would be written now; say whether they are just those that were.
+
+        To be called in a transaction, before they are deleted.
+        """
+        for query, values, written in self._added:
+            now = _RowDigest()
+            with _rows(conn, query + sql.SQL(" FOR UPDATE"), values, now) as rows:
+                for _ in rows:
+                    pass
+            if now != written:
+                return False
+        return True
 
     def _write(self, table: str, columns: list[Column], rows: Iterator[str]) -> None:
         number = sum(file.table == table for file in self._files) + 1
@@ -334,10 +348,31 @@ def archive_writer(
     writer.close()
 
 
-def _stream(
-    cursor: psycopg.Cursor[str], query: sql.Composed, values: Mapping[str, Any]
-) -> Generator[str]:
-    yield from cursor.stream(query, values, size=_BATCH_ROWS)
+@dataclass
+class _RowDigest:
+    """What rows were read, in whatever order: the sum of their SHA-256."""
+
+    value: int = 0
+
+    def add(self, row: str) -> None:
+        self.value += int.from_bytes(hashlib.sha256(row.encode()).digest())
+
+
+@contextmanager
+def _rows(
+    conn: Connection[Any], query: sql.Composed, values: Mapping[str, Any], digest: _RowDigest
+) -> Iterator[Generator[str]]:
+    def read(cursor: psycopg.Cursor[str]) -> Generator[str]:
+        for row in cursor.stream(query, values, size=_BATCH_ROWS):
+            digest.add(row)
+            yield row
+
+    with (
+        conn.cursor(row_factory=scalar_row) as cursor,
+        # What is not read to its end has the connection, and nobody could roll back.
+        closing(read(cursor)) as rows,
+    ):
+        yield rows
 
 
 def _columns(conn: Connection[Any], table: str) -> list[Column]:

@@ -27,7 +27,7 @@ from uuid_utils.compat import uuid7
 from optiinfra_db import archives, audit
 from optiinfra_db._paging import newest_first
 from optiinfra_db._stores import Options, absolute, below, failures, find_store
-from optiinfra_db.archives import Archive, Format, archive_writer
+from optiinfra_db.archives import Archive, ArchiveWriter, Format, archive_writer
 from optiinfra_db.connection import Session
 from optiinfra_db.errors import (
     HousekeepingFailed,
@@ -139,8 +139,8 @@ def prune(
     or, where that is not given, than their retention policy says. The events about them stay, and
     so does what is under a legal hold. `batch` runs at a time, a transaction each, if the
     connection is in autocommit mode. With `archiving`, each batch is written into an archive of its
-    own, which is read again and compared before anything is deleted. A rehearsal counts the runs
-    and deletes none.
+    own, which is read again and compared before anything is deleted; a batch in which anything
+    changed meanwhile is left for the next time. A rehearsal counts the runs and deletes none.
 
     Raises NotFound where there is no such customer, ArtifactStoreError, PermissionDenied.
     """
@@ -424,23 +424,21 @@ def _pruned(
     operation: str,
 ) -> Counter[str]:
     """Archive and delete a batch of runs; what changes meanwhile is left for the next time."""
-    archive = url = None
+    archive = url = writer = None
     if archiving is not None:
         url = below(archiving.url, customer_id, f"runs-{uuid7()}")
-        archive = _archived(conn, url, archiving, customer_id, ids)
+        archive, writer = _archived(conn, url, archiving, customer_id, ids)
     try:
         with conn.transaction():
             locked = workflow_executions.lock_ended_workflow_executions(
                 conn, customer_id=customer_id, ids=ids
             )
+            if writer is not None and not (len(locked) == len(ids) and writer.lock_unchanged(conn)):
+                raise _Busy
             gone = workflow_executions.delete_ended_workflow_executions(
                 conn, customer_id=customer_id, ids=locked
             )
             counts = {table: getattr(gone, table) for table in _OF_RUN}
-            if archive is not None and any(
-                counts[table] != archive.row_counts.get(table, 0) for table in _OF_RUN
-            ):
-                raise _Busy
             if locked:
                 receipts.create_receipt(
                     conn,
@@ -466,7 +464,7 @@ def _pruned(
 
 def _archived(
     conn: Connection[Any], url: str, archiving: Archiving, customer_id: UUID, ids: list[UUID]
-) -> Archive:
+) -> tuple[Archive, ArchiveWriter]:
     values = {"customer_id": customer_id, "ids": ids}
     with archive_writer(url, archiving.format, customer_id, archiving.storage_options) as writer:
         for table in _OF_RUN:
@@ -474,7 +472,7 @@ def _archived(
                 sql.Identifier(_ID.get(table, "workflow_execution_id"))
             )
             writer.add(conn, table, table, where, values)
-    return archives.verify_archive(url, storage_options=archiving.storage_options)
+    return archives.verify_archive(url, storage_options=archiving.storage_options), writer
 
 
 def _forget(url: str, archiving: Archiving) -> None:

@@ -288,34 +288,65 @@ def test_nothing_goes_whose_archive_does_not_read_back(conn, tmp_path, monkeypat
     assert there(conn, ids) == set(ids)
 
 
-def test_an_artifact_that_comes_while_its_run_is_archived_is_not_lost(
-    conn, database_url, tmp_path, monkeypatch
+def register_late(conn, run_id):
+    workflow_artifacts.register_workflow_artifact(
+        conn,
+        customer_id=ATLAS,
+        workflow_execution_id=run_id,
+        artifact_type="report",
+        artifact_name="late",
+        artifact_path="s3://late",
+        artifact_size_bytes=1,
+        content_type="text/plain",
+        sha256=b"\1" * 32,
+    )
+
+
+def describe_late(conn, run_id):
+    [artifact] = workflow_artifacts.list_workflow_artifacts(
+        conn, customer_id=ATLAS, workflow_execution_id=run_id
+    )
+    workflow_artifacts.update_workflow_artifact_metadata(
+        conn,
+        customer_id=ATLAS,
+        workflow_execution_id=run_id,
+        id=artifact.id,
+        metadata={"late": True},
+    )
+
+
+def replace_late(conn, run_id):
+    conn.execute("DELETE FROM workflow_artifacts WHERE workflow_execution_id = %s", [run_id])
+    register_late(conn, run_id)
+
+
+@pytest.mark.parametrize("format", ["ndjson", "parquet"])
+@pytest.mark.parametrize("change", [register_late, describe_late, replace_late])
+def test_what_changes_while_its_run_is_archived_is_not_lost(
+    conn, tmp_path, monkeypatch, change, format
 ):
-    ids = make_old_runs(conn, 1)
+    ids = make_old_runs(conn, 3)
+    archiving = Archiving(str(tmp_path), format)
 
     def late(*args, verify=archives.verify_archive, **given):
-        with connect(database_url) as other:
-            workflow_artifacts.register_workflow_artifact(
-                other,
-                customer_id=ATLAS,
-                workflow_execution_id=ids[0],
-                artifact_type="report",
-                artifact_name="late",
-                artifact_path="s3://late",
-                artifact_size_bytes=1,
-                content_type="text/plain",
-                sha256=b"\1" * 32,
-            )
+        change(conn, ids[1])
         monkeypatch.undo()
         return verify(*args, **given)
 
     monkeypatch.setattr(archives, "verify_archive", late)
-    assert set(prune(conn, older_than=99 * DAY, archiving=Archiving(str(tmp_path))).values()) == {0}
+    assert set(prune(conn, older_than=99 * DAY, archiving=archiving).values()) == {0}
     assert there(conn, ids) == set(ids)
     assert list((tmp_path / str(ATLAS)).iterdir()) == [], "no archive of what is still there"
+    changed = workflow_artifacts.list_workflow_artifacts(
+        conn, customer_id=ATLAS, workflow_execution_id=ids[1]
+    )
 
-    gone = prune(conn, older_than=99 * DAY, archiving=Archiving(str(tmp_path)))
-    assert gone["workflow_artifacts"] == 2
+    gone = prune(conn, older_than=99 * DAY, archiving=archiving)
+    assert gone["workflow_artifacts"] == 2 + len(changed)
+    import_archive(conn, noted(conn, "prune")[0].archive_url)
+    assert changed == workflow_artifacts.list_workflow_artifacts(
+        conn, customer_id=ATLAS, workflow_execution_id=ids[1]
+    )
 
 
 # --- legal holds
