@@ -61,8 +61,8 @@ types: $(VENV)/dev ## Check the types, with mypy and pyright
 test: $(VENV)/dev ## Run the tests (PG=15 for another PostgreSQL, ARGS for pytest)
 	$(BIN)/pytest --pg $(PG) $(ARGS)
 
-soak: $(VENV)/dev ## Run the long versions of the tests of history and feed: minutes (PG, ARGS)
-	$(BIN)/pytest --pg $(PG) --soak tests/history tests/test_feed.py $(ARGS)
+soak: $(VENV)/dev ## Run the long versions of the tests that have one: half an hour (PG, ARGS)
+	$(BIN)/pytest --pg $(PG) --soak tests/history tests/replication tests/test_feed.py tests/test_housekeeping.py $(ARGS)
 
 plans: $(VENV)/dev ## Show the plan, rows, buffers and time of each query on a long history (PG)
 	$(BIN)/pytest --pg $(PG) tests/plans --plans --quiet $(ARGS)

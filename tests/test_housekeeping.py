@@ -1,7 +1,14 @@
 """Old history goes as the policies say, archived first where asked to, and never past a hold."""
 
+import random
+import subprocess
+import sys
+import textwrap
 import threading
 import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import UUID, uuid4
@@ -10,7 +17,8 @@ import psycopg
 import pytest
 
 from optiinfra_db import archives, audit, connect, housekeeping
-from optiinfra_db.archives import import_archive, verify_archive
+from optiinfra_db.archives import export_customer, import_archive, verify_archive
+from optiinfra_db.doctor import examine
 from optiinfra_db.errors import (
     ArtifactStoreError,
     HousekeepingFailed,
@@ -33,6 +41,7 @@ from optiinfra_db.generated import housekeeping as housekeeping_queries
 from optiinfra_db.generated.models import WorkflowType
 from optiinfra_db.housekeeping import Archiving, alone, drop_partitions, erase, maintain, prune
 from optiinfra_db.seed import ATLAS, COST, INDIE, NIMBUS, seed
+from optiinfra_db.workflows import record_workflow
 
 DAY = timedelta(days=1)
 OLD = datetime(2021, 3, 5, tzinfo=UTC)
@@ -91,6 +100,20 @@ def there(conn, ids):
     return {row[0] for row in rows}
 
 
+def run_rows(conn, ids):
+    """Return the runs as they are, with their steps and artifacts."""
+    return [
+        conn.execute(
+            f"SELECT to_jsonb(t) FROM {table} AS t WHERE {key} = ANY(%s) ORDER BY id", [ids]
+        ).fetchall()
+        for table, key in (
+            ("workflow_executions", "id"),
+            ("workflow_steps", "workflow_execution_id"),
+            ("workflow_artifacts", "workflow_execution_id"),
+        )
+    ]
+
+
 def count(conn, table):
     return conn.execute(f"SELECT count(*) FROM {table}").fetchone()[0]
 
@@ -104,7 +127,7 @@ def policy(conn, keep_for, table_name="workflow_executions", **of):
 def noted(conn, operation):
     return [
         receipt
-        for receipt in receipts.list_receipts(conn, max_rows=100)
+        for receipt in receipts.list_receipts(conn, max_rows=1000)
         if receipt.operation == operation
     ]
 
@@ -237,20 +260,7 @@ def test_a_service_may_not_prune(conn):
 @pytest.mark.parametrize("format", ["ndjson", "parquet"])
 def test_what_was_archived_before_it_went_comes_back_the_same(conn, tmp_path, format):
     ids = make_old_runs(conn, 5)
-
-    def rows():
-        return [
-            conn.execute(
-                f"SELECT to_jsonb(t) FROM {table} AS t WHERE {key} = ANY(%s) ORDER BY id", [ids]
-            ).fetchall()
-            for table, key in (
-                ("workflow_executions", "id"),
-                ("workflow_steps", "workflow_execution_id"),
-                ("workflow_artifacts", "workflow_execution_id"),
-            )
-        ]
-
-    before = rows()
+    before = run_rows(conn, ids)
     events = count(conn, "events")
 
     prune(conn, older_than=99 * DAY, batch=2, archiving=Archiving(str(tmp_path), format))
@@ -263,7 +273,7 @@ def test_what_was_archived_before_it_went_comes_back_the_same(conn, tmp_path, fo
         assert (archive.sha256, archive.row_counts) == (receipt.archive_sha256, receipt.row_counts)
         assert Path(receipt.archive_url).parent == tmp_path / str(ATLAS)
         import_archive(conn, receipt.archive_url)
-    assert rows() == before
+    assert run_rows(conn, ids) == before
     assert count(conn, "events") == events
 
 
@@ -786,3 +796,96 @@ def test_one_at_a_time_has_the_turn(conn, database_url):
         assert (first, second) == (True, False)
     with connect(database_url) as other, alone(other) as third:
         assert third is True
+
+
+# --- killed at any moment, and done again
+
+ARCHIVE = """
+prune(conn, older_than=timedelta(days=99), archiving=Archiving(sys.argv[2]), batch=10)
+drop_partitions(conn, older_than=timedelta(days=999), archiving=Archiving(sys.argv[2]))
+"""
+ERASE = "erase(conn, customer_id=UUID(sys.argv[2]), batch=10)"
+IMPORT = "import_archive(conn, sys.argv[2])"
+
+
+def kill_and_repeat(url, work, argument, kills):
+    """Do some work in a process that is killed now and then; what is done again at last is done."""
+    script = f"""
+import sys
+from datetime import timedelta
+from uuid import UUID
+from optiinfra_db import connect
+from optiinfra_db.archives import import_archive
+from optiinfra_db.housekeeping import Archiving, drop_partitions, erase, prune
+with connect(sys.argv[1]) as conn:
+    print("began", flush=True)
+{textwrap.indent(work, "    ")}
+"""
+    command = [sys.executable, "-c", script, url, str(argument)]
+    for number in range(kills):
+        with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+            process.stdout.readline()
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(random.uniform(0, 0.05 * (number + 1)))
+            process.kill()
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 or "NotFound" in done.stderr, done.stderr
+
+
+@contextmanager
+def writers(url):
+    """Record runs meanwhile; yield the list to which their ids go."""
+    is_over, recorded = threading.Event(), []
+    some = {"customer_id": ATLAS, "agent_id": COST, "workflow_type": WorkflowType.HEALTH_CHECK}
+
+    def write():
+        with connect(url) as own:
+            while not is_over.is_set():
+                with record_workflow(own, **some, steps=["look"]) as run, run.step("look"):
+                    pass
+                recorded.append(run.id)
+
+    with ThreadPoolExecutor(2) as threads:
+        writing = [threads.submit(write) for _ in range(2)]
+        try:
+            yield recorded
+        finally:
+            is_over.set()
+        for each in writing:
+            each.result()
+
+
+def test_archiving_that_is_killed_loses_nothing(conn, database_url, tmp_path, is_soak):
+    ids = make_old_runs(conn, 5000 if is_soak else 200)
+    for table in ("events", "agent_metrics"):
+        make_month(conn, table)
+    before = run_rows(conn, ids)
+    with writers(database_url) as recorded:
+        kill_and_repeat(database_url, ARCHIVE, tmp_path, kills=100 if is_soak else 5)
+    assert there(conn, ids) == set()
+    assert there(conn, recorded) == set(recorded) != set()
+
+    done = [*noted(conn, "prune"), *noted(conn, "drop_partition")]
+    total = sum((Counter(receipt.row_counts) for receipt in done), Counter())
+    assert total["workflow_executions"] == len(ids), "each went once"
+    assert (total["events"], total["agent_metrics"]) == (7, 7)
+    for receipt in done:
+        assert verify_archive(receipt.archive_url).sha256 == receipt.archive_sha256
+        import_archive(conn, receipt.archive_url)
+    assert run_rows(conn, ids) == before
+    assert count(conn, "events WHERE event_type = 'old.event'") == 7
+    assert examine(conn) == []
+
+
+def test_a_customer_whose_moving_is_killed_is_moved(conn, database_url, tmp_path, is_soak):
+    ids = make_old_runs(conn, 5000 if is_soak else 500, customer=INDIE)
+    everything = rows_of(conn, INDIE)
+    before = run_rows(conn, ids)
+    kills = 40 if is_soak else 4
+    export_customer(conn, str(tmp_path), customer_id=INDIE)
+    kill_and_repeat(database_url, ERASE, INDIE, kills)
+    assert rows_of(conn, INDIE) == []
+    conn.execute("SELECT ensure_partitions(0)")
+    kill_and_repeat(database_url, IMPORT, tmp_path, kills)
+    assert rows_of(conn, INDIE) == everything
+    assert run_rows(conn, ids) == before

@@ -107,8 +107,13 @@ class Load:
 
 @pytest.mark.parametrize("synchronous_commit", ["on", "remote_apply"])
 def test_nothing_acknowledged_is_lost_and_clients_go_on_by_themselves(
-    pg, synchronous_commit, record_property
+    pg, synchronous_commit, record_property, is_soak
 ):
+    for _ in range(8 if is_soak else 1):
+        fail_over(pg, synchronous_commit, record_property)
+
+
+def fail_over(pg, synchronous_commit, record_property):
     with pair(pg, synchronous_commit) as (primary, replica):
         url = url_of(primary, replica, target_session_attrs="read-write")
         load, seen = Load(), []
