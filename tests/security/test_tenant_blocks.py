@@ -2,7 +2,6 @@
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from uuid import uuid4
 
 import psycopg
@@ -16,7 +15,8 @@ from optiinfra_db.generated.aio import customers as customers_async
 from optiinfra_db.generated.models import WorkflowType
 from optiinfra_db.seed import ATLAS, COST, INDIE, NIMBUS, seed
 
-from ..test_pgbouncer import PGBOUNCER, pgbouncer, pooled_url, seeded_url  # noqa: F401  (fixtures)
+from ..pgbouncer import needs_pgbouncer
+from ..test_pgbouncer import pgbouncer, pooled_url, seeded_url  # noqa: F401  (fixtures)
 
 WHO = "SELECT current_user::text, coalesce(current_setting('optiinfra.customer_id', true), '')"
 
@@ -182,9 +182,7 @@ async def test_a_cancelled_task_leaves_nothing_in_the_pool(url):
             assert await cursor.fetchone() == ("postgres", "")
 
 
-@pytest.mark.skipif(
-    not Path(PGBOUNCER).exists(), reason="PgBouncer is not installed (Debian: pgbouncer)"
-)
+@needs_pgbouncer
 def test_behind_pgbouncer_clients_see_their_own_customer_only(pooled_url):  # noqa: F811
     def ask(customer):
         with connect(pooled_url) as conn:
