@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import psycopg
 from psycopg import sql
 
-from optiinfra_db.errors import ArtifactStoreError
+from optiinfra_db.errors import ArtifactStoreError, InvalidValue
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -162,7 +162,14 @@ def _to_arrow(column: Column, value: Any) -> Any:  # noqa: ANN401
     if value is None:
         return None
     if column.type_oid == _TIMESTAMPTZ:
-        return datetime.fromisoformat(value)
+        try:
+            return datetime.fromisoformat(value)
+        except ValueError:
+            raise InvalidValue(
+                f"{column.name}: Parquet has no place for the time {value}. Correct the row, or "
+                "take ndjson.",
+                field=column.name,
+            ) from None
     if column.type_oid == _NUMERIC:
         return Decimal(value) if column.precision else str(value)
     if column.type_oid == _FLOAT8:

@@ -11,10 +11,9 @@ that are there already stay as they are, so an import may be interrupted and run
 """
 
 import hashlib
-import json
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -84,6 +83,8 @@ _NOT_OF_CUSTOMERS = {"agents", "agent_metrics"}
 _FILE_ROWS = 50_000
 _BATCH_ROWS = 1_000
 """How many rows an import writes in one transaction."""
+_BATCH_SIZE = 16_000_000
+"""And how many characters of them, if a single one has no more."""
 
 _MANIFEST = "manifest.json"
 
@@ -212,25 +213,31 @@ def import_archive(
     before all others in the change feed, and those that are not, as new ones. A link to a row that
     was deleted since is cleared. Leaves a receipt.
 
-    Raises InvalidArchive; NotFound where a row belongs to a customer or an agent that is neither
-    there nor in the archive; AlreadyExists where another row has the same email, name or key hash;
-    PermissionDenied where the role may not set session_replication_role.
+    Of an archive of months, rows of customers and agents that are gone by now are left out.
+
+    Raises InvalidArchive; NotFound where a row of another archive belongs to a customer or an agent
+    that is neither there nor in the archive; AlreadyExists where another row has the same email,
+    name or key hash; PermissionDenied where the role may not set session_replication_role.
     """
     archive = verify_archive(url, storage_options=storage_options)
     written: Counter[str] = Counter()
+    left_out = 0
     for table in TABLES:
         files = [file for file in archive.files if file.table == table]
         if not files:
             continue
         if table == "events":
             _note_sealed_events(conn, archive.customer_id)
-        columns = [column.name for column in _columns(conn, table)]
+        columns = dict(conn.execute(_COLUMNS, [table]).fetchall())
         total, done = sum(file.rows for file in files), 0
         for file in files:
             with _opened(url, file, storage_options) as content:
-                rows = FORMATS[archive.format].read(content)
-                while batch := list(islice(rows, _BATCH_ROWS)):
-                    written[table] += _insert(conn, table, columns, batch)
+                for batch in _batches(FORMATS[archive.format].read(content)):
+                    count, missing = _insert(
+                        conn, table, columns, batch, is_of_several=archive.customer_id is None
+                    )
+                    written[table] += count
+                    left_out += missing
                     done += len(batch)
                     say(f"{table}: {done:,} of {total:,} rows")
         if table == "events":
@@ -247,6 +254,8 @@ def import_archive(
             archive_url=absolute(url),
             archive_sha256=archive.sha256,
         )
+    if left_out:
+        say(f"{left_out:,} rows of customers or agents that are gone were left out")
     return dict(written)
 
 
@@ -358,16 +367,26 @@ class _RowDigest:
         self.value += int.from_bytes(hashlib.sha256(row.encode()).digest())
 
 
+_EXACTLY = """
+SET LOCAL extra_float_digits = 1;
+SET LOCAL bytea_output = hex;
+SET LOCAL intervalstyle = postgres;
+"""
+"""How values are read, whatever the session says."""
+
+
 @contextmanager
 def _rows(
     conn: Connection[Any], query: sql.Composed, values: Mapping[str, Any], digest: _RowDigest
 ) -> Iterator[Generator[str]]:
     def read(cursor: psycopg.Cursor[str]) -> Generator[str]:
+        cursor.execute(_EXACTLY)
         for row in cursor.stream(query, values, size=_BATCH_ROWS):
             digest.add(row)
             yield row
 
     with (
+        conn.transaction(),
         conn.cursor(row_factory=scalar_row) as cursor,
         # What is not read to its end has the connection, and nobody could roll back.
         closing(read(cursor)) as rows,
@@ -447,31 +466,74 @@ def _as_replica(conn: Connection[Any]) -> None:
         ) from error
 
 
+def _batches(rows: Iterator[str]) -> Iterator[list[str]]:
+    """Yield rows in lists that are neither too long nor too large for an array in JSON."""
+    batch: list[str] = []
+    size = 0
+    for row in rows:
+        if batch and (len(batch) == _BATCH_ROWS or size + len(row) > _BATCH_SIZE):
+            yield batch
+            batch, size = [], 0
+        batch.append(row)
+        size += len(row)
+    if batch:
+        yield batch
+
+
+_COLUMNS = """
+SELECT attname, attnotnull AND atttypid = 'jsonb'::regtype
+FROM pg_attribute
+WHERE attrelid = %s::regclass AND attnum > 0 AND NOT attisdropped
+"""
+"""Names, and whether null in the column is JSON's."""
+
+
 def _insert(
-    conn: Connection[Any], table: str, columns: Collection[str], rows: Sequence[str]
-) -> int:
-    """Write rows that are not there yet, in a transaction; return how many."""
-    names = list(json.loads(rows[0]))
+    conn: Connection[Any],
+    table: str,
+    columns: Mapping[str, bool],
+    rows: Sequence[str],
+    *,
+    is_of_several: bool,
+) -> tuple[int, int]:
+    """Write rows that are not there yet, in a transaction; return how many, and how many not.
+
+    Of an archive of several customers, rows of those who are gone by now are left out.
+    """
+    with conn.cursor(row_factory=scalar_row) as cursor:
+        names = cursor.execute("SELECT jsonb_object_keys(%s::jsonb)", [rows[0]]).fetchall()
     if unknown := sorted(set(names) - set(columns)):
         raise InvalidArchive(
             f"The archive has {table}.{unknown[0]}, and this database does not: it is older than "
             "the archive. Migrate it first."
         )
     values = {"rows": f"[{','.join(rows)}]"}
+    keys = sorted(
+        (key for key in ForeignKey if key.table == table),
+        key=lambda key: TABLES.index(key.references),  # in which erasing locks them, too
+    )
+    needed = [key for key in keys if key not in _CLEARED]
+    left_out = 0
     with conn.transaction(), typed_errors():
         _as_replica(conn)
-        # What triggers would ask: foreign keys are among them.
-        for key in (key for key in ForeignKey if key.table == table and key not in _CLEARED):
-            missing = conn.execute(_missing(key), values).fetchone()
-            if missing is not None:
+        # What triggers would see to: foreign keys are among them.
+        for key in keys:
+            conn.execute(_locking(key), values)
+        for key in needed:
+            missing = conn.execute(_missing(key), values).fetchall()
+            if not missing:
+                continue
+            if not is_of_several:
                 raise NotFound(
-                    f"{table}.{key.field}: {key.references} has no row {missing[0]}, and the "
+                    f"{table}.{key.field}: {key.references} has no row {missing[0][0]}, and the "
                     "archive has none. Create it, or import it, first.",
                     table=table,
                     constraint=key,
                     field=key.field,
                 )
-        return conn.execute(_inserting(table, names), values).rowcount
+            left_out += len(missing)
+        inserting = _inserting(table, {name: columns[name] for name in names}, needed)
+        return conn.execute(inserting, values).rowcount, left_out
 
 
 _CLEARED = {
@@ -497,24 +559,31 @@ _REPLACED = {
 """What means another place in another server's order of transactions."""
 
 
-def _inserting(table: str, names: Sequence[str]) -> sql.Composed:
+def _inserting(
+    table: str, columns: Mapping[str, bool], needed: Sequence[ForeignKey]
+) -> sql.Composed:
     # Not among queries/: here the table is what is asked for.
     return sql.SQL(
         "INSERT INTO {table} ({names}) SELECT {values} "
         "FROM jsonb_populate_recordset(NULL::{table}, %(rows)s::jsonb) AS given "
-        "ON CONFLICT ({key}) DO NOTHING"
+        "WHERE {is_there} ON CONFLICT ({key}) DO NOTHING"
     ).format(
         table=sql.Identifier(table),
-        names=sql.SQL(", ").join(map(sql.Identifier, names)),
-        values=sql.SQL(", ").join(_value(table, name) for name in names),
+        names=sql.SQL(", ").join(map(sql.Identifier, columns)),
+        values=sql.SQL(", ").join(
+            _value(table, name, is_json=is_json) for name, is_json in columns.items()
+        ),
+        is_there=sql.SQL(" AND ").join([sql.SQL("true"), *map(_is_there, needed)]),
         key=sql.SQL(", ").join(map(sql.Identifier, CONSTRAINTS[f"{table}_pkey"].columns)),
     )
 
 
-def _value(table: str, name: str) -> sql.Composable:
+def _value(table: str, name: str, *, is_json: bool) -> sql.Composable:
     if value := _REPLACED.get((table, name)):
         return value
     column = sql.SQL("given.{}").format(sql.Identifier(name))
+    if is_json:  # JSON's null is read as SQL's
+        return sql.SQL("coalesce({}, 'null')").format(column)
     for key in _CLEARED:
         # What points at its own table may come later: _CLEAR_RETRIED looks at the end.
         if (key.table, key.field) == (table, name) and key.references != table:
@@ -522,27 +591,51 @@ def _value(table: str, name: str) -> sql.Composable:
     return column
 
 
-def _missing(key: ForeignKey) -> sql.Composed:
-    """Return a query for a key that the rows point at, and that is not there."""
+def _locking(key: ForeignKey) -> sql.Composed:
+    """Return a query that keeps what the rows point at, as the trigger of a foreign key does."""
     return sql.SQL(
-        "SELECT given.{field} FROM jsonb_populate_recordset(NULL::{table}, %(rows)s::jsonb) "
-        "AS given WHERE given.{field} IS NOT NULL AND NOT {is_there} LIMIT 1"
+        "SELECT FROM {references} AS there WHERE ({targets}) IN (SELECT {fields} FROM {given}) "
+        "FOR KEY SHARE"
     ).format(
+        references=sql.Identifier(key.references),
+        targets=_columns_of("there", _targets(key)),
+        fields=_columns_of("given", key.columns),
+        given=_given(key),
+    )
+
+
+def _missing(key: ForeignKey) -> sql.Composed:
+    """Return a query for what the rows point at by a key, and that is not there."""
+    return sql.SQL("SELECT given.{field} FROM {given} WHERE NOT {is_there}").format(
         field=sql.Identifier(key.field),
-        table=sql.Identifier(key.table),
+        given=_given(key),
         is_there=_is_there(key),
     )
 
 
+def _given(key: ForeignKey) -> sql.Composed:
+    return sql.SQL("jsonb_populate_recordset(NULL::{}, %(rows)s::jsonb) AS given").format(
+        sql.Identifier(key.table)
+    )
+
+
+def _targets(key: ForeignKey) -> list[str]:
+    return [*key.columns[:-1], "id"]
+
+
+def _columns_of(alias: str, columns: Sequence[str]) -> sql.Composed:
+    return sql.SQL(", ").join(sql.Identifier(alias, column) for column in columns)
+
+
 def _is_there(key: ForeignKey) -> sql.Composed:
-    """Return the condition that what a given row points at exists."""
-    targets = [*key.columns[:-1], "id"]
-    return sql.SQL("EXISTS (SELECT FROM {} AS there WHERE {})").format(
+    """Return the condition that what a given row points at, if anything, exists."""
+    return sql.SQL(
+        "(given.{} IS NULL OR EXISTS (SELECT FROM {} AS there WHERE ({}) = ({})))"
+    ).format(
+        sql.Identifier(key.field),
         sql.Identifier(key.references),
-        sql.SQL(" AND ").join(
-            sql.SQL("there.{} = given.{}").format(sql.Identifier(target), sql.Identifier(name))
-            for target, name in zip(targets, key.columns, strict=True)
-        ),
+        _columns_of("there", _targets(key)),
+        _columns_of("given", key.columns),
     )
 
 

@@ -516,7 +516,8 @@ def one_moment(conn: "Connection[Any]") -> "Iterator[None]":
         with conn.transaction():
             yield
     finally:
-        conn.isolation_level, conn.read_only = before
+        if not conn.closed:
+            conn.isolation_level, conn.read_only = before
 
 
 def pauses(give_up_seconds: float) -> "Iterator[float]":

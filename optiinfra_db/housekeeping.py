@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any, Literal
+from typing import Any, Literal, LiteralString
 from uuid import UUID
 
 import psycopg
@@ -31,8 +31,10 @@ from optiinfra_db.archives import Archive, ArchiveWriter, Format, archive_writer
 from optiinfra_db.connection import Session
 from optiinfra_db.errors import (
     HousekeepingFailed,
+    InvalidValue,
     NotFound,
     OptiInfraError,
+    TransactionConflict,
     UnderLegalHold,
     typed_errors,
 )
@@ -74,6 +76,13 @@ STALE_AFTER = timedelta(minutes=10)
 
 _LOCK_TIMEOUT = "50ms"
 """How long writers of a partitioned table may queue behind the dropping of one of its months."""
+_IN_USE = (
+    psycopg.errors.LockNotAvailable,
+    psycopg.errors.DeadlockDetected,
+    TransactionConflict,
+)
+_BUSY_TIMEOUT = "1s"
+"""How long to wait for who writes to what is to be pruned; those who place holds wait, too."""
 _LATE_TIMEOUT = "2s"
 """How long to wait for who writes late rows into that month."""
 _DROP_SECONDS = 60
@@ -144,6 +153,7 @@ def prune(
 
     Raises NotFound where there is no such customer, ArtifactStoreError, PermissionDenied.
     """
+    _check_age(older_than)
     counts: Counter[str] = Counter()
     for customer, keep_for, types in _due(conn, customer_id, workflow_type, older_than):
         for page in _prunable(conn, customer, keep_for, types, batch):
@@ -175,6 +185,7 @@ def drop_partitions(
     A month that writers kept busy for a minute stays for the next time, with the reason. To drop
     events is noticed by `verify-audit`, unless it is told that they may be gone.
     """
+    _check_age(older_than)
     limits = {
         policy.table_name: policy.keep_for
         for policy in retention_policies.list_retention_policies(conn)
@@ -210,9 +221,10 @@ def erase(
 
     Finished runs go first, `batch` at a time; the rest in one transaction, which proves, before it
     commits, that no table and no partition has a row of the customer left. With `artifacts_url`,
-    what lies in that store below the customer's id goes as well, once the rows are gone.
+    what lies in that store below the customer's id goes as well, before the commit.
 
-    Raises UnderLegalHold, with nothing deleted; NotFound where there is no such customer.
+    Raises UnderLegalHold, with nothing deleted; NotFound where there is no such customer;
+    ArtifactStoreError, after which it is to be run again.
     """
     if held := legal_holds.list_legal_holds(conn, customer_id=customer_id):
         raise UnderLegalHold(
@@ -242,15 +254,15 @@ def erase(
         receipts.create_receipt(
             conn, operation="erase", customer_id=customer_id, row_counts=dict(rest)
         )
+        if artifacts_url is not None:  # before the commit: if it fails, it is tried again
+            directory = below(artifacts_url, customer_id)
+            fs, path = find_store(directory, storage_options)
+            with failures(f"{directory} could not be deleted", storage_options):
+                fs.invalidate_cache()
+                if fs.exists(path):
+                    say(f"Deleting {directory}")
+                    fs.rm(path, recursive=True)
     counts += rest
-    if artifacts_url is not None:
-        directory = below(artifacts_url, customer_id)
-        fs, path = find_store(directory, storage_options)
-        with failures(f"{directory} could not be deleted", storage_options):
-            fs.invalidate_cache()
-            if fs.exists(path):
-                say(f"Deleting {directory}")
-                fs.rm(path, recursive=True)
     return dict(counts)
 
 
@@ -343,6 +355,11 @@ def alone(conn: Connection[Any]) -> Iterator[bool]:
             housekeeping.end_housekeeping(conn)
 
 
+def _check_age(older_than: timedelta | None) -> None:
+    if older_than is not None and older_than < timedelta(0):
+        raise InvalidValue(f"older_than is no less than 0, not {older_than}", field="older_than")
+
+
 # Runs
 
 _OF_RUN = ("workflow_executions", "workflow_steps", "workflow_artifacts")
@@ -430,6 +447,8 @@ def _pruned(
         archive, writer = _archived(conn, url, archiving, customer_id, ids)
     try:
         with conn.transaction():
+            # A step or an artifact may be locked though its run is not.
+            conn.execute(f"SET LOCAL lock_timeout = '{_BUSY_TIMEOUT}'")
             locked = workflow_executions.lock_ended_workflow_executions(
                 conn, customer_id=customer_id, ids=ids
             )
@@ -448,12 +467,12 @@ def _pruned(
                     archive_url=url,
                     archive_sha256=archive.sha256 if archive else None,
                 )
-    except (_Busy, UnderLegalHold) as error:
+    except (_Busy, UnderLegalHold, *_IN_USE) as error:
         if url is not None and archiving is not None:
             _forget(url, archiving)
         if isinstance(error, _Busy) or len(ids) == 1:
             return Counter()
-        # One of them came under a hold since they were listed: the others go.
+        # One of them is in use, or came under a hold since they were listed: the others go.
         halves = ids[: len(ids) // 2], ids[len(ids) // 2 :]
         return sum(
             (_pruned(conn, customer_id, half, archiving, operation) for half in halves),
@@ -501,8 +520,9 @@ def _dropped(
     _refuse_held(conn, month)
     if is_rehearsal:
         return _row_count(conn, month), None
-    archive = url = None
+    archive = url = before = None
     if archiving is not None:
+        before = _fingerprint(conn, month)
         url = below(archiving.url, month.table_name, f"{month.partition_name}-{uuid7()}")
         with archive_writer(url, archiving.format, None, archiving.storage_options) as writer:
             say(f"Archiving {month.partition_name}")
@@ -510,7 +530,7 @@ def _dropped(
         archive = archives.verify_archive(url, storage_options=archiving.storage_options)
     say(f"Dropping {month.partition_name}")
     try:
-        rows = _drop(conn, month, archive, url)
+        rows = _drop(conn, month, archive, url, before)
     except _Busy:
         if url is not None and archiving is not None:
             _forget(url, archiving)
@@ -523,6 +543,7 @@ def _drop(
     month: monitoring.ListPartitionSizesRow,
     archive: Archive | None,
     url: str | None,
+    before: int | None,
 ) -> int:
     """Drop a month as soon as nobody uses it, and return its number of rows."""
     name = sql.Identifier(month.partition_name)
@@ -536,8 +557,8 @@ def _drop(
                 housekeeping.await_legal_holds(conn)
                 _refuse_held(conn, month)
                 rows = _row_count(conn, month)
-                if archive is not None and rows != archive.row_counts.get(month.table_name, 0):
-                    raise _Busy("rows came while it was archived")
+                if before is not None and _fingerprint(conn, month) != before:
+                    raise _Busy("rows changed while it was archived")
                 receipts.create_receipt(
                     conn,
                     operation="drop_partition",
@@ -549,7 +570,9 @@ def _drop(
                 conn.execute(f"SET LOCAL lock_timeout = '{_LOCK_TIMEOUT}'")
                 conn.execute(sql.SQL("DROP TABLE {}").format(name))
                 return rows
-        except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected):
+        except psycopg.errors.UndefinedTable:
+            raise _Busy("another session dropped it") from None
+        except _IN_USE:
             if time.monotonic() > over:
                 raise _Busy(f"it was in use for {_DROP_SECONDS} s; try again later") from None
             time.sleep(0.2)
@@ -564,7 +587,20 @@ def _refuse_held(conn: Connection[Any], month: monitoring.ListPartitionSizesRow)
 
 
 def _row_count(conn: Connection[Any], month: monitoring.ListPartitionSizesRow) -> int:
-    query = sql.SQL("SELECT count(*) FROM {}").format(sql.Identifier(month.partition_name))
+    return _aggregate(conn, month, "count(*)")
+
+
+def _fingerprint(conn: Connection[Any], month: monitoring.ListPartitionSizesRow) -> int:
+    """Return a number that is another one once a row was added, changed or deleted."""
+    return _aggregate(conn, month, "sum(hash_record_extended(source, 0)::numeric)")
+
+
+def _aggregate(
+    conn: Connection[Any], month: monitoring.ListPartitionSizesRow, aggregate: LiteralString
+) -> int:
+    query = sql.SQL("SELECT {} FROM {} AS source").format(
+        sql.SQL(aggregate), sql.Identifier(month.partition_name)
+    )
     with conn.cursor(row_factory=scalar_row) as cursor:
         return int(cursor.execute(query).fetchone() or 0)
 

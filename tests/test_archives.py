@@ -5,6 +5,8 @@ import hashlib
 import json
 import shutil
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 from uuid import UUID, uuid4
@@ -30,6 +32,7 @@ from optiinfra_db.generated import (
     retention_policies,
     workflow_executions,
 )
+from optiinfra_db.housekeeping import Archiving, erase, prune
 from optiinfra_db.seed import ATLAS, COST, COST_RUN, NIMBUS, seed
 
 from .conftest import cloned_database
@@ -46,6 +49,7 @@ IN_ANOTHER_ORDER = {
 def conn(database_url):
     with connect(database_url, actor="alice") as conn:
         seed(conn)
+        fill_input(conn, "'null'")  # as a step leaves it that returns None
         audit.seal(conn)
         events.create_event(conn, customer_id=ATLAS, event_type="plan.noted", data={"n": 1e300})
         legal_holds.place_legal_hold(
@@ -68,6 +72,15 @@ def other(migrated_template):
     """Connect to another database, which is empty."""
     with cloned_database(migrated_template) as url, connect(url, actor="bob") as conn:
         yield conn
+
+
+def fill_input(conn, value):
+    """Give a new run an input, by its SQL."""
+    run = workflow_executions.create_workflow_execution(
+        conn, customer_id=ATLAS, agent_id=COST, workflow_type="cost_analysis", step_names=[]
+    )
+    conn.execute(f"UPDATE workflow_executions SET input_data = {value} WHERE id = %s", [run.id])
+    return run.id
 
 
 def rows_of(conn, table, customer_id=ATLAS):
@@ -161,6 +174,55 @@ def test_events_that_were_sealed_are_no_news_in_the_feed(conn, other, tmp_path):
     sealed = other.execute("SELECT count(*) FROM events WHERE xact_id = '0'").fetchone()
     assert [row[0] for row in new] == ["legal_hold.placed", "plan.noted"]
     assert sealed[0] == len(rows_of(conn, "event_seals")[0]["event_ids"])
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_numbers_and_depths_beyond_python_come_back(conn, other, tmp_path, format):
+    run_id = fill_input(
+        conn,
+        "jsonb_build_object('n', repeat('9', 5000)::numeric, "
+        "'deep', (repeat('[', 5000) || repeat(']', 5000))::jsonb)",
+    )
+    export_customer(conn, str(tmp_path), customer_id=ATLAS, format=format)
+    import_archive(other, str(tmp_path))
+    query = "SELECT md5(input_data::text) FROM workflow_executions WHERE id = %s"
+    [digest] = conn.execute(query, [run_id]).fetchone()
+    assert other.execute(query, [run_id]).fetchone() == (digest,)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_what_the_session_says_changes_nothing(conn, tmp_path, format):
+    usual, odd = (tmp_path / "usual", tmp_path / "odd")
+    export_customer(conn, str(usual), customer_id=ATLAS, format=format)
+    conn.execute("SET bytea_output = escape; SET intervalstyle = sql_standard")
+    conn.execute("SET extra_float_digits = 0")
+    export_customer(conn, str(odd), customer_id=ATLAS, format=format)
+    assert verify_archive(str(odd)).files == verify_archive(str(usual)).files
+    assert conn.execute("SHOW bytea_output").fetchone() == ("escape",)
+
+
+def test_large_rows_are_imported_a_few_at_a_time(conn, other, tmp_path, monkeypatch):
+    assert [len(batch) for batch in archives._batches(iter(["x"] * 2001))] == [1000, 1000, 1]
+    monkeypatch.setattr(archives, "_BATCH_SIZE", 2000)
+    batches = list(archives._batches(iter(["x" * 900] * 3 + ["x" * 3000, "x"])))
+    assert [len(batch) for batch in batches] == [2, 1, 1, 1]
+    export_customer(conn, str(tmp_path), customer_id=ATLAS)
+    import_archive(other, str(tmp_path))
+    assert rows_of(other, "workflow_steps") == rows_of(conn, "workflow_steps")
+
+
+def test_what_imported_rows_belong_to_is_not_deleted_meanwhile(conn, database_url, tmp_path):
+    conn.execute("DELETE FROM legal_holds")
+    prune(conn, customer_id=ATLAS, older_than=timedelta(0), archiving=Archiving(str(tmp_path)))
+    receipt = receipts.list_receipts(conn, max_rows=1)[0]
+    with connect(database_url) as another, ThreadPoolExecutor() as threads:
+        with conn.transaction():
+            import_archive(conn, receipt.archive_url)
+            erasing = threads.submit(erase, another, customer_id=ATLAS)
+            time.sleep(0.5)
+            assert not erasing.done()
+        erasing.result()
+    assert contents(conn) == {table: [] for table in contents(conn)}
 
 
 def test_an_export_is_of_one_moment(conn, database_url, tmp_path):

@@ -15,6 +15,7 @@ from uuid import UUID, uuid4
 
 import psycopg
 import pytest
+from fsspec.implementations.local import LocalFileSystem
 
 from optiinfra_db import archives, audit, connect, housekeeping
 from optiinfra_db.archives import export_customer, import_archive, verify_archive
@@ -22,6 +23,7 @@ from optiinfra_db.doctor import examine
 from optiinfra_db.errors import (
     ArtifactStoreError,
     HousekeepingFailed,
+    InvalidValue,
     NotFound,
     PermissionDenied,
     UnderLegalHold,
@@ -245,6 +247,28 @@ def test_several_prune_at_once_and_each_run_goes_once(conn, database_url):
         thread.join()
     assert sum(gone["workflow_executions"] for gone in found) == 60
     assert sum(receipt.row_counts["workflow_steps"] for receipt in noted(conn, "prune")) == 120
+
+
+def test_what_is_in_use_is_left_and_holds_nobody_up(conn, database_url, tmp_path):
+    ids = make_old_runs(conn, 4)
+    used = "UPDATE workflow_artifacts SET metadata = '{\"a\": 1}' WHERE workflow_execution_id = %s"
+    for archiving in (None, Archiving(str(tmp_path))):
+        with psycopg.connect(database_url) as user:
+            user.execute(used, ids[:1])
+            prune(conn, older_than=99 * DAY, archiving=archiving)
+            assert there(conn, ids) == {ids[0]}
+            user.rollback()
+    assert noted(conn, "prune")[0].row_counts["workflow_executions"] in {1, 2}
+    prune(conn, older_than=99 * DAY)
+    assert there(conn, ids) == set()
+
+
+@pytest.mark.parametrize("work", [prune, drop_partitions])
+def test_an_age_below_nothing_is_refused(conn, work):
+    ids = make_old_runs(conn, 1)
+    with pytest.raises(InvalidValue, match="older_than"):
+        work(conn, older_than=-DAY)
+    assert there(conn, ids) == set(ids)
 
 
 def test_a_service_may_not_prune(conn):
@@ -574,6 +598,60 @@ def test_a_month_that_was_archived_comes_back_the_same(conn, tmp_path, table, fo
     assert conn.execute(query).fetchall() == before
 
 
+def test_a_month_that_changes_while_it_is_archived_stays(conn, tmp_path, monkeypatch):
+    make_month(conn, "agent_metrics")
+    archiving = Archiving(str(tmp_path))
+
+    def late(*args, verify=archives.verify_archive, **given):
+        conn.execute("UPDATE agent_metrics SET metric_value = 8 WHERE metric_value = 7")
+        monkeypatch.undo()
+        return verify(*args, **given)
+
+    monkeypatch.setattr(archives, "verify_archive", late)
+    dropped, [kept] = drop_partitions(conn, older_than=1000 * DAY, archiving=archiving)
+    assert (dropped, kept.reason) == ([], "rows changed while it was archived")
+    assert list((tmp_path / "agent_metrics").iterdir()) == []
+
+    [dropped], kept = drop_partitions(conn, older_than=1000 * DAY, archiving=archiving)
+    assert (dropped.rows, kept) == (7, [])
+
+
+def test_a_month_that_another_session_drops_is_left_to_it(conn, tmp_path, monkeypatch):
+    make_month(conn)
+
+    def late(*args, verify=archives.verify_archive, **given):
+        conn.execute("DROP TABLE events_2021_03")
+        return verify(*args, **given)
+
+    monkeypatch.setattr(archives, "verify_archive", late)
+    archiving = Archiving(str(tmp_path))
+    dropped, [kept] = drop_partitions(conn, older_than=1000 * DAY, archiving=archiving)
+    assert (dropped, kept.reason) == ([], "another session dropped it")
+
+
+def test_values_come_back_to_the_last_digit(conn, tmp_path):
+    make_month(conn, "agent_metrics")
+    conn.execute("UPDATE agent_metrics SET metric_value = 0.1::float8 + 0.2 WHERE metric_value = 7")
+    conn.execute("SET extra_float_digits = 0")
+    [month], _ = drop_partitions(conn, older_than=1000 * DAY, archiving=Archiving(str(tmp_path)))
+    import_archive(conn, month.archive)
+    assert count(conn, "agent_metrics WHERE metric_value = 0.1::float8 + 0.2") == 1
+
+
+def test_a_month_comes_back_without_those_who_were_erased(conn, tmp_path):
+    make_month(conn)
+    conn.execute(
+        "INSERT INTO events (customer_id, created_at, event_type) VALUES (%s, %s, 'old.event')",
+        [NIMBUS, OLD],
+    )
+    [month], _ = drop_partitions(conn, older_than=1000 * DAY, archiving=Archiving(str(tmp_path)))
+    erase(conn, customer_id=ATLAS)
+    said = []
+    assert import_archive(conn, month.archive, say=said.append)["events"] == 1
+    assert said[-1] == "7 rows of customers or agents that are gone were left out"
+    assert count(conn, "events WHERE event_type = 'old.event'") == 1
+
+
 def test_sealed_events_that_come_back_are_as_they_were_sealed(conn, tmp_path):
     make_month(conn)
     audit.seal(conn)
@@ -686,6 +764,23 @@ def rows_of(conn, customer):
     return housekeeping_queries.count_customer_rows(conn, customer_id=customer)
 
 
+def test_erasing_that_could_not_delete_the_artifacts_is_done_again(conn, tmp_path, monkeypatch):
+    content = tmp_path / str(ATLAS) / "report.md"
+    content.parent.mkdir(parents=True)
+    content.touch()
+
+    def broken(*args, **given):
+        raise OSError("no")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalFileSystem, "rm", broken)
+        with pytest.raises(ArtifactStoreError):
+            erase(conn, customer_id=ATLAS, artifacts_url=str(tmp_path))
+    assert customers.get_customer(conn, id=ATLAS)
+    erase(conn, customer_id=ATLAS, artifacts_url=str(tmp_path))
+    assert (rows_of(conn, ATLAS), list(tmp_path.iterdir())) == ([], [])
+
+
 def test_counting_knows_every_table_of_customers(conn):
     tables = conn.execute(
         "SELECT DISTINCT c.relname FROM pg_class AS c JOIN pg_attribute AS a "
@@ -768,6 +863,19 @@ def test_a_part_that_fails_stops_no_other(conn, monkeypatch):
         "Dropping months",
     ]
     assert there(conn, ids) == set()
+
+
+def test_a_time_that_parquet_does_not_know_stops_no_other_part(conn, tmp_path):
+    ids = make_old_runs(conn, 1)
+    make_month(conn)
+    policy(conn, 99 * DAY)
+    policy(conn, 1000 * DAY, "events")
+    conn.execute("SET session_replication_role = replica")  # what is over does not change
+    conn.execute("UPDATE workflow_executions SET deadline_at = 'infinity' WHERE id = %s", ids)
+    conn.execute("RESET session_replication_role")
+    with pytest.raises(HousekeepingFailed, match=r"Pruning runs: deadline_at: .*infinity.*ndjson"):
+        maintain(conn, archiving=Archiving(str(tmp_path), "parquet"))
+    assert "events_2021_03" not in names(conn)
 
 
 def test_several_maintain_at_once(conn, database_url):
