@@ -115,6 +115,26 @@ DECLARE
     hold legal_holds;
 BEGIN
     PERFORM pg_advisory_xact_lock_shared(hashtextextended('optiinfra_db.legal_holds', 0));
+    -- Another level would show the holds that there were when its transaction began.
+    IF current_setting('transaction_isolation') != 'read committed' THEN
+        RAISE EXCEPTION 'what may be under a legal hold is not deleted at isolation level %',
+            upper(current_setting('transaction_isolation'))
+            USING ERRCODE = 'feature_not_supported', TABLE = TG_TABLE_NAME,
+                HINT = 'Delete it in a transaction at READ COMMITTED, which sees every hold.';
+    END IF;
+    IF TG_OP = 'TRUNCATE' THEN
+        SELECT *
+        INTO hold
+        FROM legal_holds
+        LIMIT 1;
+        IF FOUND THEN
+            RAISE EXCEPTION 'a legal hold keeps % from being truncated', TG_TABLE_NAME
+                USING ERRCODE = 'OI005', TABLE = TG_TABLE_NAME,
+                    DETAIL = format('Legal hold %s: %s', hold.id, hold.reason),
+                    HINT = 'Delete the rows that are under no hold.';
+        END IF;
+        RETURN NULL;
+    END IF;
     IF TG_TABLE_NAME = 'customers' THEN
         held_customer_id := OLD.id;
     ELSE
@@ -155,7 +175,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION refuse_held_deletion() IS
-'Trigger: refuses to delete what is under a legal hold.';
+'Trigger: refuses to delete what is under a legal hold, and to truncate while there is one.';
 
 -- What goes with its parent was asked about with that.
 CREATE TRIGGER customers_refuse_held_deletion
@@ -201,6 +221,56 @@ BEFORE DELETE ON optimizations
 FOR EACH ROW
 EXECUTE FUNCTION refuse_held_deletion();
 COMMENT ON TRIGGER optimizations_refuse_held_deletion ON optimizations IS 'Legal holds.';
+
+CREATE TRIGGER customers_refuse_held_truncation
+BEFORE TRUNCATE ON customers
+FOR EACH STATEMENT
+EXECUTE FUNCTION refuse_held_deletion();
+COMMENT ON TRIGGER customers_refuse_held_truncation ON customers IS 'Legal holds.';
+
+CREATE TRIGGER workflow_executions_refuse_held_truncation
+BEFORE TRUNCATE ON workflow_executions
+FOR EACH STATEMENT
+EXECUTE FUNCTION refuse_held_deletion();
+COMMENT ON TRIGGER workflow_executions_refuse_held_truncation ON workflow_executions IS
+'Legal holds.';
+
+CREATE TRIGGER workflow_steps_refuse_held_truncation
+BEFORE TRUNCATE ON workflow_steps
+FOR EACH STATEMENT
+EXECUTE FUNCTION refuse_held_deletion();
+COMMENT ON TRIGGER workflow_steps_refuse_held_truncation ON workflow_steps IS 'Legal holds.';
+
+CREATE TRIGGER workflow_artifacts_refuse_held_truncation
+BEFORE TRUNCATE ON workflow_artifacts
+FOR EACH STATEMENT
+EXECUTE FUNCTION refuse_held_deletion();
+COMMENT ON TRIGGER workflow_artifacts_refuse_held_truncation ON workflow_artifacts IS
+'Legal holds.';
+
+CREATE TRIGGER recommendations_refuse_held_truncation
+BEFORE TRUNCATE ON recommendations
+FOR EACH STATEMENT
+EXECUTE FUNCTION refuse_held_deletion();
+COMMENT ON TRIGGER recommendations_refuse_held_truncation ON recommendations IS 'Legal holds.';
+
+CREATE TRIGGER approvals_refuse_held_truncation
+BEFORE TRUNCATE ON approvals
+FOR EACH STATEMENT
+EXECUTE FUNCTION refuse_held_deletion();
+COMMENT ON TRIGGER approvals_refuse_held_truncation ON approvals IS 'Legal holds.';
+
+CREATE TRIGGER optimizations_refuse_held_truncation
+BEFORE TRUNCATE ON optimizations
+FOR EACH STATEMENT
+EXECUTE FUNCTION refuse_held_deletion();
+COMMENT ON TRIGGER optimizations_refuse_held_truncation ON optimizations IS 'Legal holds.';
+
+CREATE TRIGGER legal_holds_refuse_held_truncation
+BEFORE TRUNCATE ON legal_holds
+FOR EACH STATEMENT
+EXECUTE FUNCTION refuse_held_deletion();
+COMMENT ON TRIGGER legal_holds_refuse_held_truncation ON legal_holds IS 'Legal holds.';
 
 DO $do$
 BEGIN

@@ -27,6 +27,7 @@ from optiinfra_db.errors import (
     NotFound,
     PermissionDenied,
     UnderLegalHold,
+    typed_errors,
 )
 from optiinfra_db.generated import (
     agents,
@@ -475,6 +476,35 @@ def test_the_typed_error_names_the_hold_and_what_to_do(conn):
         customers.delete_customer(conn, id=ATLAS)
     with pytest.raises(UnderLegalHold):
         agents.delete_agent(conn, id=COST)
+
+
+@pytest.mark.parametrize("level", ["REPEATABLE READ", "SERIALIZABLE"])
+@pytest.mark.parametrize("table", ["workflow_executions", "workflow_steps"])
+def test_a_transaction_that_could_not_see_a_hold_deletes_nothing(conn, database_url, level, table):
+    (run,) = make_old_runs(conn, 1)
+    before = count(conn, table)
+    with connect(database_url) as other:
+        other.execute(f"BEGIN ISOLATION LEVEL {level}")
+        other.execute("SELECT FROM customers")
+        place(conn, run)
+        with pytest.raises(psycopg.errors.FeatureNotSupported, match="READ COMMITTED"):
+            other.execute(f"DELETE FROM {table}")
+    assert count(conn, table) == before
+
+
+@pytest.mark.parametrize(
+    "table", ["customers", "workflow_artifacts", "approvals", "optimizations", "legal_holds"]
+)
+def test_nobody_truncates_past_a_hold(conn, table):
+    (run,) = make_old_runs(conn, 1)
+    hold = place(conn, run)
+    with pytest.raises(UnderLegalHold, match=f"{hold.id}: case 7"), typed_errors():
+        conn.execute(f"TRUNCATE {table} CASCADE")
+    assert there(conn, [run]) == {run}
+    if table not in {"customers", "legal_holds"}:
+        legal_holds.release_legal_hold(conn, customer_id=ATLAS, id=hold.id)
+        conn.execute(f"TRUNCATE {table}")
+        assert count(conn, table) == 0
 
 
 def test_who_places_a_hold_waits_for_who_deletes(conn, database_url):

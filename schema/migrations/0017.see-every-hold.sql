@@ -1,0 +1,137 @@
+-- transactional: false
+-- depends: 0016.respect-holds
+-- Has deletions see every hold, and TRUNCATE respect them. A trigger a statement: each locks its
+-- table alone, for an instant.
+-- squawk-ignore-file prefer-robust-stmts
+
+SET lock_timeout = '5s';
+SET statement_timeout = '60s';
+
+CREATE OR REPLACE FUNCTION refuse_held_deletion() RETURNS trigger
+LANGUAGE plpgsql
+AS $$
+DECLARE
+    held_customer_id uuid;
+    held_run_id uuid;
+    hold legal_holds;
+BEGIN
+    PERFORM pg_advisory_xact_lock_shared(hashtextextended('optiinfra_db.legal_holds', 0));
+    -- Another level would show the holds that there were when its transaction began.
+    IF current_setting('transaction_isolation') != 'read committed' THEN
+        RAISE EXCEPTION 'what may be under a legal hold is not deleted at isolation level %',
+            upper(current_setting('transaction_isolation'))
+            USING ERRCODE = 'feature_not_supported', TABLE = TG_TABLE_NAME,
+                HINT = 'Delete it in a transaction at READ COMMITTED, which sees every hold.';
+    END IF;
+    IF TG_OP = 'TRUNCATE' THEN
+        SELECT *
+        INTO hold
+        FROM legal_holds
+        LIMIT 1;
+        IF FOUND THEN
+            RAISE EXCEPTION 'a legal hold keeps % from being truncated', TG_TABLE_NAME
+                USING ERRCODE = 'OI005', TABLE = TG_TABLE_NAME,
+                    DETAIL = format('Legal hold %s: %s', hold.id, hold.reason),
+                    HINT = 'Delete the rows that are under no hold.';
+        END IF;
+        RETURN NULL;
+    END IF;
+    IF TG_TABLE_NAME = 'customers' THEN
+        held_customer_id := OLD.id;
+    ELSE
+        held_customer_id := OLD.customer_id;
+        IF TG_TABLE_NAME = 'workflow_executions' THEN
+            held_run_id := OLD.id;
+        ELSIF TG_TABLE_NAME = 'approvals' THEN
+            held_run_id := (
+                SELECT recommendations.workflow_execution_id
+                FROM recommendations
+                WHERE
+                    recommendations.customer_id = OLD.customer_id
+                    AND recommendations.id = OLD.recommendation_id
+            );
+        ELSE
+            held_run_id := OLD.workflow_execution_id;
+        END IF;
+    END IF;
+    SELECT *
+    INTO hold
+    FROM legal_holds
+    WHERE
+        customer_id = held_customer_id
+        AND (
+            TG_TABLE_NAME = 'customers'
+            OR workflow_execution_id IS NULL
+            OR workflow_execution_id = held_run_id
+        )
+    LIMIT 1;
+    IF FOUND THEN
+        RAISE EXCEPTION 'a legal hold on % of customer % keeps it from being deleted',
+            coalesce('run ' || hold.workflow_execution_id, 'all'), held_customer_id
+            USING ERRCODE = 'OI005', TABLE = TG_TABLE_NAME,
+                DETAIL = format('Legal hold %s: %s', hold.id, hold.reason),
+                HINT = 'Whoever may release the hold deletes its row; then delete this again.';
+    END IF;
+    RETURN OLD;
+END
+$$;
+COMMENT ON FUNCTION refuse_held_deletion() IS
+'Trigger: refuses to delete what is under a legal hold, and to truncate while there is one.';
+
+DO $do$
+BEGIN
+    EXECUTE format(
+        'ALTER FUNCTION refuse_held_deletion() SET search_path = %I, pg_temp', current_schema()
+    );
+END
+$do$;
+
+CREATE OR REPLACE TRIGGER customers_refuse_held_truncation
+BEFORE TRUNCATE ON customers
+FOR EACH STATEMENT
+EXECUTE FUNCTION refuse_held_deletion();
+COMMENT ON TRIGGER customers_refuse_held_truncation ON customers IS 'Legal holds.';
+
+CREATE OR REPLACE TRIGGER workflow_executions_refuse_held_truncation
+BEFORE TRUNCATE ON workflow_executions
+FOR EACH STATEMENT
+EXECUTE FUNCTION refuse_held_deletion();
+COMMENT ON TRIGGER workflow_executions_refuse_held_truncation ON workflow_executions IS
+'Legal holds.';
+
+CREATE OR REPLACE TRIGGER workflow_steps_refuse_held_truncation
+BEFORE TRUNCATE ON workflow_steps
+FOR EACH STATEMENT
+EXECUTE FUNCTION refuse_held_deletion();
+COMMENT ON TRIGGER workflow_steps_refuse_held_truncation ON workflow_steps IS 'Legal holds.';
+
+CREATE OR REPLACE TRIGGER workflow_artifacts_refuse_held_truncation
+BEFORE TRUNCATE ON workflow_artifacts
+FOR EACH STATEMENT
+EXECUTE FUNCTION refuse_held_deletion();
+COMMENT ON TRIGGER workflow_artifacts_refuse_held_truncation ON workflow_artifacts IS
+'Legal holds.';
+
+CREATE OR REPLACE TRIGGER recommendations_refuse_held_truncation
+BEFORE TRUNCATE ON recommendations
+FOR EACH STATEMENT
+EXECUTE FUNCTION refuse_held_deletion();
+COMMENT ON TRIGGER recommendations_refuse_held_truncation ON recommendations IS 'Legal holds.';
+
+CREATE OR REPLACE TRIGGER approvals_refuse_held_truncation
+BEFORE TRUNCATE ON approvals
+FOR EACH STATEMENT
+EXECUTE FUNCTION refuse_held_deletion();
+COMMENT ON TRIGGER approvals_refuse_held_truncation ON approvals IS 'Legal holds.';
+
+CREATE OR REPLACE TRIGGER optimizations_refuse_held_truncation
+BEFORE TRUNCATE ON optimizations
+FOR EACH STATEMENT
+EXECUTE FUNCTION refuse_held_deletion();
+COMMENT ON TRIGGER optimizations_refuse_held_truncation ON optimizations IS 'Legal holds.';
+
+CREATE OR REPLACE TRIGGER legal_holds_refuse_held_truncation
+BEFORE TRUNCATE ON legal_holds
+FOR EACH STATEMENT
+EXECUTE FUNCTION refuse_held_deletion();
+COMMENT ON TRIGGER legal_holds_refuse_held_truncation ON legal_holds IS 'Legal holds.';
