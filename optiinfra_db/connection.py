@@ -15,7 +15,7 @@ import random
 import sys
 import time
 from contextlib import asynccontextmanager, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -216,7 +216,7 @@ class Session:
             raise _unmentioned(conninfo)
         if pooler == "transaction":  # what is set there is somebody else's
             actor = customer_id = None
-        threshold = conn.prepare_threshold
+        threshold = None if pooler == "transaction" else conn.prepare_threshold
         return cls(conninfo, actor, customer_id, search_path, threshold, pooler, clock_ahead)
 
     def customer(self) -> UUID:
@@ -260,6 +260,25 @@ _WAYS: "WeakKeyDictionary[Connection[Any] | AsyncConnection[Any], _Way]" = WeakK
 _TRUSTED: set[str] = set()
 """Where a pooler was found to keep sessions apart."""
 
+_LEAVE_STATEMENT = "PREPARE optiinfra_client AS SELECT"
+_IS_STATEMENT_LEFT = sql.SQL(
+    "EXISTS (SELECT FROM pg_prepared_statements WHERE name = 'optiinfra_client')"
+)
+_FORGET = """
+DO $$
+BEGIN
+    PERFORM
+        set_config('optiinfra.client', '', false),
+        set_config('optiinfra.actor', '', false),
+        set_config('optiinfra.customer_id', '', false);
+    IF EXISTS (SELECT FROM pg_prepared_statements WHERE name = 'optiinfra_client') THEN
+        DEALLOCATE optiinfra_client;
+    END IF;
+END
+$$
+"""
+"""Takes what we left from a server connection that others share."""
+
 _UTC = {"UTC", "Etc/UTC", "UCT", "Etc/UCT", "GMT", "Etc/GMT"}
 
 
@@ -273,20 +292,28 @@ class _Way:
 
     def connect(self) -> "Connection[TupleRow]":
         if self._is_in_doubt():
-            self._open().close()
+            with replace(self, settings={})._open() as probe:
+                try:
+                    probe.execute(_LEAVE_STATEMENT)
+                except psycopg.errors.DuplicatePreparedStatement:
+                    raise self._refusal() from None
         conn = self._open()
         _TRUSTED.add(self.conninfo)
         return conn
 
     async def connect_async(self) -> "AsyncConnection[TupleRow]":
         if self._is_in_doubt():
-            await (await self._open_async()).close()
+            async with await replace(self, settings={})._open_async() as probe:
+                try:
+                    await probe.execute(_LEAVE_STATEMENT)
+                except psycopg.errors.DuplicatePreparedStatement:
+                    raise self._refusal() from None
         conn = await self._open_async()
         _TRUSTED.add(self.conninfo)
         return conn
 
     def _is_in_doubt(self) -> bool:
-        """Say whether to look first if a client meets the settings of the one before it."""
+        """Say whether to look first if a client meets what the one before it left."""
         return self.pooler == "session" and self.conninfo not in _TRUSTED
 
     def _open(self) -> "Connection[TupleRow]":
@@ -321,12 +348,16 @@ class _Way:
         """Begin the session of a new connection. Raises InvalidPooler."""
         for statement in self._beginning(conn):
             if conn.execute(statement).fetchone() is None:
+                if self.pooler == "session":
+                    conn.execute(_FORGET)
                 raise self._refusal()
 
     async def prepare_async(self, conn: "AsyncConnection[TupleRow]") -> None:
         """Do what `prepare` does."""
         for statement in self._beginning(conn):
             if await (await conn.execute(statement)).fetchone() is None:
+                if self.pooler == "session":
+                    await conn.execute(_FORGET)
                 raise self._refusal()
 
     def _beginning(self, conn: "Connection[Any] | AsyncConnection[Any]") -> list[sql.Composed]:
@@ -346,7 +377,7 @@ class _Way:
             return [assignments + itself]
         marker = sql.SQL("coalesce(current_setting('optiinfra.client', true), '')")
         return [
-            assignments + sql.SQL(" WHERE {} = ''").format(marker),
+            assignments + sql.SQL(" WHERE {} = '' AND NOT {}").format(marker, _IS_STATEMENT_LEFT),
             sql.SQL("SELECT 1 WHERE {} = {}").format(marker, str(conn.info.backend_pid)),
         ]
 
@@ -432,7 +463,8 @@ def pool(
 ) -> "Pool":
     """Make a pool of connections such as `connect` opens. A `with` block opens and closes it.
 
-    A connection that comes back loses the settings and the role its user gave it. `read_url` is of
+    A connection that comes back loses the settings and the role its user gave it. After a fork, a
+    process needs a pool of its own. `read_url` is of
     a replica, to which as many connections are made: for the `read_only` blocks of the pool. To
     open the pool raises InvalidPooler; a database that cannot be reached is waited for.
     """
@@ -448,13 +480,18 @@ def pool(
                 super().open(wait, timeout)
 
         def reset(conn: "Connection[TupleRow]") -> None:
-            conn.execute(_RESET + way.assignments(conn))
+            conn.autocommit = True
+            conn.isolation_level = conn.read_only = conn.deferrable = None
+            if way.pooler == "transaction":
+                conn.prepare_threshold = None
+            else:
+                conn.execute(_RESET + way.assignments(conn))
 
         return Checked(
             way.conninfo,
             kwargs={"autocommit": True},
             configure=way.prepare,
-            reset=None if way.pooler == "transaction" else reset,
+            reset=reset,
             min_size=min_size,
             max_size=max_size,
             open=False,
@@ -489,13 +526,20 @@ def pool_async(
                 await super().open(wait, timeout)
 
         async def reset(conn: "AsyncConnection[TupleRow]") -> None:
-            await conn.execute(_RESET + way.assignments(conn))
+            await conn.set_autocommit(True)
+            await conn.set_isolation_level(None)
+            await conn.set_read_only(None)
+            await conn.set_deferrable(None)
+            if way.pooler == "transaction":
+                conn.prepare_threshold = None
+            else:
+                await conn.execute(_RESET + way.assignments(conn))
 
         return Checked(
             way.conninfo,
             kwargs={"autocommit": True},
             configure=way.prepare_async,
-            reset=None if way.pooler == "transaction" else reset,
+            reset=reset,
             min_size=min_size,
             max_size=max_size,
             open=False,

@@ -5,11 +5,14 @@ ago, so nothing may be left on it: no prepared statement, no setting.
 """
 
 import asyncio
+import configparser
+import re
 import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from uuid import uuid4
 
 import psycopg
@@ -83,6 +86,12 @@ def left(url):
 
 
 # One server connection for all
+
+
+def statements(url):
+    """Return what is prepared on the one server connection."""
+    with psycopg.connect(url, autocommit=True, prepare_threshold=None) as conn:
+        return [name for (name,) in conn.execute("SELECT name FROM pg_prepared_statements")]
 
 
 def test_clients_that_share_a_connection_get_their_own_answers(pooled_url):
@@ -340,6 +349,8 @@ def test_a_pooler_of_transactions_is_found_not_to_be_one_of_sessions(pgbouncer):
         url = pgbouncer()
         with pytest.raises(InvalidPooler, match='was said to be pooler="session"'):
             attempts(url, pooler="session", actor="a")[number]()
+        assert left(url) == ("", "")
+        assert statements(url) == []
 
 
 def test_one_that_forgets_settings_after_each_transaction_is_found_too(pgbouncer):
@@ -352,6 +363,56 @@ def test_one_of_sessions_that_does_not_reset_them_is_found_too(pgbouncer):
     url = pgbouncer(pool_mode="session", server_reset_query="")
     with pytest.raises(InvalidPooler, match="server_reset_query"):
         connect(url, pooler="session")
+
+
+@pytest.mark.parametrize("forgets", ["RESET ALL", "DEALLOCATE ALL"])
+def test_one_of_sessions_that_forgets_half_is_found_too(pgbouncer, forgets):
+    url = pgbouncer(pool_mode="session", server_reset_query=forgets)
+    for attempt in attempts(url, pooler="session", actor="a"):
+        with pytest.raises(InvalidPooler, match="server_reset_query"):
+            attempt()
+        assert left(url) == ("", "")
+
+
+def test_a_pool_hands_out_connections_as_it_made_them(pooled_url, seeded_url):
+    with pool(pooled_url, max_size=1) as connections:
+        with connections.connection() as conn:
+            conn.autocommit, conn.read_only, conn.prepare_threshold = False, True, 5
+            conn.execute("SELECT 1")
+        conn = connections.getconn()
+        made = events.create_event(conn, customer_id=ATLAS, event_type="x")
+        assert conn.prepare_threshold is None
+        connections.putconn(conn)
+    with connect(seeded_url) as conn:
+        key = {"customer_id": ATLAS, "created_at": made.created_at, "id": made.id}
+        assert events.get_event(conn, **key)
+
+
+async def test_an_asynchronous_pool_hands_out_connections_as_it_made_them(pooled_url):
+    async with pool_async(pooled_url, max_size=1) as connections:
+        async with connections.connection() as conn:
+            await conn.set_autocommit(False)
+            await conn.set_read_only(True)
+            await conn.execute("SELECT 1")
+        async with connections.connection() as conn:
+            assert (conn.autocommit, conn.read_only, conn.isolation_level) == (True, None, None)
+            await events_async.create_event(conn, customer_id=ATLAS, event_type="x")
+
+
+def test_another_connection_like_one_prepares_nothing(pooled_url):
+    with psycopg.connect(pooled_url, autocommit=True) as conn, Session.of(conn).connect() as other:
+        for _ in range(20):
+            customers.get_customer(other, id=ATLAS)
+    assert statements(pooled_url) == []
+
+
+def test_the_configuration_of_the_guide_starts(pgbouncer, seeded_url):
+    guide = Path(__file__).parents[1] / "docs" / "guides" / "poolers.md"
+    [text] = re.findall(r"^```ini\n(.*?)^```", guide.read_text(), re.S | re.M)
+    shown = configparser.ConfigParser(interpolation=None, comment_prefixes=(";", "#"))
+    shown.read_string(text)
+    with connect(pgbouncer(**shown["pgbouncer"]), pooler="transaction") as conn:
+        assert customers.get_customer(conn, id=ATLAS)
 
 
 def test_a_pooler_of_sessions_is_as_no_pooler(pgbouncer, monkeypatch):
