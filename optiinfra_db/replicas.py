@@ -6,9 +6,13 @@ socket tells: so after a fail-over only who was in the middle of something learn
 
 import asyncio
 import logging
+import os
+import socket
+import threading
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
+from typing import Any, Self
 
 from psycopg import AsyncConnection, Connection, OperationalError
 from psycopg.rows import TupleRow
@@ -87,13 +91,19 @@ class Pool(_Reader, ConnectionPool[Connection[TupleRow]]):
         """Open the pool; `wait` is for connections to the primary, not to the replica."""
         super().open(wait, timeout)
         if self.replica:
-            self.replica.open()
+            try:
+                self.replica.open()
+            except BaseException:
+                self.close()
+                raise
 
     def close(self, timeout: float = 5.0) -> None:
         """Close the pool, with its connections to the replica."""
-        super().close(timeout)
-        if self.replica:
-            self.replica.close(timeout)
+        try:
+            super().close(timeout)
+        finally:
+            if self.replica:
+                self.replica.close(timeout)
 
     def getconn(self, timeout: float | None = None) -> Connection[TupleRow]:
         """Hand out a connection that is not known to be lost. Raises psycopg_pool.PoolTimeout."""
@@ -114,15 +124,24 @@ class Pool(_Reader, ConnectionPool[Connection[TupleRow]]):
             return None
         is_accepted = False
         try:
-            progress = get_replay_progress(conn, wal_position=after)
-            for pause in _pauses(give_up_at):
-                if progress.has_replayed or not progress.is_replica:
-                    break
-                time.sleep(pause)
-                progress = get_replay_progress(conn, wal_position=after)
+            with _Deadline(conn, give_up_at) as deadline:
+                timer = threading.Timer(deadline.seconds, deadline.cut)
+                timer.daemon = True
+                timer.start()
+                try:
+                    progress = get_replay_progress(conn, wal_position=after)
+                    for pause in _pauses(give_up_at):
+                        if progress.has_replayed or not progress.is_replica:
+                            break
+                        time.sleep(pause)
+                        progress = get_replay_progress(conn, wal_position=after)
+                finally:
+                    timer.cancel()
             if not progress.is_replica:
                 self.replica.drain()
             is_accepted = self._accepts(progress, wait_seconds)
+        except _NoAnswer:
+            self._avoid(f"gave no answer within {wait_seconds:g} s", AVOID_SECONDS)
         except ConnectionLost as error:
             self._avoid(f"was lost: {error}", seconds=0)
         finally:
@@ -157,13 +176,19 @@ class AsyncPool(_Reader, AsyncConnectionPool[AsyncConnection[TupleRow]]):
         """Open the pool; `wait` is for connections to the primary, not to the replica."""
         await super().open(wait, timeout)
         if self.replica:
-            await self.replica.open()
+            try:
+                await self.replica.open()
+            except BaseException:
+                await self.close()
+                raise
 
     async def close(self, timeout: float = 5.0) -> None:
         """Close the pool, with its connections to the replica."""
-        await super().close(timeout)
-        if self.replica:
-            await self.replica.close(timeout)
+        try:
+            await super().close(timeout)
+        finally:
+            if self.replica:
+                await self.replica.close(timeout)
 
     async def getconn(self, timeout: float | None = None) -> AsyncConnection[TupleRow]:
         """Hand out a connection that is not known to be lost. Raises psycopg_pool.PoolTimeout."""
@@ -186,21 +211,62 @@ class AsyncPool(_Reader, AsyncConnectionPool[AsyncConnection[TupleRow]]):
             return None
         is_accepted = False
         try:
-            progress = await get_replay_progress_async(conn, wal_position=after)
-            for pause in _pauses(give_up_at):
-                if progress.has_replayed or not progress.is_replica:
-                    break
-                await asyncio.sleep(pause)
-                progress = await get_replay_progress_async(conn, wal_position=after)
+            with _Deadline(conn, give_up_at) as deadline:
+                timer = asyncio.get_running_loop().call_later(deadline.seconds, deadline.cut)
+                try:
+                    progress = await get_replay_progress_async(conn, wal_position=after)
+                    for pause in _pauses(give_up_at):
+                        if progress.has_replayed or not progress.is_replica:
+                            break
+                        await asyncio.sleep(pause)
+                        progress = await get_replay_progress_async(conn, wal_position=after)
+                finally:
+                    timer.cancel()
             if not progress.is_replica:
                 await self.replica.drain()
             is_accepted = self._accepts(progress, wait_seconds)
+        except _NoAnswer:
+            self._avoid(f"gave no answer within {wait_seconds:g} s", AVOID_SECONDS)
         except ConnectionLost as error:
             self._avoid(f"was lost: {error}", seconds=0)
         finally:
             if not is_accepted:
                 await self.replica.putconn(conn)
         return conn if is_accepted else None
+
+
+class _NoAnswer(Exception):  # noqa: N818 -- it ends here
+    """The server did not answer in time."""
+
+
+class _Deadline:
+    """A block in which a connection is cut when it is too late: who waits for an answer goes on.
+
+    A frozen server, or one behind a pooler, may keep a client waiting for long. Raises _NoAnswer.
+    """
+
+    def __init__(self, conn: Connection[Any] | AsyncConnection[Any], at: float) -> None:
+        self.seconds = max(at - time.monotonic(), _LEAST_SECONDS) + _LEAST_SECONDS
+        self._conn = conn
+        self._lock = threading.Lock()
+        self._is_over = self._is_cut = False
+
+    def cut(self) -> None:
+        """Shut the socket, unless the block has ended."""
+        with self._lock, suppress(OSError, OperationalError):
+            if not self._is_over:
+                with socket.socket(fileno=os.dup(self._conn.fileno())) as there:
+                    there.shutdown(socket.SHUT_RDWR)
+                self._is_cut = True
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, _: object, error: BaseException | None, *__: object) -> None:
+        with self._lock:
+            self._is_over = True
+        if self._is_cut and (error is None or isinstance(error, ConnectionLost)):
+            raise _NoAnswer
 
 
 def _is_lost(conn: Connection[TupleRow] | AsyncConnection[TupleRow]) -> bool:

@@ -1,6 +1,7 @@
 -- name: get_wal_position :one
 -- Where the write-ahead log of the server stands, as text for `read_only(after=...)`: all that was
--- acknowledged before lies before it. On a replica, how far that has come.
+-- acknowledged before lies before it. On a replica, how far that has come. Which timeline it follows
+-- it tells members of pg_read_all_stats at once, others after its next restart point.
 --
 -- @returns exactly one
 --
@@ -11,7 +12,11 @@ SELECT
         WHEN pg_is_in_recovery()
             THEN format(
                 '%s:%s',
-                (SELECT timeline_id FROM pg_control_checkpoint()),
+                greatest(
+                    (SELECT timeline_id FROM pg_control_checkpoint()),
+                    (SELECT min_recovery_end_timeline FROM pg_control_recovery()),
+                    (SELECT received_tli FROM pg_stat_wal_receiver)
+                ),
                 pg_last_wal_replay_lsn()
             )
         ELSE format(
@@ -23,8 +28,8 @@ SELECT
 
 -- name: get_replay_progress :one
 -- Whether the server can be read from in place of its primary: is_replica is that it follows one,
--- on the timeline of wal_position or a later one as of its last restart point, and has_replayed
--- that it has come up to there. Without wal_position, it only has to follow one.
+-- on the timeline of wal_position or a later one as far as can be seen (get_wal_position says), and
+-- has_replayed that it has come up to there. Without wal_position, it only has to follow one.
 --
 -- Raises InvalidValue for a text that get_wal_position does not return.
 -- @returns exactly one
@@ -40,7 +45,12 @@ SELECT
     (
         pg_is_in_recovery()
         AND coalesce(
-            (SELECT timeline_id FROM pg_control_checkpoint()) >= wanted.timeline, true
+            greatest(
+                (SELECT timeline_id FROM pg_control_checkpoint()),
+                (SELECT min_recovery_end_timeline FROM pg_control_recovery()),
+                (SELECT received_tli FROM pg_stat_wal_receiver)
+            ) >= wanted.timeline,
+            true
         )
     )::boolean AS is_replica,
     -- The place may be behind the header of a page that has no record yet: 24 bytes. The record of

@@ -399,6 +399,16 @@ async def test_an_asynchronous_pool_hands_out_connections_as_it_made_them(pooled
             await events_async.create_event(conn, customer_id=ATLAS, event_type="x")
 
 
+async def test_a_pool_whose_replica_is_refused_is_closed(pgbouncer, seeded_url):
+    refused = pgbouncer()  # nobody mentioned it
+    for_threads, for_tasks = (make(seeded_url, read_url=refused) for make in (pool, pool_async))
+    with pytest.raises(InvalidPooler):
+        for_threads.open()
+    with pytest.raises(InvalidPooler):
+        await for_tasks.open()
+    assert (for_threads.closed, for_tasks.closed) == (True, True)
+
+
 def test_another_connection_like_one_prepares_nothing(pooled_url):
     with psycopg.connect(pooled_url, autocommit=True) as conn, Session.of(conn).connect() as other:
         for _ in range(20):

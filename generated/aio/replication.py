@@ -20,7 +20,8 @@ __all__ = [
 
 async def get_wal_position(conn: psycopg.AsyncConnection[typing.Any]) -> str:
     """Where the write-ahead log of the server stands, as text for `read_only(after=...)`: all that was
-    acknowledged before lies before it. On a replica, how far that has come.
+    acknowledged before lies before it. On a replica, how far that has come. Which timeline it
+    follows it tells members of pg_read_all_stats at once, others after its next restart point.
 
     @plan catalogue, buffers <= 100
     """
@@ -34,8 +35,8 @@ async def get_replay_progress(
     wal_position: str | None = None,
 ) -> GetReplayProgressRow:
     """Whether the server can be read from in place of its primary: is_replica is that it follows one,
-    on the timeline of wal_position or a later one as of its last restart point, and has_replayed
-    that it has come up to there. Without wal_position, it only has to follow one.
+    on the timeline of wal_position or a later one as far as can be seen (get_wal_position says),
+    and has_replayed that it has come up to there. Without wal_position, it only has to follow one.
 
     Raises InvalidValue for a text that get_wal_position does not return.
 

@@ -5,6 +5,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 
+import psutil
 import psycopg
 import pytest
 
@@ -243,6 +244,47 @@ def test_while_the_replica_is_down_reads_go_to_the_primary(primary, monkeypatch,
         eventually(reads_from_replica)
 
 
+@contextmanager
+def frozen(server):
+    """Let all processes of a server stand still."""
+    postmaster = psutil.Process(int((server.pgdata / "postmaster.pid").read_text().split()[0]))
+    processes = [postmaster, *postmaster.children(recursive=True)]
+    for process in processes:
+        process.suspend()
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.resume()
+
+
+def test_a_replica_that_does_not_answer_is_not_waited_for(primary, replica, warnings):
+    with pool(primary.url(), read_url=replica.url()) as connections:
+        with connections.read_only(wait_seconds=10) as conn:
+            assert is_in_recovery(conn)
+        with frozen(replica), ThreadPoolExecutor() as threads:
+            with connections.connection() as conn:
+                _, after = write(conn)
+
+            def read(after):
+                with connections.read_only(after=after, wait_seconds=0.3) as conn:
+                    return is_in_recovery(conn)
+
+            assert threads.submit(read, after).result(20) is False
+            assert threads.submit(read, None).result(20) is False
+        assert "primary for 5 s: the replica gave no answer within 0.3 s" in warnings()[0]
+
+
+async def test_the_asynchronous_pool_does_not_wait_either(primary, replica):
+    async with pool_async(primary.url(), read_url=replica.url()) as connections:
+        async with connections.read_only(wait_seconds=10) as conn:
+            assert conn.info.host == str(replica.socket_dir)
+        with frozen(replica):
+            async with asyncio.timeout(20):
+                async with connections.read_only(wait_seconds=0.3) as conn:
+                    assert conn.info.host == str(primary.socket_dir)
+
+
 def test_a_replica_that_is_promoted_is_none_any_more(primary, monkeypatch, warnings):
     monkeypatch.setattr(replicas, "AVOID_SECONDS", 0)
     with (
@@ -290,27 +332,66 @@ def test_a_replica_of_the_former_primary_is_none(primary, warnings):
         assert "follows no primary, or not the present one" in warnings()[-1]
 
 
-def test_a_replica_that_follows_the_new_primary_is_one_from_its_next_restart_point(
-    primary, monkeypatch
-):
+def test_a_place_on_a_replica_is_of_the_timeline_that_it_follows(primary, warnings):
+    with (
+        replica_of(primary) as successor,
+        replica_of(primary) as left_behind,
+        replica_of(successor) as follower,
+    ):
+        promote(successor)
+        with connect(primary.url()) as conn:
+            conn.execute("SELECT pg_switch_wal()")
+            for number in range(100):
+                _, ahead = write(conn, f"lost.{number}")
+        with (
+            pool(primary.url(), read_url=left_behind.url()) as former,
+            former.read_only(after=ahead, wait_seconds=10) as conn,
+        ):
+            assert is_in_recovery(conn)
+        with pool(successor.url(), read_url=follower.url()) as connections:
+            with connections.connection() as conn:
+                key, _ = write(conn)
+
+            def seen():
+                with connections.read_only() as conn:
+                    return events.get_event(conn, **key) and replication.get_wal_position(conn)
+
+            position = eventually(seen)
+        with (
+            pool(successor.url(), read_url=left_behind.url()) as connections,
+            connections.read_only(after=position) as conn,
+        ):
+            assert events.get_event(conn, **key)
+
+
+@pytest.mark.parametrize("may_see", [True, False])
+def test_a_replica_that_follows_the_new_primary_is_one(primary, monkeypatch, may_see):
+    """At once for those who may see its timeline, for others from its next restart point."""
     monkeypatch.setattr(replicas, "AVOID_SECONDS", 0)
+    role = f"reader_{may_see}".lower()
+    with connect(primary.url()) as conn:
+        conn.execute(f"CREATE ROLE {role} LOGIN IN ROLE optiinfra_service")
+        if may_see:
+            conn.execute(f"GRANT pg_read_all_stats TO {role}")
     with (
         replica_of(primary) as successor,
         replica_of(successor) as follower,
-        pool(successor.url(), read_url=follower.url()) as connections,
+        pool(
+            successor.url(), read_url=follower.url().replace("//postgres@", f"//{role}@")
+        ) as connections,
     ):
         promote(successor)
         with connections.connection() as conn:
             key, after = write(conn)
             conn.execute("CHECKPOINT")
-        with connections.read_only(after=after) as conn:
-            assert conn.info.host == str(successor.socket_dir)
 
         def is_read_from_follower():
-            with connect(follower.url()) as conn:
-                conn.execute("CHECKPOINT")
             with connections.read_only(after=after) as conn:
                 assert events.get_event(conn, **key)
                 return conn.info.host == str(follower.socket_dir)
 
+        if not may_see:
+            assert not is_read_from_follower()
+            with connect(follower.url()) as conn:
+                eventually(lambda: conn.execute("CHECKPOINT") and is_read_from_follower())
         eventually(is_read_from_follower)
