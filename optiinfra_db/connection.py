@@ -464,9 +464,9 @@ def pool(
     """Make a pool of connections such as `connect` opens. A `with` block opens and closes it.
 
     A connection that comes back loses the settings and the role its user gave it. After a fork, a
-    process needs a pool of its own. `read_url` is of
-    a replica, to which as many connections are made: for the `read_only` blocks of the pool. To
-    open the pool raises InvalidPooler; a database that cannot be reached is waited for.
+    process needs a pool of its own. `read_url` is of a replica, to which as many connections are
+    made: for the `read_only` blocks of the pool. To open the pool raises InvalidPooler; a database
+    that cannot be reached is waited for.
     """
     from optiinfra_db.replicas import Pool  # noqa: PLC0415  (costs an import few need)
 
