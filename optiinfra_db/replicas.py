@@ -124,19 +124,13 @@ class Pool(_Reader, ConnectionPool[Connection[TupleRow]]):
             return None
         is_accepted = False
         try:
-            with _Deadline(conn, give_up_at) as deadline:
-                timer = threading.Timer(deadline.seconds, deadline.cut)
-                timer.daemon = True
-                timer.start()
-                try:
+            with _Deadline(conn, give_up_at) as deadline, _WATCH.over(deadline):
+                progress = get_replay_progress(conn, wal_position=after)
+                for pause in _pauses(give_up_at):
+                    if progress.has_replayed or not progress.is_replica:
+                        break
+                    time.sleep(pause)
                     progress = get_replay_progress(conn, wal_position=after)
-                    for pause in _pauses(give_up_at):
-                        if progress.has_replayed or not progress.is_replica:
-                            break
-                        time.sleep(pause)
-                        progress = get_replay_progress(conn, wal_position=after)
-                finally:
-                    timer.cancel()
             if not progress.is_replica:
                 self.replica.drain()
             is_accepted = self._accepts(progress, wait_seconds)
@@ -212,7 +206,9 @@ class AsyncPool(_Reader, AsyncConnectionPool[AsyncConnection[TupleRow]]):
         is_accepted = False
         try:
             with _Deadline(conn, give_up_at) as deadline:
-                timer = asyncio.get_running_loop().call_later(deadline.seconds, deadline.cut)
+                timer = asyncio.get_running_loop().call_later(
+                    deadline.at - time.monotonic(), deadline.cut
+                )
                 try:
                     progress = await get_replay_progress_async(conn, wal_position=after)
                     for pause in _pauses(give_up_at):
@@ -246,7 +242,7 @@ class _Deadline:
     """
 
     def __init__(self, conn: Connection[Any] | AsyncConnection[Any], at: float) -> None:
-        self.seconds = max(at - time.monotonic(), _LEAST_SECONDS) + _LEAST_SECONDS
+        self.at = max(at, time.monotonic() + _LEAST_SECONDS) + _LEAST_SECONDS
         self._conn = conn
         self._lock = threading.Lock()
         self._is_over = self._is_cut = False
@@ -267,6 +263,44 @@ class _Deadline:
             self._is_over = True
         if self._is_cut and (error is None or isinstance(error, ConnectionLost)):
             raise _NoAnswer
+
+
+class _Watch:
+    """Cuts what is due, in a thread: one of its own for each would cost as much as the reading."""
+
+    def __init__(self) -> None:
+        self._thread = threading.Thread()
+        self._deadlines: set[_Deadline] = set()
+        self._has_some = threading.Condition()
+
+    @contextmanager
+    def over(self, deadline: _Deadline) -> Iterator[None]:
+        """Watch over a deadline in a block."""
+        with self._has_some:
+            if not self._thread.is_alive():  # at first, and after a fork
+                self._thread = threading.Thread(target=self._run, daemon=True)
+                self._thread.start()
+            self._deadlines.add(deadline)
+            self._has_some.notify()
+        try:
+            yield
+        finally:
+            with self._has_some:
+                self._deadlines.discard(deadline)
+
+    def _run(self) -> None:
+        while True:
+            with self._has_some:
+                self._has_some.wait_for(lambda: self._deadlines)
+                now = time.monotonic()
+                due = [deadline for deadline in self._deadlines if deadline.at < now]
+                self._deadlines.difference_update(due)
+            for deadline in due:
+                deadline.cut()
+            time.sleep(_LEAST_SECONDS / 2)
+
+
+_WATCH = _Watch()
 
 
 def _is_lost(conn: Connection[TupleRow] | AsyncConnection[TupleRow]) -> bool:
