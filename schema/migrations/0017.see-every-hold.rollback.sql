@@ -13,6 +13,34 @@ DROP TRIGGER IF EXISTS approvals_refuse_held_truncation ON approvals;
 DROP TRIGGER IF EXISTS optimizations_refuse_held_truncation ON optimizations;
 DROP TRIGGER IF EXISTS legal_holds_refuse_held_truncation ON legal_holds;
 
+CREATE OR REPLACE FUNCTION record_legal_hold_event() RETURNS trigger
+LANGUAGE plpgsql
+AS $$
+DECLARE
+    hold legal_holds := CASE TG_OP WHEN 'DELETE' THEN OLD ELSE NEW END;
+BEGIN
+    INSERT INTO events (
+        customer_id, created_at, event_type, severity, subject_type, subject_id, data
+    )
+    VALUES (
+        hold.customer_id,
+        clock_timestamp(),
+        CASE
+            WHEN TG_OP = 'INSERT' THEN 'legal_hold.placed'
+            WHEN TG_OP = 'UPDATE' THEN 'legal_hold.changed'
+            ELSE 'legal_hold.released'
+        END,
+        'warning',
+        CASE WHEN hold.workflow_execution_id IS NOT NULL THEN 'workflow_execution' END,
+        hold.workflow_execution_id,
+        jsonb_build_object('legal_hold_id', hold.id, 'reason', hold.reason)
+    );
+    RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION record_legal_hold_event() IS
+'Trigger: writes to the audit log that a legal hold was placed, changed or released.';
+
 CREATE OR REPLACE FUNCTION refuse_held_deletion() RETURNS trigger
 LANGUAGE plpgsql
 AS $$
@@ -66,6 +94,9 @@ COMMENT ON FUNCTION refuse_held_deletion() IS
 
 DO $do$
 BEGIN
+    EXECUTE format(
+        'ALTER FUNCTION record_legal_hold_event() SET search_path = %I, pg_temp', current_schema()
+    );
     EXECUTE format(
         'ALTER FUNCTION refuse_held_deletion() SET search_path = %I, pg_temp', current_schema()
     );
