@@ -1,7 +1,7 @@
 -- name: get_wal_position :one
 -- Where the write-ahead log of the server stands, as text for `read_only(after=...)`: all that was
--- acknowledged before lies before it. On a replica, how far that has come. Which timeline it follows
--- it tells members of pg_read_all_stats at once, others after its next restart point.
+-- acknowledged before lies before it. On a replica, how far that has come. Which timeline that
+-- follows it tells members of pg_read_all_stats at once, others after its next restart point.
 --
 -- @returns exactly one
 --

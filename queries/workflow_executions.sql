@@ -816,8 +816,8 @@ audited AS (
     FROM events
     WHERE
         events.customer_id = @customer_id
-        -- Not @id || array(...): that is not leakproof, so newer minor releases do not let a tenant's
-        -- query use it with an index.
+        -- Not @id || array(...): that is not leakproof, so newer minor releases do not let a
+        -- tenant's query use it with an index.
         AND events.subject_id = any(
             array(
                 SELECT @id::uuid AS id

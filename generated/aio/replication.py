@@ -20,7 +20,7 @@ __all__ = [
 
 async def get_wal_position(conn: psycopg.AsyncConnection[typing.Any]) -> str:
     """Where the write-ahead log of the server stands, as text for `read_only(after=...)`: all that was
-    acknowledged before lies before it. On a replica, how far that has come. Which timeline it
+    acknowledged before lies before it. On a replica, how far that has come. Which timeline that
     follows it tells members of pg_read_all_stats at once, others after its next restart point.
 
     @plan catalogue, buffers <= 100
