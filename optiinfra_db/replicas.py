@@ -12,7 +12,8 @@ import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
-from typing import Any, Self
+from dataclasses import dataclass
+from typing import Any
 
 from psycopg import AsyncConnection, Connection, OperationalError
 from psycopg.rows import TupleRow
@@ -124,7 +125,7 @@ class Pool(_Reader, ConnectionPool[Connection[TupleRow]]):
             return None
         is_accepted = False
         try:
-            with _Deadline(conn, give_up_at) as deadline, _WATCH.over(deadline):
+            with _WATCH.over(conn, until=give_up_at):
                 progress = get_replay_progress(conn, wal_position=after)
                 for pause in _pauses(give_up_at):
                     if progress.has_replayed or not progress.is_replica:
@@ -205,19 +206,13 @@ class AsyncPool(_Reader, AsyncConnectionPool[AsyncConnection[TupleRow]]):
             return None
         is_accepted = False
         try:
-            with _Deadline(conn, give_up_at) as deadline:
-                timer = asyncio.get_running_loop().call_later(
-                    deadline.at - time.monotonic(), deadline.cut
-                )
-                try:
+            with _WATCH.over(conn, until=give_up_at):
+                progress = await get_replay_progress_async(conn, wal_position=after)
+                for pause in _pauses(give_up_at):
+                    if progress.has_replayed or not progress.is_replica:
+                        break
+                    await asyncio.sleep(pause)
                     progress = await get_replay_progress_async(conn, wal_position=after)
-                    for pause in _pauses(give_up_at):
-                        if progress.has_replayed or not progress.is_replica:
-                            break
-                        await asyncio.sleep(pause)
-                        progress = await get_replay_progress_async(conn, wal_position=after)
-                finally:
-                    timer.cancel()
             if not progress.is_replica:
                 await self.replica.drain()
             is_accepted = self._accepts(progress, wait_seconds)
@@ -235,68 +230,65 @@ class _NoAnswer(Exception):  # noqa: N818 -- it ends here
     """The server did not answer in time."""
 
 
-class _Deadline:
-    """A block in which a connection is cut when it is too late: who waits for an answer goes on.
+@dataclass(eq=False)
+class _Waiting:
+    """Who waits for an answer of a server."""
 
-    A frozen server, or one behind a pooler, may keep a client waiting for long. Raises _NoAnswer.
-    """
-
-    def __init__(self, conn: Connection[Any] | AsyncConnection[Any], at: float) -> None:
-        self.at = max(at, time.monotonic() + _LEAST_SECONDS) + _LEAST_SECONDS
-        self._conn = conn
-        self._lock = threading.Lock()
-        self._is_over = self._is_cut = False
+    conn: Connection[Any] | AsyncConnection[Any]
+    until: float
+    is_cut: bool = False
 
     def cut(self) -> None:
-        """Shut the socket, unless the block has ended."""
-        with self._lock, suppress(OSError, OperationalError):
-            if not self._is_over:
-                with socket.socket(fileno=os.dup(self._conn.fileno())) as there:
-                    there.shutdown(socket.SHUT_RDWR)
-                self._is_cut = True
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, _: object, error: BaseException | None, *__: object) -> None:
-        with self._lock:
-            self._is_over = True
-        if self._is_cut and (error is None or isinstance(error, ConnectionLost)):
-            raise _NoAnswer
+        """Shut the socket: who waits goes on."""
+        with (
+            suppress(OSError, OperationalError),
+            socket.socket(fileno=os.dup(self.conn.fileno())) as there,
+        ):
+            self.is_cut = True
+            there.shutdown(socket.SHUT_RDWR)
 
 
 class _Watch:
-    """Cuts what is due, in a thread: one of its own for each would cost as much as the reading."""
+    """Cuts the connections of those who wait too long, as for a server that is frozen.
+
+    In one thread: one of its own for each block would cost as much as the reading.
+    """
 
     def __init__(self) -> None:
         self._thread = threading.Thread()
-        self._deadlines: set[_Deadline] = set()
+        self._all: set[_Waiting] = set()
         self._has_some = threading.Condition()
 
     @contextmanager
-    def over(self, deadline: _Deadline) -> Iterator[None]:
-        """Watch over a deadline in a block."""
+    def over(self, conn: Connection[Any] | AsyncConnection[Any], until: float) -> Iterator[None]:
+        """Watch over a block. Raises _NoAnswer where its connection was cut."""
+        least = time.monotonic() + _LEAST_SECONDS
+        waiting = _Waiting(conn, max(until, least) + _LEAST_SECONDS)
         with self._has_some:
             if not self._thread.is_alive():  # at first, and after a fork
                 self._thread = threading.Thread(target=self._run, daemon=True)
                 self._thread.start()
-            self._deadlines.add(deadline)
+            self._all.add(waiting)
             self._has_some.notify()
         try:
             yield
+        except ConnectionLost:
+            if not waiting.is_cut:
+                raise
         finally:
             with self._has_some:
-                self._deadlines.discard(deadline)
+                self._all.discard(waiting)
+        if waiting.is_cut:
+            raise _NoAnswer
 
     def _run(self) -> None:
         while True:
             with self._has_some:
-                self._has_some.wait_for(lambda: self._deadlines)
+                self._has_some.wait_for(lambda: self._all)
                 now = time.monotonic()
-                due = [deadline for deadline in self._deadlines if deadline.at < now]
-                self._deadlines.difference_update(due)
-            for deadline in due:
-                deadline.cut()
+                for waiting in [one for one in self._all if one.until < now]:
+                    self._all.discard(waiting)
+                    waiting.cut()
             time.sleep(_LEAST_SECONDS / 2)
 
 
