@@ -273,7 +273,7 @@ class ArchiveWriter:
         self._options = storage_options
         self._about: dict[str, Any] = {"format": format, "customer_id": customer_id}
         self._files: list[ArchiveFile] = []
-        self._added: list[tuple[sql.Composed, Mapping[str, Any], _RowDigest]] = []
+        self._compared: list[tuple[sql.Composed, Mapping[str, Any], _RowDigest]] = []
 
     def add(
         self,
@@ -282,28 +282,35 @@ class ArchiveWriter:
         source: str,
         where: sql.Composable,
         values: Mapping[str, Any],
+        *,
+        is_compared: bool = False,
     ) -> None:
-        """Write rows of a table, or of a partition (`source`) of it."""
+        """Write rows of a table, or of a partition (`source`) of it.
+
+        Those that are to be compared later, by `lock_unchanged`, cost a digest each.
+        """
         # Not among queries/: here the table is what is asked for.
         columns = _columns(conn, table)
         query = sql.SQL("SELECT ({})::text FROM {} AS source WHERE {}").format(
             self._format.row(columns), sql.Identifier(source), where
         )
         digest = _RowDigest()
-        with _rows(conn, query, values, digest) as rows:
+        with _rows(conn, query, values) as read:
+            rows = digest.over(read) if is_compared else read
             for first in rows:
                 self._write(table, columns, chain([first], islice(rows, _FILE_ROWS - 1)))
-        self._added.append((query, values, digest))
+        if is_compared:
+            self._compared.append((query, values, digest))
 
     def lock_unchanged(self, conn: Connection[Any]) -> bool:
         """Lock the rows that would be written now; say whether they are just those that were.
 
-        To be called in a transaction, before they are deleted.
+        Those added with `is_compared`. To be called in a transaction, before they are deleted.
         """
-        for query, values, written in self._added:
+        for query, values, written in self._compared:
             now = _RowDigest()
-            with _rows(conn, query + sql.SQL(" FOR UPDATE"), values, now) as rows:
-                for _ in rows:
+            with _rows(conn, query + sql.SQL(" FOR UPDATE"), values) as rows:
+                for _ in now.over(rows):
                     pass
             if now != written:
                 return False
@@ -363,8 +370,10 @@ class _RowDigest:
 
     value: int = 0
 
-    def add(self, row: str) -> None:
-        self.value += int.from_bytes(hashlib.sha256(row.encode()).digest())
+    def over(self, rows: Iterator[str]) -> Iterator[str]:
+        for row in rows:
+            self.value += int.from_bytes(hashlib.sha256(row.encode()).digest())
+            yield row
 
 
 _EXACTLY = """
@@ -377,13 +386,11 @@ SET LOCAL intervalstyle = postgres;
 
 @contextmanager
 def _rows(
-    conn: Connection[Any], query: sql.Composed, values: Mapping[str, Any], digest: _RowDigest
+    conn: Connection[Any], query: sql.Composed, values: Mapping[str, Any]
 ) -> Iterator[Generator[str]]:
     def read(cursor: psycopg.Cursor[str]) -> Generator[str]:
         cursor.execute(_EXACTLY)
-        for row in cursor.stream(query, values, size=_BATCH_ROWS):
-            digest.add(row)
-            yield row
+        yield from cursor.stream(query, values, size=_BATCH_ROWS)
 
     with (
         conn.transaction(),

@@ -490,7 +490,7 @@ def _archived(
             where = sql.SQL("customer_id = %(customer_id)s AND {} = ANY(%(ids)s)").format(
                 sql.Identifier(_ID.get(table, "workflow_execution_id"))
             )
-            writer.add(conn, table, table, where, values)
+            writer.add(conn, table, table, where, values, is_compared=True)
     return archives.verify_archive(url, storage_options=archiving.storage_options), writer
 
 
