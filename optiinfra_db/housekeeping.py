@@ -554,11 +554,12 @@ def _drop(
                 # Late rows wait from here on; nobody else does, until all is known.
                 conn.execute(f"SET LOCAL lock_timeout = '{_LATE_TIMEOUT}'")
                 conn.execute(sql.SQL("LOCK TABLE {} IN SHARE MODE").format(name))
-                housekeeping.await_legal_holds(conn)
-                _refuse_held(conn, month)
                 rows = _row_count(conn, month)
                 if before is not None and _fingerprint(conn, month) != before:
                     raise _Busy("rows changed while it was archived")
+                # Who places a hold waits from here on.
+                housekeeping.await_legal_holds(conn)
+                _refuse_held(conn, month)
                 receipts.create_receipt(
                     conn,
                     operation="drop_partition",
