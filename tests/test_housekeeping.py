@@ -323,6 +323,17 @@ def test_nothing_goes_whose_archive_does_not_read_back(conn, tmp_path, monkeypat
     assert there(conn, ids) == set(ids)
 
 
+def during_verification(monkeypatch, act):
+    """Do something once, after an archive was written and before anything is deleted."""
+
+    def late(*args, verify=archives.verify_archive, **given):
+        act()
+        monkeypatch.undo()
+        return verify(*args, **given)
+
+    monkeypatch.setattr(archives, "verify_archive", late)
+
+
 def register_late(conn, run_id):
     workflow_artifacts.register_workflow_artifact(
         conn,
@@ -363,12 +374,7 @@ def test_what_changes_while_its_run_is_archived_is_not_lost(
     ids = make_old_runs(conn, 3)
     archiving = Archiving(str(tmp_path), format)
 
-    def late(*args, verify=archives.verify_archive, **given):
-        change(conn, ids[1])
-        monkeypatch.undo()
-        return verify(*args, **given)
-
-    monkeypatch.setattr(archives, "verify_archive", late)
+    during_verification(monkeypatch, lambda: change(conn, ids[1]))
     assert set(prune(conn, older_than=99 * DAY, archiving=archiving).values()) == {0}
     assert there(conn, ids) == set(ids)
     assert list((tmp_path / str(ATLAS)).iterdir()) == [], "no archive of what is still there"
@@ -632,12 +638,8 @@ def test_a_month_that_changes_while_it_is_archived_stays(conn, tmp_path, monkeyp
     make_month(conn, "agent_metrics")
     archiving = Archiving(str(tmp_path))
 
-    def late(*args, verify=archives.verify_archive, **given):
-        conn.execute("UPDATE agent_metrics SET metric_value = 8 WHERE metric_value = 7")
-        monkeypatch.undo()
-        return verify(*args, **given)
-
-    monkeypatch.setattr(archives, "verify_archive", late)
+    change = "UPDATE agent_metrics SET metric_value = 8 WHERE metric_value = 7"
+    during_verification(monkeypatch, lambda: conn.execute(change))
     dropped, [kept] = drop_partitions(conn, older_than=1000 * DAY, archiving=archiving)
     assert (dropped, kept.reason) == ([], "rows changed while it was archived")
     assert list((tmp_path / "agent_metrics").iterdir()) == []
@@ -649,11 +651,7 @@ def test_a_month_that_changes_while_it_is_archived_stays(conn, tmp_path, monkeyp
 def test_a_month_that_another_session_drops_is_left_to_it(conn, tmp_path, monkeypatch):
     make_month(conn)
 
-    def late(*args, verify=archives.verify_archive, **given):
-        conn.execute("DROP TABLE events_2021_03")
-        return verify(*args, **given)
-
-    monkeypatch.setattr(archives, "verify_archive", late)
+    during_verification(monkeypatch, lambda: conn.execute("DROP TABLE events_2021_03"))
     archiving = Archiving(str(tmp_path))
     dropped, [kept] = drop_partitions(conn, older_than=1000 * DAY, archiving=archiving)
     assert (dropped, kept.reason) == ([], "another session dropped it")

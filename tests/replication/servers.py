@@ -86,15 +86,21 @@ def url_of(*servers, dbname=embedded.DATABASE, **parameters):
     return f"postgresql://postgres@/{dbname}?host={hosts}&port=5432{extra}"
 
 
-def kill(server):
-    """Kill all processes of a server at once, the way that a crash of the machine would."""
+def processes_of(server):
+    """Return all processes of a running server, the first before those that it started."""
     pid = int((server.pgdata / "postmaster.pid").read_text().partition("\n")[0])
     postmaster = psutil.Process(pid)
-    for process in (postmaster, *postmaster.children(recursive=True)):
+    return [postmaster, *postmaster.children(recursive=True)]
+
+
+def kill(server):
+    """Kill all processes of a server at once, the way that a crash of the machine would."""
+    processes = processes_of(server)
+    for process in processes:
         with suppress(psutil.NoSuchProcess):
             process.kill()
     with suppress(ChildProcessError):
-        os.waitpid(pid, 0)  # it is our child, and would stay as a zombie
+        os.waitpid(processes[0].pid, 0)  # it is our child, and would stay as a zombie
 
 
 def eventually(condition, seconds=20):

@@ -5,7 +5,6 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 
-import psutil
 import psycopg
 import pytest
 
@@ -17,7 +16,7 @@ from optiinfra_db.generated.aio import replication as replication_async
 from optiinfra_db.seed import ATLAS, INDIE
 
 from ..pgbouncer import needs_pgbouncer, running
-from .servers import eventually, kill, promote, replica_of, start, url_of
+from .servers import eventually, kill, processes_of, promote, replica_of, start, url_of
 
 
 def write(conn, name="x"):
@@ -247,8 +246,7 @@ def test_while_the_replica_is_down_reads_go_to_the_primary(primary, monkeypatch,
 @contextmanager
 def frozen(server):
     """Let all processes of a server stand still."""
-    postmaster = psutil.Process(int((server.pgdata / "postmaster.pid").read_text().split()[0]))
-    processes = [postmaster, *postmaster.children(recursive=True)]
+    processes = processes_of(server)
     for process in processes:
         process.suspend()
     try:
